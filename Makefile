@@ -1,0 +1,28 @@
+# Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
+PYTHON ?= python3
+
+.PHONY: help test demo lint clean
+
+help:
+	@echo "make test    the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
+	@echo "make demo    a Django and Channels site, on asgiref and on asgibridge (DEMOFLAGS=--quick)"
+	@echo "make lint    ruff and mypy --strict"
+	@echo "make clean   remove everything that was made"
+	@echo "PYTHON=python3.13 chooses the interpreter"
+
+test:
+	$(PYTHON) tests/matrix.py $(TESTFLAGS)
+
+demo:
+	$(PYTHON) tests/environment.py .venv/demo demo
+	.venv/demo/bin/python bench/demo/run.py $(DEMOFLAGS)
+
+lint:
+	$(PYTHON) tests/environment.py .venv/lint lint
+	.venv/lint/bin/ruff check
+	.venv/lint/bin/ruff format --check
+	.venv/lint/bin/mypy --strict
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .benchmarks src/*.egg-info
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +

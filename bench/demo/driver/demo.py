@@ -1,0 +1,113 @@
+"""The demo from start to end.
+
+The servers and the directory with their databases and logs live as long as the call of ``run``, and
+are gone on every way out of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import ExitStack
+from pathlib import Path
+
+import django
+from rich.console import Console
+
+import asgibridge
+
+from .checks import count_troubles, exit_troubles, library_of, log_troubles, page_troubles
+from .load import FULL, QUICK, Plan, Results, fetch_stats, measure
+from .pages import Answer, visit
+from .report import figures_table, pages_table, plot
+from .servers import ASGIBRIDGE, ASGIREF, UVICORN, DemoFailure, Server
+
+# A pipe has no width of its own.
+PIPE_WIDTH = 120
+
+
+def run(quick: bool, output: Path) -> int:
+    """Serve, visit, measure and report; gives the exit status, 0 or 1."""
+    began = time.monotonic()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    plan = QUICK if quick else FULL
+    names = (ASGIREF.name, ASGIBRIDGE.name)
+    print(describe())
+
+    with tempfile.TemporaryDirectory(prefix="asgibridge-demo-") as directory:
+        servers = [Server(contestant, Path(directory)) for contestant in (ASGIREF, ASGIBRIDGE)]
+        try:
+            with ExitStack() as stack:
+                for server in servers:
+                    stack.callback(server.stop)
+                    start(server)
+                one, other = (asyncio.run(visit(server.base_url)) for server in servers)
+                console.print("", pages_table(one, other, names))
+                results = put_under_load(console, servers, plan)
+        except BaseException as failure:
+            # The stack has stopped the servers by now, so that the logs are whole.
+            print_log_tails(servers)
+            if not isinstance(failure, Exception):
+                raise
+            if not isinstance(failure, DemoFailure):
+                traceback.print_exc()
+            reason = f"{type(failure).__name__}: {failure}"
+            print("demo: FAILED:", reason, *exit_troubles(servers), sep="\n", file=sys.stderr)
+            return 1
+        troubles = page_troubles(one, other, names) + count_troubles(results)
+        if server_troubles := troubles_of(servers, one):
+            print_log_tails(servers)
+        troubles += server_troubles
+
+    console.print(figures_table(results, names, plan))
+    plot(results, names, describe(), output)
+    print(f"plot: {output}\n{time.monotonic() - began:.0f} s in all", flush=True)
+    if troubles:
+        print("demo: FAILED:", *troubles, sep="\n", file=sys.stderr)
+        return 1
+    print(f"All {len(one)} answers are the same; both logs are as they should be.")
+    return 0
+
+
+def start(server: Server) -> None:
+    """Start it, and see that it runs on what it should."""
+    command = ["python", *server.contestant.command(*UVICORN)[1:]]
+    print(f"\n$ {' '.join(command)}", flush=True)
+    server.start()
+    stats = asyncio.run(fetch_stats(server.base_url))
+    print(library_of(stats, server.contestant), flush=True)
+
+
+def put_under_load(console: Console, servers: list[Server], plan: Plan) -> Results:
+    # On a terminal a line that changes, elsewhere nothing.
+    with console.status("") as line:
+        return asyncio.run(measure(servers, plan, line.update))
+
+
+def troubles_of(servers: list[Server], answers: list[Answer]) -> list[str]:
+    """What the servers that gave these answers, now stopped, did wrong besides."""
+    intended = sum(answer.status == 500 for answer in answers)
+    troubles = exit_troubles(servers)
+    for server in servers:
+        troubles += log_troubles(server, intended)
+    return troubles
+
+
+def describe() -> str:
+    """What runs here, in a line."""
+    return (
+        f"asgibridge {asgibridge.__version__} ({asgibridge.IMPLEMENTATION}) beside "
+        f"asgiref {importlib.metadata.version('asgiref')}; Django {django.__version__}, "
+        f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} CPUs"
+    )
+
+
+def print_log_tails(servers: list[Server]) -> None:
+    for server in servers:
+        print(f"--- the end of {server.name}'s log ---\n{server.log_tail}\n", file=sys.stderr)

@@ -1,0 +1,71 @@
+"""The only switch between the two kernels; nothing else imports either.
+
+``ASGIBRIDGE_SPEEDUPS`` decides, with the same words when building and when running:
+
+``auto`` (or unset)
+    the compiled kernel if it was built, else the pure one; and the pure one where compiled code
+    must not be used: under gevent's or eventlet's monkey-patched ``threading`` (only ``threading``'s
+    own objects yield to other greenlets there).
+``require``
+    the compiled kernel, or an ImportError.
+``off``
+    the pure kernel.
+
+Any other value is an error. ``auto`` forgives only the extension's absence: one that is there but
+does not load raises, because running ten times slower without a word is no fallback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from types import BuiltinFunctionType, ModuleType
+from typing import TYPE_CHECKING
+
+__all__ = ["IMPLEMENTATION", "kernel"]
+
+CHOICES = ("auto", "require", "off")
+_EXTENSION = "asgibridge._speedups"
+
+
+def _choice() -> str:
+    choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
+    if choice not in CHOICES:
+        raise ImportError(
+            f"ASGIBRIDGE_SPEEDUPS={choice!r}: must be one of {', '.join(CHOICES)} "
+            "(or unset, for auto)"
+        )
+    return choice
+
+
+def threading_is_patched() -> bool:
+    """Whether gevent, eventlet or the like has replaced what ``threading`` is made of."""
+    # Both builtins are replaced by Python functions or classes when patched.
+    return not isinstance(threading._allocate_lock, BuiltinFunctionType) or not isinstance(  # type: ignore[attr-defined]
+        threading.get_ident, BuiltinFunctionType
+    )
+
+
+def _load() -> tuple[ModuleType, str]:
+    choice = _choice()
+    if choice != "off" and not (choice == "auto" and threading_is_patched()):
+        try:
+            return importlib.import_module(_EXTENSION), "speedups"
+        except ModuleNotFoundError as error:
+            if error.name != _EXTENSION:
+                raise
+            if choice == "require":
+                raise ImportError(
+                    "ASGIBRIDGE_SPEEDUPS=require, but the compiled kernel is not installed: "
+                    "reinstall with a C compiler and ASGIBRIDGE_SPEEDUPS=require, or unset it"
+                ) from error
+    return importlib.import_module("asgibridge._pure"), "pure"
+
+
+if TYPE_CHECKING:
+    from asgibridge import _pure as kernel
+
+    IMPLEMENTATION: str
+else:
+    kernel, IMPLEMENTATION = _load()

@@ -1,0 +1,105 @@
+"""The command line: ``asgibridge run``, ``asgibridge info``; ``python -m asgibridge`` is the same.
+
+Exit status: the program's own for ``run``; 2 if nothing could be started (1 if a module is not
+found, as Python has it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import _run
+from ._version import ASGIREF_VERSION, __version__
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+examples:
+  asgibridge run uvicorn mysite.asgi:application --workers 4
+  asgibridge run -m uvicorn mysite.asgi:application
+  asgibridge run manage.py runserver
+
+A PROGRAM that is no file is looked up as a command. All words after it are its own. Its child
+processes are reached too, unless they run Python with -E, -I or -S.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (sys.argv's by default) and return the exit status.
+
+    Raises SystemExit for a usage error, ``--help`` and ``--version``, and whatever a program that
+    was run raises.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    program: list[str] = []
+    if words[:1] == ["run"]:
+        # Not argparse's business: it would take the program's own options for ours.
+        own, program = _split(words[1:])
+        words = ["run", *own]
+    parser, run_parser = _parsers()
+    options = parser.parse_args(words)
+    if options.command == "info":
+        from . import _info  # not above: a program we run decides itself when asyncio is imported
+
+        for line in _info.lines():
+            print(line)
+        return 0
+    if options.module is None and not program:
+        run_parser.error("nothing to run: give a script, a command, or -m and a module")
+    try:
+        if options.module is not None:
+            code = _run.prepare_module(options.module, program)
+        else:
+            code = _run.prepare_program(program[0], program[1:])
+    except _run.CannotRun as error:
+        print(f"asgibridge: {error}", file=sys.stderr)
+        return error.status
+    exec(code, sys.modules["__main__"].__dict__)
+    return 0
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """``run``'s own options, and the program's words (with -m: those after the module)."""
+    for i, word in enumerate(words):
+        if word == "-m":
+            return words[: i + 2], words[i + 2 :]
+        if word.startswith("-m"):
+            return words[: i + 1], words[i + 1 :]
+        if word == "--":
+            return words[:i], words[i + 1 :]
+        if not word.startswith("-"):
+            return words[:i], words[i:]
+    return words, []
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+    parser = argparse.ArgumentParser(
+        prog="asgibridge",
+        description="asgiref's bridge between threads and event loops, in asgiref's place.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"asgibridge {__version__} (answers for asgiref {ASGIREF_VERSION})",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    run = commands.add_parser(
+        "run",
+        help="run a program with asgibridge in asgiref's place, no line changed",
+        usage="asgibridge run PROGRAM [ARG ...]\n       asgibridge run -m MODULE [ARG ...]",
+        description="Run a Python program with asgibridge in asgiref's place.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    run.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
+    commands.add_parser(
+        "info",
+        help="print versions and settings: what a bug report needs",
+        description="Print what a bug report needs, one 'key: value' a line.",
+        allow_abbrev=False,
+    )
+    return parser, run

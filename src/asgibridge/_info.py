@@ -1,0 +1,74 @@
+"""``asgibridge info``: what a bug report needs, one ``key: value`` a line."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+
+from ._install import is_installed, real_asgiref_loaded
+from ._version import ASGIREF_VERSION, __version__
+
+__all__ = ["lines"]
+
+
+def lines() -> Iterator[str]:
+    """The report on this process, line by line."""
+    yield f"asgibridge: {__version__} (answers for asgiref {ASGIREF_VERSION})"
+    yield f"kernel: {_kernel()}"
+    yield f"installed as asgiref: {'yes' if is_installed() else 'no'}"
+    yield f"original asgiref: {_original()}"
+    yield f"python: {platform.python_implementation()} {platform.python_version()}"
+    yield f"GIL: {_gil()}"
+    yield f"platform: {platform.platform()}"
+    yield f"event loop policy: {_policy()}"
+    yield f"uvloop: {_uvloop()}"
+
+
+def _kernel() -> str:
+    choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
+    try:
+        from ._backend import IMPLEMENTATION
+    except ImportError as error:
+        return f"none: {error}"
+    return f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={choice})"
+
+
+def _original() -> str:
+    try:
+        present = metadata.version("asgiref")
+    except metadata.PackageNotFoundError:
+        present = ""
+    if real_asgiref_loaded():
+        loaded = getattr(sys.modules.get("asgiref"), "__version__", "of unknown version")
+        return f"{loaded}, LOADED: thread-sensitive calls go to two threads; call install() earlier"
+    return f"{present}, not loaded" if present else "not there"
+
+
+def _gil() -> str:
+    # Only from 3.13 on is there a choice.
+    return "on" if getattr(sys, "_is_gil_enabled", lambda: True)() else "off"
+
+
+def _policy() -> str:
+    with warnings.catch_warnings():
+        # Deprecated from 3.14 on, and still what decides there.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        get_policy = getattr(asyncio, "get_event_loop_policy", None)
+        if get_policy is None:
+            return "none in this Python"
+        policy = type(get_policy())
+    return f"{policy.__module__}.{policy.__qualname__}"
+
+
+def _uvloop() -> str:
+    try:
+        uvloop = importlib.import_module("uvloop")
+    except ImportError:
+        return "not there"
+    return str(getattr(uvloop, "__version__", "of unknown version"))

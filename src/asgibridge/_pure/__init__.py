@@ -1,0 +1,29 @@
+"""The reference kernel, in Python: what runs on every hop. Read it beside ``src/_speedups``.
+
+The shell (`asgibridge.sync` and its neighbours) takes these names, and nothing else, from whichever
+kernel `asgibridge._backend` chose.
+"""
+
+from __future__ import annotations
+
+from .calls import AsyncCall, SyncCall, WakeChannel
+from .context import restore_context
+from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
+from .home import Home, at_home, current_home
+from .inbox import Inbox
+from .local import ContextStorage, ThreadStorage
+
+__all__ = [
+    "AsyncCall",
+    "ContextStorage",
+    "CurrentThreadExecutor",
+    "Home",
+    "Inbox",
+    "SyncCall",
+    "ThreadSensitiveExecutor",
+    "ThreadStorage",
+    "WakeChannel",
+    "at_home",
+    "current_home",
+    "restore_context",
+]

@@ -1,0 +1,258 @@
+"""The hops: a call on its way to a thread, a call on its way to an event loop, and the way back.
+
+`SyncCall`, a task's call of a sync function
+    One object is the item in the thread's inbox, the awaitable the task waits on, and the slot for
+    the result. The function lies in a one-element list, and whoever pops it owns it: the thread
+    that is about to run it, or the task that revokes it. So it runs once or not at all. ::
+
+        queued --run()--> running --deliver()--> delivered --await--> taken
+           `----revoke()----> revoked
+
+    The waiting task is woken through its loop's `WakeChannel`. A cancelled wait ends at once and
+    leaves the call alone, as `asyncio.shield` does; the call can be awaited again.
+
+`AsyncCall`, a thread's call of an async function
+    The slot that the coroutine's outcome goes to; the thread serves its CurrentThreadExecutor
+    meanwhile, which the done callback stops.
+
+`WakeChannel`, from any thread to the tasks of one loop
+    Finished calls are chained, and the first of them wakes the loop, once, for all that have come
+    by the time it looks. Neither side takes a lock: ``_idle`` holds one token; who finishes a call
+    and gets the token wakes the loop; the loop puts the token back *before* it empties the chain,
+    so a call that it does not see any more has found the token. If the loop is closed there is
+    nobody left to tell, and the call is dropped.
+
+References: the function and its arguments are dropped before the result is delivered, and the
+result when it is taken; an exception's traceback refers to our frames, so none of those keeps the
+exception. Nothing outlives its call because a thread is idle or the garbage collector is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import InvalidStateError
+from typing import Any
+
+__all__ = ["AsyncCall", "SyncCall", "WakeChannel", "wake_channel"]
+
+
+class WakeChannel:
+    """The way from other threads to the tasks that wait on one event loop."""
+
+    __slots__ = ("__weakref__", "_finished", "_idle", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)  # a thread's cache must not keep a finished loop alive
+        self._finished: deque[SyncCall] = deque()
+        self._idle = [True]
+
+    def post(self, call: SyncCall) -> None:
+        """Tell the loop that ``call`` has run. From any thread."""
+        self._finished.append(call)
+        try:
+            self._idle.pop()
+        except IndexError:
+            return  # somebody has woken the loop, and it has not looked yet
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._drain)
+                return
+        except RuntimeError:  # the loop is closed
+            pass
+        self._finished.clear()
+        self._idle.append(True)
+
+    def _drain(self) -> None:
+        self._idle.append(True)
+        while True:
+            try:
+                call = self._finished.popleft()
+            except IndexError:
+                return
+            call.wake()
+
+
+class _Cache(threading.local):
+    loop: Callable[[], asyncio.AbstractEventLoop | None] = staticmethod(lambda: None)
+    channel: WakeChannel
+
+
+_cache = _Cache()
+
+
+def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
+    """The channel of the loop that runs on this thread.
+
+    A thread that goes to and fro between loops gets a new one each time; two channels for a loop
+    cost a wake-up, not correctness.
+    """
+    cache = _cache
+    if cache.loop() is not loop:
+        cache.loop = weakref.ref(loop)
+        cache.channel = WakeChannel(loop)
+    return cache.channel
+
+
+class SyncCall:
+    """A call of ``function()`` on another thread, awaited by a task of ``loop``.
+
+    Made and awaited on the loop's thread; `run` and `deliver` are the other thread's.
+    """
+
+    __slots__ = ("_abandoned", "_channel", "_done", "_error", "_loop", "_value", "_waiter", "_work")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:
+        self._loop = loop
+        self._channel = wake_channel(loop)
+        self._work = [function]
+        self._waiter: asyncio.Future[None] | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._done = False
+        self._abandoned = False
+
+    def run(self) -> None:
+        """Run the function, unless it was revoked. On the thread it was sent to."""
+        try:
+            function = self._work.pop()
+        except IndexError:
+            return
+        try:
+            self._value = function()
+        except StopIteration as error:
+            # It can't be thrown into a coroutine: PEP 479, and Future.set_exception refuses it.
+            self._error = RuntimeError("the sync function raised StopIteration")
+            self._error.__cause__ = error
+        except BaseException as error:
+            self._error = error
+
+    def deliver(self) -> None:
+        """Tell the waiting task. On the thread that ran it."""
+        self._channel.post(self)
+
+    def cancel(self) -> None:
+        """Give up a call that the thread will not run any more, instead of `run`. From any thread."""
+        try:
+            self._work.pop()
+        except IndexError:
+            return
+        self._error = asyncio.CancelledError()
+
+    def revoke(self) -> bool:
+        """Nobody waits for this call any more: keep it from running if it has not begun.
+
+        On the loop's thread. Returns whether that succeeded. An error it may still raise goes to
+        the loop's exception handler.
+        """
+        self._abandoned = True
+        try:
+            self._work.pop()
+        except IndexError:
+            return False
+        return True
+
+    def wake(self) -> None:
+        """The call has run: wake the task. On the loop's thread."""
+        self._done = True
+        waiter = self._waiter
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._abandoned:
+            self._report()
+
+    def done(self) -> bool:
+        """Whether the result is there. On the loop's thread."""
+        return self._done
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if not self._done:
+            self._waiter = self._loop.create_future()
+            try:
+                yield from self._waiter
+            finally:
+                self._waiter = None
+        return self._take()
+
+    def _take(self) -> Any:
+        value, error = self._value, self._error
+        self._value = self._error = None
+        if error is None:
+            return value
+        try:
+            raise error
+        finally:
+            del error, self
+
+    def _report(self) -> None:
+        value, error = self._value, self._error
+        self._value = self._error = None
+        del value
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            self._loop.call_exception_handler(
+                {
+                    "message": "a sync_to_async call whose awaiting task was cancelled raised",
+                    "exception": error,
+                }
+            )
+        del error
+
+
+class AsyncCall:
+    """The outcome of an async function that a thread waits for.
+
+    It has the part of `concurrent.futures.Future` that a ``main_wrap`` needs.
+    """
+
+    __slots__ = ("_callback", "_done", "_error", "_value")
+
+    def __init__(self) -> None:
+        self._callback: Callable[[AsyncCall], Any] | None = None
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._done = False
+
+    def done(self) -> bool:
+        """Whether there is an outcome."""
+        return self._done
+
+    def add_done_callback(self, callback: Callable[[AsyncCall], Any]) -> None:
+        """Have ``callback(self)`` called when the outcome is set, on that thread. One at most."""
+        self._callback = callback
+
+    def set_result(self, result: Any) -> None:
+        """Set the result and wake the thread. On the loop's thread."""
+        self._finish(result, None)
+
+    def set_exception(self, exception: BaseException) -> None:
+        """Set the exception and wake the thread. On the loop's thread."""
+        self._finish(None, exception)
+
+    def result(self) -> Any:
+        """Take the result, or raise the exception. On the waiting thread, once."""
+        if not self._done:
+            raise InvalidStateError("the async function has not finished")
+        value, error = self._value, self._error
+        self._value = self._error = None
+        if error is None:
+            return value
+        try:
+            raise error
+        finally:
+            del error, self
+
+    def _finish(self, value: Any, error: BaseException | None) -> None:
+        if self._done:
+            raise InvalidStateError("the outcome of this call is already set")
+        self._value = value
+        self._error = error
+        self._done = True
+        del value, error
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback(self)

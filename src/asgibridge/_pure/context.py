@@ -1,0 +1,50 @@
+"""Carrying context variables back over a hop.
+
+The called side works in a copy of the caller's context; what it changed there is afterwards set in
+the caller's. "Changed" means: is another object. Values are never compared with ``==``, which may
+run anybody's code and may raise (asgiref #577).
+
+A context is an immutable hash trie (a HAMT) in a box: copying shares the trie, setting replaces it.
+So two contexts with the same trie are equal, and in the usual case, nothing set at all, that is all
+there is to find out, whether there is one variable or a thousand. The trie is no Python attribute;
+`gc.get_referents` shows it, among other things: an entered context also refers to the one entered
+before it. Where there is no such function the walk over all variables gives the same answer. With
+the GIL off there is one, but it stops all threads: 27 µs with three of them busy, more than the walk.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import sysconfig
+from typing import Any
+
+__all__ = ["restore_context"]
+
+_MISSING = object()
+_get_referents = getattr(gc, "get_referents", None)
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    _get_referents = None
+
+
+def _trie(context: contextvars.Context) -> Any | None:
+    if _get_referents is not None:
+        for referent in _get_referents(context):
+            if type(referent).__name__ == "hamt":
+                return referent
+    return None
+
+
+def restore_context(after: contextvars.Context, before: contextvars.Context) -> None:
+    """Set in the current context whatever ``after`` has that ``before`` did not have.
+
+    ``before`` is the context as the called side got it, ``after`` as it left it. Variables that it
+    did not touch stay as they are now, even if somebody else who shares the current context has
+    changed them in the meantime.
+    """
+    trie = _trie(after)
+    if trie is not None and trie is _trie(before):
+        return
+    for variable, value in after.items():
+        if before.get(variable, _MISSING) is not value and variable.get(_MISSING) is not value:
+            variable.set(value)

@@ -1,0 +1,262 @@
+"""The two executors that thread-sensitive code runs on.
+
+`CurrentThreadExecutor`
+    A frame of sync code that waits for async code, lending its thread: it lives on that thread's
+    stack, from the start of an `AsyncToSync` call to its end, and serves its inbox in between. When
+    the async code has ended its inbox is closed; a call that comes later (from a task that outlives
+    the frame) is refused, and goes to the next frame out that is still `serving`.
+
+`ThreadSensitiveExecutor`
+    One thread, started at the first call, for all the calls of a ThreadSensitiveContext or of the
+    process. Its state (the worker, its inbox, whether it was shut down) is guarded by its lock; no
+    foreign code runs under it. A call it accepted is run even if `shutdown` follows; a dropped
+    executor lets its thread end. At interpreter exit and after a fork the worker is gone but the
+    executor is not shut down: the next call starts another worker, which first waits for the old
+    one's end, so that there is never more than one.
+
+Both are `concurrent.futures.Executor`: ``submit`` is for others; our own hops are posted, with no
+Future. Either can be asked to run a call from its own thread, which could only wait for itself:
+`CurrentThreadExecutor.submit` and the shell's "would deadlock" say so instead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, TypeVar
+
+from asgibridge import _threads
+from asgibridge._threads import Item, Worker
+
+from .inbox import Inbox
+
+__all__ = ["CurrentThreadExecutor", "ThreadSensitiveExecutor"]
+
+_R = TypeVar("_R")
+
+
+class _FutureCall:
+    """What ``submit`` puts into an inbox: the call, and the Future its outcome goes to."""
+
+    __slots__ = ("_call", "_error", "_future", "_value")
+
+    def __init__(self, future: Future[Any], call: tuple[Any, Any, Any]) -> None:
+        self._future: Future[Any] | None = future
+        self._call: tuple[Any, Any, Any] | None = call
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        call, self._call = self._call, None
+        if self._future is None or call is None:
+            return
+        if not self._future.set_running_or_notify_cancel():
+            self._future = None
+            return
+        function, args, kwargs = call
+        del call
+        try:
+            self._value = function(*args, **kwargs)
+        except BaseException as error:
+            self._error = error
+        finally:
+            del function, args, kwargs
+
+    def deliver(self) -> None:
+        future, self._future = self._future, None
+        value, error = self._value, self._error
+        self._value = self._error = None
+        if future is None:
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+        del future, value, error, self
+
+    def cancel(self) -> None:
+        future, self._future = self._future, None
+        self._call = None
+        if future is not None:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+
+
+class CurrentThreadExecutor(Executor):
+    """Runs code in the thread it is made in, while that thread waits for async code."""
+
+    def __init__(self, old_executor: CurrentThreadExecutor | None) -> None:
+        self._thread_ident = threading.get_ident()
+        self._generation = _threads.generation()
+        self._inbox = Inbox()
+        self._old_executor = old_executor
+
+    def run_until_future(self, future: Future[Any]) -> None:
+        """Run what is submitted until ``future`` is done.
+
+        On the thread the executor was made in, else RuntimeError.
+        """
+        if not self.owns_current_thread():
+            raise RuntimeError("You cannot run CurrentThreadExecutor from a different thread")
+        future.add_done_callback(self.close)
+        self.serve()
+
+    def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> Future[_R]:
+        """Have ``fn(*args, **kwargs)`` run in the thread the executor was made in.
+
+        From any other thread. Raises RuntimeError from that one, or if neither this frame nor one
+        further out waits for async code any more.
+        """
+        future: Future[_R] = Future()
+        call = _FutureCall(future, (fn, args, kwargs))
+        executor = self.serving()
+        while True:
+            if (executor or self).owns_current_thread():
+                raise RuntimeError(
+                    "You cannot submit onto CurrentThreadExecutor from its own thread"
+                )
+            if executor is None:
+                raise RuntimeError("CurrentThreadExecutor already quit or is broken")
+            if executor.post(call):
+                return future
+            executor = self.serving()
+
+    def owns_current_thread(self) -> bool:
+        """Whether this is the thread that the executor lends out."""
+        return (
+            self._thread_ident == threading.get_ident()
+            and self._generation == _threads.generation()
+        )
+
+    def serving(self) -> CurrentThreadExecutor | None:
+        """The innermost frame, from this one outwards, that still waits for its async code."""
+        executor: CurrentThreadExecutor | None = self
+        while executor is not None:
+            if not executor._inbox.closed and executor._generation == _threads.generation():
+                return executor
+            executor = executor._old_executor
+        return None
+
+    def post(self, item: Item) -> bool:
+        """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
+        return self._generation == _threads.generation() and self._inbox.put(item)
+
+    def serve(self) -> None:
+        """Run what is posted until `close`. On the thread the executor was made in."""
+        self._inbox.serve()
+
+    def close(self, _future: Any = None) -> None:
+        """The async code has ended: refuse further calls. From any thread."""
+        self._inbox.close()
+
+    def quit(self) -> None:
+        """Stop serving though the async code goes on: what is queued goes to the next frame out.
+
+        On the thread the executor was made in.
+        """
+        self._inbox.close()
+        for item in self._inbox.drain():
+            outer = self.serving()
+            if outer is None or not outer.post(item):
+                item.cancel()
+                item.deliver()
+
+
+class ThreadSensitiveExecutor(Executor):
+    """Runs code in one thread of its own, one call after the other."""
+
+    def __init__(self) -> None:
+        self._generation = _threads.generation()
+        self._lock = threading.RLock()
+        self._inbox: Inbox | None = None
+        self._worker: Worker | None = None
+        self._is_shut_down = False
+
+    def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> Future[_R]:
+        """Have ``fn(*args, **kwargs)`` run in the executor's thread. From any thread.
+
+        Raises RuntimeError after `shutdown`.
+        """
+        future: Future[_R] = Future()
+        if not self.post(_FutureCall(future, (fn, args, kwargs))):
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        return future
+
+    def post(self, item: Item) -> bool:
+        """Give ``item`` to the thread, starting it if need be; False after `shutdown`."""
+        if self._generation != _threads.generation():
+            self._forget_parent()
+        inbox = self._inbox
+        if inbox is not None and inbox.put(item):
+            return True
+        with self._lock:
+            if self._is_shut_down:
+                return False
+            if self._inbox is None or not self._inbox.put(item):
+                inbox = Inbox()
+                inbox.put(item)
+                old_worker = self._worker
+                # Known before it runs: the item may ask who owns the thread it is on. But nobody
+                # else may put anything in as long as the start can fail.
+                self._worker = Worker(inbox, after=old_worker)
+                try:
+                    self._worker.start()
+                except BaseException:
+                    self._worker = old_worker
+                    raise
+                self._inbox = inbox
+            if _threads.is_exiting():
+                # Nobody will come to close it: the worker ends when it has nothing to do.
+                self._inbox.close()
+        return True
+
+    def owns_current_thread(self) -> bool:
+        """Whether this is the executor's own thread."""
+        worker = self._worker
+        return (
+            worker is not None
+            and worker.ident == threading.get_ident()
+            and self._generation == _threads.generation()
+        )
+
+    def is_idle(self) -> bool:
+        """Whether all that was posted has been run. From any thread."""
+        inbox = self._inbox
+        return inbox is None or inbox.is_idle()
+
+    def abandon(self) -> None:
+        """Do not wait for the thread at exit. From any thread."""
+        if self._worker is not None:
+            self._worker.abandon()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse further calls and let the thread end when it has run those it has.
+
+        :param wait: wait for the thread's end (not if called on that thread).
+        :param cancel_futures: cancel the calls that have not begun.
+        """
+        with self._lock:
+            self._is_shut_down = True
+            inbox, worker = self._inbox, self._worker
+        if inbox is None or worker is None or self._generation != _threads.generation():
+            return
+        dropped = inbox.drain() if cancel_futures else ()
+        inbox.close()
+        for item in dropped:
+            item.cancel()
+            item.deliver()
+        if wait and not worker.abandoned and worker is not threading.current_thread():
+            worker.join()
+
+    def _forget_parent(self) -> None:
+        # In a forked child, before anything else: the thread is not there, and a thread that is
+        # not there may hold the lock.
+        self._lock = threading.RLock()
+        self._inbox = self._worker = None
+        self._generation = _threads.generation()
+
+    def __del__(self) -> None:
+        inbox = getattr(self, "_inbox", None)
+        if inbox is not None and self._generation == _threads.generation():
+            inbox.close()

@@ -1,0 +1,127 @@
+"""Where a `Local` keeps its attributes.
+
+`ContextStorage` (a plain Local): one context variable, whose value is the attributes' dict and the
+home (`.home`) at which it was set. It is never changed, only replaced by a changed copy, because
+contexts share it. Set at one home, it does not exist at another.
+
+`ThreadStorage` (thread-critical): in a thread without a running event loop one namespace for the
+thread; in a thread with one, a namespace per context, which other threads cannot reach because each
+thread has a variable of its own.
+
+No locks: a write is one ``ContextVar.set``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+from .home import Home, current_home
+
+__all__ = ["ContextStorage", "ThreadStorage"]
+
+_setattr = object.__setattr__
+
+
+class _Attributes:
+    """A Local's attributes at one home; immutable."""
+
+    __slots__ = ("data", "home")
+
+    def __init__(self, home: Home, data: dict[str, Any]) -> None:
+        self.home = home
+        self.data = data
+
+
+class _ThreadNamespace(threading.local):
+    """What one thread sees of a ThreadStorage."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+        self.variable: ContextVar[dict[str, Any]] = ContextVar("asgibridge.local")
+
+
+def _missing(local: object, key: str) -> NoReturn:
+    raise AttributeError(f"{type(local).__name__.lstrip('_')!r} object has no attribute {key!r}")
+
+
+def _copy(attributes: _Attributes | None) -> _Attributes:
+    home = current_home()
+    if attributes is not None and attributes.home is home:
+        return _Attributes(home, attributes.data.copy())
+    return _Attributes(home, {})
+
+
+class ContextStorage:
+    """Attributes that follow the chain of calls, wherever it goes."""
+
+    __slots__ = ("__variable", "__weakref__")  # mangled: any other name is the user's
+
+    __variable: ContextVar[_Attributes | None]
+
+    def __init__(self) -> None:
+        _setattr(self, "_ContextStorage__variable", ContextVar("asgibridge.local", default=None))
+
+    def __getattr__(self, key: str) -> Any:
+        attributes = self.__variable.get()
+        if attributes is not None and attributes.home is current_home():
+            try:
+                return attributes.data[key]
+            except KeyError:
+                pass
+        _missing(self, key)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key == "_data":
+            raise AttributeError("Cannot set attribute '_data' on Local")
+        attributes = _copy(self.__variable.get())
+        attributes.data[key] = value
+        self.__variable.set(attributes)
+
+    def __delattr__(self, key: str) -> None:
+        attributes = _copy(self.__variable.get())
+        if key not in attributes.data:
+            _missing(self, key)
+        del attributes.data[key]
+        self.__variable.set(attributes)
+
+
+class ThreadStorage:
+    """Attributes of one thread, and in a thread with an event loop, of one context."""
+
+    __slots__ = ("__namespace", "__weakref__")
+
+    __namespace: _ThreadNamespace
+
+    def __init__(self) -> None:
+        _setattr(self, "_ThreadStorage__namespace", _ThreadNamespace())
+
+    def __getattr__(self, key: str) -> Any:
+        namespace = self.__namespace
+        try:
+            if asyncio._get_running_loop() is None:
+                return namespace.data[key]
+            return namespace.variable.get({})[key]
+        except KeyError:
+            pass
+        _missing(self, key)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        namespace = self.__namespace
+        if asyncio._get_running_loop() is None:
+            namespace.data[key] = value
+        else:
+            namespace.variable.set({**namespace.variable.get({}), key: value})
+
+    def __delattr__(self, key: str) -> None:
+        namespace = self.__namespace
+        if asyncio._get_running_loop() is None:
+            if namespace.data.pop(key, _setattr) is _setattr:
+                _missing(self, key)
+        else:
+            data = namespace.variable.get({}).copy()
+            if data.pop(key, _setattr) is _setattr:
+                _missing(self, key)
+            namespace.variable.set(data)

@@ -1,0 +1,279 @@
+"""``asgibridge run``: make ready to run a program, with asgibridge in asgiref's place.
+
+The program runs in this process, and becomes its ``__main__`` for good (a thread of its that goes
+on, and its multiprocessing children, must find their ``__main__``): sys.argv, sys.path[0] and the
+module's attributes are what ``python script`` or ``python -m module`` would have set. Running the
+code is left to the caller, so that a traceback shows one frame of ours, not five.
+
+What cannot run here (a binary, a shell script, another environment's Python script) replaces this
+process. Child processes, its and the program's, are reached by the environment: PYTHONPATH begins
+with a directory whose ``sitecustomize`` installs asgibridge as a Python starts. They are not
+reached where Python is told to ignore it (``-E``, ``-I``, ``-S``).
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import os
+import pkgutil
+import shlex
+import shutil
+import sys
+import sysconfig
+from importlib.machinery import PathFinder, SourceFileLoader, SourcelessFileLoader
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ._install import BOOTSTRAP, install
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+__all__ = ["CannotRun", "prepare_module", "prepare_program"]
+
+
+class CannotRun(Exception):
+    """There is nothing to run: why, and what to do. ``status`` is the exit status to end with."""
+
+    def __init__(self, message: str, status: int = 2) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def prepare_module(name: str, args: list[str]) -> CodeType:
+    """The code to run in ``__main__`` now, as ``python -m name`` would with ``args``.
+
+    Raises CannotRun, or what a package raises that is imported on the way.
+    """
+    _reach_child_processes()
+    _install()
+    _put_first_on_path(os.getcwd())
+    sys.argv = ["-m", *args]  # what a package sees that is imported on the way
+    spec = _find_main(name)
+    code = _code_of(spec)
+    sys.argv[0] = spec.origin or name
+    _replace_main(
+        __file__=spec.origin,
+        __cached__=spec.cached,
+        __loader__=spec.loader,
+        __package__=spec.parent,
+        __spec__=spec,
+    )
+    return code
+
+
+def prepare_program(program: str, args: list[str]) -> CodeType:
+    """The code to run in ``__main__`` now for the script or command ``program`` with ``args``.
+
+    A file, or a directory or zip file with a ``__main__.py``, is run as ``python program`` does,
+    whatever its first line says. Anything else is a command: looked up on PATH, then beside this
+    Python. One that is not for this Python replaces the process, and this call does not return.
+    Raises CannotRun, or SyntaxError for the script.
+    """
+    path = program if _is_runnable(program) else _find_command(program)
+    _reach_child_processes()
+    if path != program and not _is_for_this_python(path):
+        _hand_over(path, [program, *args])
+    _install()
+    sys.argv = [path, *args]
+    # A directory or zip file is a place to import from, as a plain script is not.
+    if pkgutil.get_importer(path) is None:
+        return _prepare_script(path)
+    return _prepare_container(path)
+
+
+# --- before the program --------------------------------------------------------------------------
+
+
+def _reach_child_processes() -> None:
+    entries = os.environ.get("PYTHONPATH")
+    if not entries:  # an empty entry would be the current directory
+        os.environ["PYTHONPATH"] = BOOTSTRAP
+    elif entries.split(os.pathsep)[0] != BOOTSTRAP:
+        os.environ["PYTHONPATH"] = BOOTSTRAP + os.pathsep + entries
+
+
+def _install() -> None:
+    try:
+        install()
+    except RuntimeError as error:
+        raise CannotRun(
+            f"{error} (Here that was before the program began: a .pth file or a sitecustomize of "
+            "this Python imports it.)"
+        ) from None
+
+
+def _put_first_on_path(entry: str) -> None:
+    # Replaces the entry of the asgibridge command itself, unless Python was told to add none.
+    if not _is_path_safe():
+        sys.path[0] = entry
+
+
+def _is_path_safe() -> bool:
+    return bool(getattr(sys.flags, "safe_path", sys.flags.isolated))
+
+
+def _absolute(path: str) -> str:
+    return os.path.join(os.getcwd(), path)  # Python does not resolve dots here either
+
+
+def _replace_main(**attributes: object) -> None:
+    main = ModuleType("__main__")
+    main.__dict__.update(attributes, __builtins__=builtins)
+    if sys.version_info < (3, 14):
+        main.__dict__["__annotations__"] = {}
+    sys.modules["__main__"] = main
+
+
+# --- python -m -----------------------------------------------------------------------------------
+
+
+def _find_main(name: str) -> ModuleSpec:
+    if name.startswith("."):
+        raise CannotRun(f"{name!r} is a relative module name: give the full one", 1)
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+            if spec is None:
+                raise CannotRun(f"No module named {name}.__main__: {name} is a package", 1)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # it is there, and lacks something itself
+        spec = None
+    except ValueError:  # loaded, and without a spec: no module of a file
+        spec = None
+    if spec is None:
+        hint = f": for the file, leave out -m (asgibridge run {name})" if _is_script(name) else ""
+        raise CannotRun(f"No module named {name}{hint}", 1)
+    return spec
+
+
+def _is_script(name: str) -> bool:
+    return name.endswith(".py") and os.path.isfile(name)
+
+
+def _code_of(spec: ModuleSpec) -> CodeType:
+    get_code = getattr(spec.loader, "get_code", None)
+    code: CodeType | None = get_code(spec.name) if get_code is not None else None
+    if code is None:
+        raise CannotRun(f"{spec.name} cannot be run: it has no Python code", 1)
+    return code
+
+
+# --- python script -------------------------------------------------------------------------------
+
+
+def _prepare_script(path: str) -> CodeType:
+    file = _absolute(path)
+    loader_type = SourcelessFileLoader if file.endswith(".pyc") else SourceFileLoader
+    loader: Any = loader_type("__main__", file)
+    try:
+        if loader_type is SourcelessFileLoader:
+            code: CodeType = loader.get_code("__main__")
+        else:  # get_code would leave a .pyc, which Python does not for a script
+            code = loader.source_to_code(loader.get_data(file), file)
+    except OSError as error:
+        raise CannotRun(f"cannot read {path}: {error.strerror}") from None
+    # Python resolves a link to a script, so that it finds the modules beside the file itself.
+    _put_first_on_path(os.path.dirname(os.path.realpath(path)))
+    # No __package__, no __spec__: by these, reloaders tell a script from a module.
+    _replace_main(__file__=file, __cached__=None, __loader__=loader)
+    return code
+
+
+def _prepare_container(path: str) -> CodeType:
+    place = _absolute(path)
+    spec = PathFinder.find_spec("__main__", [place])
+    if spec is None:
+        raise CannotRun(f"there is no __main__ module in {path}", 1)
+    if _is_path_safe():
+        sys.path.insert(0, place)  # Python adds it even so: the program is in it
+    else:
+        sys.path[0] = place
+    code = _code_of(spec)
+    _replace_main(
+        __file__=spec.origin,
+        __cached__=spec.cached,
+        __loader__=spec.loader,
+        __package__="",
+        __spec__=spec,
+    )
+    return code
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def _is_runnable(word: str) -> bool:
+    # A directory that only happens to have a command's name is not meant.
+    return os.path.isfile(word) or os.path.isfile(os.path.join(word, "__main__.py"))
+
+
+def _find_command(word: str) -> str:
+    if os.path.dirname(word):
+        problem = "no __main__.py in" if os.path.isdir(word) else "no such file:"
+        raise CannotRun(f"cannot run {word!r}: {problem} {os.path.abspath(word)}")
+    # In an environment that is used without being activated, its commands are not on PATH.
+    path = shutil.which(word) or shutil.which(word, path=sysconfig.get_path("scripts"))
+    if path is None:
+        hint = "" if word.endswith(".py") else f" For a module: asgibridge run -m {word}"
+        raise CannotRun(
+            f"cannot run {word!r}: no such file in {os.getcwd()}, and no such command on PATH.{hint}"
+        )
+    return path
+
+
+def _is_for_this_python(path: str) -> bool:
+    interpreter = _interpreter(path)
+    try:
+        # Through links an environment's Python is its base's: the directory tells them apart.
+        return interpreter is not None and (
+            os.path.samefile(os.path.dirname(interpreter), os.path.dirname(sys.executable))
+            and os.path.samefile(interpreter, sys.executable)
+        )
+    except OSError:
+        return False
+
+
+def _interpreter(path: str) -> str | None:
+    """The Python named in the first line of the script ``path``; None if there is none."""
+    try:
+        with open(path, "rb") as file:
+            first, second = file.readline(4096), os.fsdecode(file.readline(4096))
+    except OSError:
+        return None
+    if not first.startswith(b"#!"):
+        return None
+    words = os.fsdecode(first[2:]).split()
+    kind = os.path.basename(words[0]) if words else ""
+    if kind == "env":
+        names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+        found = shutil.which(names[0]) if names else None
+    elif kind == "sh" and second.startswith("'''exec'"):
+        # Where the path is too long for a first line, or has blanks, installers write a script that
+        # is shell and Python at once.
+        try:
+            found = shlex.split(second)[1]
+        except (ValueError, IndexError):
+            return None
+    else:
+        found = words[0] if words else None
+    if found is None or not os.path.basename(found).startswith(("python", "pypy")):
+        return None
+    return found
+
+
+def _hand_over(path: str, words: list[str]) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    try:
+        if os.name == "nt":  # where exec would return to the shell at once
+            import subprocess
+
+            sys.exit(subprocess.call([path, *words[1:]]))
+        os.execv(path, words)
+    except OSError as error:
+        raise CannotRun(f"cannot run {path}: {error.strerror}") from None

@@ -1,0 +1,183 @@
+"""The threads this package starts, and what becomes of them at exit and after a fork.
+
+A `Worker` owns one inbox and runs what is put there until the inbox is closed. Who may do what:
+
+* Its executor holds the worker; the worker holds only the inbox, so that an executor that is
+  dropped can be collected and closes the inbox on its way.
+* Starting and closing are the executor's (under its own lock); the inbox is emptied by the worker
+  alone.
+
+**Exit.** Like ThreadPoolExecutor's, our threads are told to finish what they have and are joined
+before the interpreter goes on to finalize, by `threading._register_atexit`: `atexit` itself comes
+after the non-daemon threads were waited for, and would wait for ever. First we wait for the user's
+own non-daemon threads, as the interpreter is about to do anyway, so that they can go on bridging,
+each call on the thread it belongs to. ThreadPoolExecutor's threads are not waited for, since they
+wait in turn for the hook of `concurrent.futures`, which comes after ours (it registered before). A
+worker that one of those starts still later serves what it was started for, and ends.
+
+Ours are started as daemons all the same, only so that `threading` leaves the waiting to us: a
+second Ctrl-C in a top-level `async_to_sync` has to be able to leave one behind (`Worker.abandon`).
+To everybody else they are ordinary, non-daemon threads, which matters to the threads that user code
+starts from them: ``daemon`` is inherited.
+
+**Fork.** No thread of the parent lives on in the child. `generation` is bumped there; whoever holds
+a worker or a frame of an older generation forgets it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures.thread
+import contextvars
+import itertools
+import os
+import sys
+import threading
+import time
+from typing import Any, Protocol
+
+__all__ = ["Worker", "generation", "is_exiting"]
+
+
+class Item(Protocol):
+    """What an inbox carries: run on the inbox's thread (or given up), then delivered."""
+
+    def run(self) -> None: ...
+
+    def deliver(self) -> None: ...
+
+    def cancel(self) -> None: ...
+
+
+class Mailbox(Protocol):
+    """The part of a kernel's Inbox that a worker uses."""
+
+    def serve(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_names = itertools.count()
+_generation = 0
+# Guards the pair below, so that no worker slips between the exit's two questions "who is there?"
+# and "who waits for the next one?". Re-entrant: a finalizer run by the collector may start a worker.
+_lock = threading.RLock()
+_exiting = False
+_alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
+
+
+def generation() -> int:
+    """How many forks this process is away from the one that imported us."""
+    return _generation
+
+
+def is_exiting() -> bool:
+    """Whether the interpreter has begun to wait for its threads."""
+    return _exiting
+
+
+class Worker(threading.Thread):
+    """A thread that serves one inbox until that is closed."""
+
+    abandoned = False
+
+    def __init__(self, inbox: Mailbox, *, after: Worker | None = None) -> None:
+        options: dict[str, Any] = {}
+        if sys.version_info >= (3, 14):
+            # Free-threaded 3.14 would start it in a copy of whatever context happens to be current.
+            options["context"] = contextvars.Context()
+        super().__init__(name=f"asgibridge-worker-{next(_names)}", daemon=False, **options)
+        self._inbox = inbox
+        self._after = after
+        self._left_to_us = False
+
+    @property
+    def daemon(self) -> bool:
+        """False, but True while the thread starts: that is when `threading` looks (see above)."""
+        return self._left_to_us and not self._started.is_set()  # type: ignore[attr-defined]
+
+    @daemon.setter
+    def daemon(self, value: bool) -> None:
+        raise RuntimeError("a worker thread's daemon status is asgibridge's own business")
+
+    def start(self) -> None:
+        with _lock:
+            # Subinterpreters may refuse daemons; there, `threading` waits and nothing is abandoned.
+            self._left_to_us = not _exiting and _daemons_allowed()
+            _alive.add(self)
+        try:
+            super().start()
+        except BaseException:
+            _alive.discard(self)
+            raise
+
+    def run(self) -> None:
+        try:
+            if self._after is not None:
+                # One thread at a time: a successor takes over when the old one has finished.
+                self._after.join()
+                self._after = None
+            self._inbox.serve()
+        finally:
+            _alive.discard(self)
+
+    def close(self) -> None:
+        """Let the thread end when it has served what is in its inbox. From any thread."""
+        self._inbox.close()
+
+    def abandon(self) -> None:
+        """Do not wait for this thread at exit. From any thread."""
+        self.abandoned = True
+        _alive.discard(self)
+
+
+def _daemons_allowed() -> bool:
+    allowed = getattr(threading, "_daemon_threads_allowed", None)  # 3.12
+    return allowed is None or bool(allowed())
+
+
+def _users_thread() -> threading.Thread | None:
+    pools = getattr(concurrent.futures.thread, "_threads_queues", ())
+    for thread in threading.enumerate():
+        if not (
+            thread.daemon
+            or thread in (threading.main_thread(), threading.current_thread())
+            or isinstance(thread, Worker)
+            or thread in pools
+        ):
+            return thread
+    return None
+
+
+def _at_exit() -> None:
+    global _exiting
+    thread = _users_thread()
+    while thread is not None:
+        thread.join(0.1)  # in slices: it may wait for one that is started later
+        thread = _users_thread()
+    with _lock:
+        _exiting = True
+        workers = list(_alive)
+    for worker in workers:
+        worker.close()
+    for worker in workers:
+        while worker in _alive:
+            try:
+                worker.join(0.1)  # in slices: it may be abandoned while we wait
+            except RuntimeError:  # another thread is just starting it
+                time.sleep(0.001)
+
+
+def _after_fork_in_child() -> None:
+    global _generation, _lock
+    _generation += 1
+    _lock = threading.RLock()
+    _alive.clear()
+
+
+try:
+    threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+except RuntimeError:  # imported while the interpreter is already waiting for its threads
+    _exiting = True
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

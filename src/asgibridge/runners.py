@@ -1,0 +1,230 @@
+"""A top-level `async_to_sync` call: one `asyncio.run` on another thread, served by the caller's.
+
+Two threads take part. The **caller** waits, and meanwhile runs the thread-sensitive calls of the
+async code, until the run has *closed* its executor; the **runner** (a thread of its own, or that of
+an AsyncSingleThreadContext) executes `asyncio.run` from beginning to end: leftover tasks cancelled,
+async generators and default executor shut down, loop closed. Only then does the run close the
+caller's executor, whatever happened, so the caller cannot wait for ever and serves to the end.
+
+**Ctrl-C**, as in `asyncio.Runner`. In the main thread, where Python runs signal handlers, and if the
+SIGINT handler is Python's own, ours stands in for it as long as the call takes:
+
+* the first SIGINT cancels the main task and interrupts nothing; the caller goes on serving. If the
+  coroutine ends cancelled, the call raises KeyboardInterrupt.
+* a second raises KeyboardInterrupt at once, wherever the main thread is. The runner is abandoned:
+  nobody waits for it, here or at exit.
+
+Any other exception that a signal handler raises while the caller waits counts as the first of those
+two, and is raised when the coroutine has ended. Every other call in flight is not concerned.
+
+State: ``_main`` is None until the main task has begun; ``_interrupts`` is counted by the caller's
+thread only. Begun before interrupted: the interrupt cancels it through its loop. Interrupted before
+begun: the task sees the count first thing and cancels itself. Each side writes its own half before
+it reads the other's, so one of them sees both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import contextmanager
+from contextvars import Context
+from types import FrameType
+from typing import Any
+
+from ._backend import kernel
+from ._threads import Worker
+from .current_thread_executor import CurrentThreadExecutor
+
+__all__ = ["TopLevelRun"]
+
+
+class TopLevelRun:
+    """One `asyncio.run` of ``awaitable``, on behalf of a thread that serves ``executor``.
+
+    :param context: the caller's context, in which the main task runs.
+    :param served: where to note, while the loop exists, who serves thread-sensitive calls of tasks
+        that did not inherit it from their context.
+    """
+
+    def __init__(
+        self,
+        awaitable: Awaitable[None],
+        executor: CurrentThreadExecutor,
+        context: Context,
+        served: dict[asyncio.AbstractEventLoop, CurrentThreadExecutor],
+    ) -> None:
+        self._awaitable: Awaitable[None] | None = awaitable
+        self._executor = executor
+        self._context = context
+        self._served = served
+        self._home = kernel.current_home()
+        self._main: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self._interrupts = 0
+        self._abandoned = False
+        self._abandon_thread: Callable[[], None] | None = None
+        self._error: BaseException | None = None
+
+    def run(self, on: Executor | None) -> bool:
+        """Run to the end, on ``on``'s thread or a new one, while this thread serves its executor.
+
+        Returns whether the coroutine was interrupted. Raises what `asyncio.run` itself raised, the
+        exception of a signal handler if there was one, or whatever keeps the thread from starting.
+        """
+        pending: BaseException | None = None
+        try:
+            with self._sigint():
+                self._start(on)
+                while True:
+                    try:
+                        self._executor.serve()
+                        break
+                    except BaseException as error:
+                        if self._interrupts:
+                            self._abandon()
+                            raise
+                        pending = error
+                        self._interrupt()
+            if self._abandoned:
+                # The second interrupt struck in a sync function, which kept the exception.
+                raise KeyboardInterrupt
+            if pending is not None:
+                raise pending
+            if self._interrupts and isinstance(self._error, asyncio.CancelledError):
+                return True
+            if self._error is not None:
+                raise self._error
+            return self._interrupts > 0
+        finally:
+            pending = self._error = None
+
+    def _start(self, on: Executor | None) -> None:
+        try:
+            if on is None:
+                inbox = kernel.Inbox()
+                worker = Worker(inbox)
+                inbox.put(_RunnerItem(self))
+                inbox.close()
+                self._abandon_thread = worker.abandon
+                worker.start()
+            else:
+                self._abandon_thread = getattr(on, "abandon", None)
+                on.submit(self._execute).add_done_callback(self._submitted)
+        except BaseException:
+            self._drop_awaitable()
+            raise
+
+    def _submitted(self, future: Future[None]) -> None:
+        # An executor that was shut down or broke may not have run us; then it says why.
+        if future.cancelled():
+            self._error = CancelledError()
+        elif future.exception() is not None:
+            self._error = future.exception()
+        self._drop_awaitable()
+        self._executor.close()
+
+    def _abandon(self) -> None:
+        self._abandoned = True
+        if self._abandon_thread is not None:
+            self._abandon_thread()
+        self._executor.quit()
+
+    def _drop_awaitable(self) -> None:
+        awaitable, self._awaitable = self._awaitable, None
+        close = getattr(awaitable, "close", None)
+        if close is not None:
+            close()  # or Python warns that it was never awaited
+
+    def _execute(self) -> None:
+        # On the runner. asyncio.run is looked up now: a program may have replaced it.
+        try:
+            kernel.at_home(self._home, self._context.run, _asyncio_run, self._body)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._drop_awaitable()
+            main, self._main = self._main, None
+            if main is not None:
+                self._served.pop(main[0], None)
+            del main
+            self._executor.close()
+
+    async def _body(self) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        self._served[loop] = self._executor
+        self._main = (loop, task)
+        if self._interrupts:
+            task.cancel()
+        awaitable, self._awaitable = self._awaitable, None
+        assert awaitable is not None
+        await awaitable
+
+    def _interrupt(self) -> None:
+        # On the caller's thread, possibly in a signal handler.
+        self._interrupts += 1
+        main = self._main
+        if main is not None:
+            loop, task = main
+            try:
+                loop.call_soon_threadsafe(task.cancel)
+            except RuntimeError:
+                pass  # the loop was closed a moment ago: there is nothing left to cancel
+
+    @contextmanager
+    def _sigint(self) -> Iterator[None]:
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        ):
+            yield
+            return
+
+        def handler(_signum: int, _frame: FrameType | None) -> None:
+            if self._interrupts:
+                self._abandon()
+                raise KeyboardInterrupt
+            self._interrupt()
+
+        try:
+            signal.signal(signal.SIGINT, handler)
+        except ValueError:  # the main thread of a subinterpreter: signals are not ours there
+            yield
+            return
+        try:
+            yield
+        finally:
+            if signal.getsignal(signal.SIGINT) is handler:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _asyncio_run(body: Callable[[], Any]) -> None:
+    coroutine = body()
+    try:
+        asyncio.run(coroutine)
+    finally:
+        coroutine.close()
+
+
+class _RunnerItem:
+    """A run as the one item in the inbox of its own worker."""
+
+    __slots__ = ("_run",)
+
+    def __init__(self, run: TopLevelRun) -> None:
+        self._run: TopLevelRun | None = run
+
+    def run(self) -> None:
+        run, self._run = self._run, None
+        assert run is not None
+        run._execute()
+
+    def deliver(self) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass

@@ -1,0 +1,170 @@
+"""``StatelessServer``: a base for servers of protocols without connections of their own.
+
+Everything happens on the event loop that runs ``arun()``. The server owns
+``application_instances``: one task and one input queue for each scope id, from
+``get_or_create_application_instance`` until the instance is deleted or the checker finds it ended.
+``arun()`` owns two tasks, the checker and ``handle()``; when either fails, ``handle()`` returns or
+``arun()`` is cancelled, it cancels and awaits what is left of the two. Instances still running then
+stay: their loop's end cancels them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from .compatibility import guarantee_single_callable
+
+__all__ = ["StatelessServer"]
+
+logger = logging.getLogger(__name__)
+
+
+class StatelessServer:
+    """Keeps one running instance of ``application`` for each scope id it is asked for.
+
+    A subclass overrides ``handle()``, which runs for as long as the server does and, for each
+    message that arrives, does ::
+
+        queue = self.get_or_create_application_instance(scope_id, scope)
+        queue.put_nowait(message)
+
+    and ``application_send()``, to which everything goes that the application sends. With more than
+    ``max_applications`` instances, the one longest unused is cancelled for a new one.
+
+    Every ``application_checker_interval`` seconds instances that have ended are removed, and
+    ``application_exception()`` is called for those that raised. An override of ``run()`` or
+    ``arun()`` has to run ``application_checker()`` itself.
+    """
+
+    application_checker_interval = 0.1
+
+    def __init__(self, application: Callable[..., Any], max_applications: int = 1000) -> None:
+        self.application = application
+        self.max_applications = max_applications
+        # The details by scope id: input_queue, future, scope, last_used (time.time()).
+        self.application_instances: dict[Any, dict[str, Any]] = {}
+
+    # Running
+
+    def run(self) -> None:
+        """Runs the server in a new event loop on the calling thread until ``handle()`` ends.
+
+        Ctrl-C ends it quietly. Raises what ``handle()`` or ``application_exception()`` raised.
+        """
+        try:
+            asyncio.run(self.arun())
+        except KeyboardInterrupt:
+            logger.info("Stopped by Ctrl-C or an interrupt signal")
+
+    async def arun(self) -> None:
+        """``run()`` for a caller that has an event loop running."""
+        checker = asyncio.ensure_future(self.application_checker())
+        handler = asyncio.ensure_future(self.handle())
+        try:
+            await asyncio.wait({checker, handler}, return_when=asyncio.FIRST_COMPLETED)
+            if checker.done():
+                checker.result()
+            await handler
+        finally:
+            checker.cancel()
+            handler.cancel()
+            await asyncio.wait({checker, handler})
+
+    async def handle(self) -> None:
+        """To be overridden: receives what comes in from outside, until the server is to stop."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has to override handle(), which feeds the applications"
+        )
+
+    async def application_send(self, scope: Any, message: Any) -> None:
+        """To be overridden: takes a message from the application instance that has ``scope``."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has to override application_send(), "
+            "which takes what the applications send"
+        )
+
+    # Instances
+
+    def get_or_create_application_instance(self, scope_id: Any, scope: Any) -> asyncio.Queue[Any]:
+        """The input queue of the instance for ``scope_id``, which is started if there is none.
+
+        An existing instance keeps the scope it was started with. To be called on the event loop.
+        """
+        details = self.application_instances.get(scope_id)
+        if details is not None:
+            details["last_used"] = time.time()
+            queue: asyncio.Queue[Any] = details["input_queue"]
+            return queue
+        while len(self.application_instances) > self.max_applications:
+            self.delete_oldest_application_instance()
+
+        async def send(message: Any) -> None:
+            await self.application_send(scope, message)
+
+        input_queue: asyncio.Queue[Any] = asyncio.Queue()
+        application = guarantee_single_callable(self.application)
+        future = asyncio.ensure_future(application(scope=scope, receive=input_queue.get, send=send))
+        self.application_instances[scope_id] = {
+            "input_queue": input_queue,
+            "future": future,
+            "scope": scope,
+            "last_used": time.time(),
+        }
+        return input_queue
+
+    def delete_oldest_application_instance(self) -> None:
+        """Deletes the instance that was asked for longest ago (of equals, the first made)."""
+        instances = self.application_instances
+        self.delete_application_instance(
+            min(instances, key=lambda scope_id: instances[scope_id]["last_used"])
+        )
+
+    def delete_application_instance(self, scope_id: Any) -> None:
+        """Removes an instance, cancelling it if it is running; KeyError if there is none."""
+        details = self.application_instances.pop(scope_id)
+        if not details["future"].done():
+            details["future"].cancel()
+
+    # Checking
+
+    async def application_checker(self) -> None:
+        """Removes ended instances, and reports those that raised, until it is cancelled.
+
+        On cancellation it looks once more: what ended since the last look would never be reported.
+        """
+        try:
+            while True:
+                await asyncio.sleep(self.application_checker_interval)
+                await self._check_applications()
+        except asyncio.CancelledError:
+            await self._check_applications()
+            raise
+
+    async def _check_applications(self) -> None:
+        for scope_id, details in list(self.application_instances.items()):
+            future = details["future"]
+            if not future.done():
+                continue
+            # A cancelled future has no exception to report: asking it raises CancelledError.
+            exception = None if future.cancelled() else future.exception()
+            if exception:
+                await self.application_exception(exception, details)
+            # The report may have deleted this instance, and handle() made another meanwhile.
+            if self.application_instances.get(scope_id) is details:
+                del self.application_instances[scope_id]
+
+    async def application_exception(
+        self, exception: BaseException, application_details: dict[str, Any]
+    ) -> None:
+        """Called with each exception that an application instance ended with; logs it."""
+        logging.error(
+            "Exception inside application: %s\n%s  %s",
+            exception,
+            "".join(traceback.format_tb(exception.__traceback__)),
+            exception,
+        )

@@ -1,0 +1,805 @@
+"""The bridge: `sync_to_async`, `async_to_sync`, and the contexts that say where code runs.
+
+**Which thread** runs a thread-sensitive sync function, the first of these that there is:
+
+1. the thread of the innermost sync frame above that waits in `async_to_sync` (a
+   CurrentThreadExecutor, inherited through the context: ``AsyncToSync.executors.current``);
+2. the thread of the `ThreadSensitiveContext` we are in;
+3. the thread that waits for this event loop, if it was started by a top-level `async_to_sync`;
+4. the process's single thread, ``SyncToAsync.single_thread_executor``.
+
+A frame that has ended is passed over, so a task may outlive the call that started it.
+
+**Which loop** runs an async function: the one that the calling thread works for, if it was brought
+here by `sync_to_async`; else a new one, on a thread of its own (`asgibridge.runners`).
+
+**Deadlocks.** A call that would have to run on the very thread whose event loop waits for it can
+never run. That is a matter of who owns which thread, so it is looked up: no flag is left behind by
+a call that failed, and none is inherited by a task that is merely scheduled from a worker.
+
+**Context.** Each side works in a copy of the other's context variables, and what it changed is set
+in the caller's before the caller goes on. ``exc_info`` travels too.
+
+The class attributes, ``SyncToAsync.thread_handler`` and ``AsyncToSync.main_wrap`` are asgiref's, with
+the arguments asgiref passes: agents and adapters patch and override them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import os
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from . import _install
+from ._backend import kernel
+from .current_thread_executor import CurrentThreadExecutor
+from .local import Local
+from .runners import TopLevelRun
+
+if sys.version_info >= (3, 10):
+    from typing import ParamSpec
+else:
+    from typing_extensions import ParamSpec
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+
+__all__ = [
+    "AsyncSingleThreadContext",
+    "AsyncToSync",
+    "SyncToAsync",
+    "ThreadSensitiveContext",
+    "async_to_sync",
+    "iscoroutinefunction",
+    "markcoroutinefunction",
+    "sync_to_async",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+if sys.version_info >= (3, 12):
+    iscoroutinefunction = inspect.iscoroutinefunction
+    markcoroutinefunction = inspect.markcoroutinefunction
+else:
+    iscoroutinefunction = asyncio.iscoroutinefunction
+
+    def markcoroutinefunction(func: _F) -> _F:
+        """Have `iscoroutinefunction` say True of ``func``."""
+        func._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+        return func
+
+
+_COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
+
+
+def _wraps(wrapper: Any, wrapped: Any) -> Any:
+    # update_wrapper copies what is in the function's __dict__: not over what the class defines, and
+    # not the marks by which a function passes for a coroutine function.
+    functools.update_wrapper(wrapper, wrapped)
+    for name in getattr(wrapped, "__dict__", ()):
+        if name in _COROUTINE_MARKS or name in type(wrapper).__dict__:
+            wrapper.__dict__.pop(name, None)
+    return wrapper
+
+
+class AsyncSingleThreadContext:
+    """Run all top-level `async_to_sync` calls within a ``with`` block on one thread.
+
+    Outside such a block each of them gets a thread of its own. Each still gets a new event loop.
+    Within a running loop's sync code, where calls go to that loop, it changes nothing. Nested
+    blocks join the outermost. Leaving the block waits for the thread's end.
+    """
+
+    def __init__(self) -> None:
+        self.token: contextvars.Token[AsyncSingleThreadContext] | None = None
+
+    def __enter__(self) -> AsyncSingleThreadContext:
+        if AsyncToSync.async_single_thread_context.get(None) is None:
+            self.token = AsyncToSync.async_single_thread_context.set(self)
+        return self
+
+    def __exit__(
+        self,
+        exc: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.token is None:
+            return
+        executor = AsyncToSync.context_to_thread_executor.pop(self, None)
+        try:
+            if executor is not None:
+                executor.shutdown()
+        finally:
+            AsyncToSync.async_single_thread_context.reset(self.token)
+            self.token = None
+
+
+class ThreadSensitiveContext:
+    """Run all thread-sensitive calls within an ``async with`` block on one thread of its own.
+
+    Outside any such block (and with no sync code further out) the whole process shares one thread.
+    Web frameworks enter one for each request. Nested blocks join the outermost. Leaving the block
+    waits for the calls already submitted, without blocking the loop; cancelled, it stops waiting.
+
+    :param executor: run the calls there instead, even inside another context or an `async_to_sync`
+        call; on leaving, what was in force before is again. It must run one call at a time on one
+        thread, such as ``ThreadPoolExecutor(max_workers=1)``, and is the caller's: it is not shut
+        down. Such a context can be entered once, and tasks started inside must have ended when it
+        is left: the thread-sensitive calls they make later raise RuntimeError.
+    """
+
+    def __init__(self, *, executor: Executor | None = None) -> None:
+        self._executor = executor
+        self.token: contextvars.Token[ThreadSensitiveContext] | None = None
+        self._old_executor: CurrentThreadExecutor | None = None
+        self._exited = False
+
+    async def __aenter__(self) -> ThreadSensitiveContext:
+        if self._executor is not None:
+            if self.token is not None:
+                raise RuntimeError("ThreadSensitiveContext is already entered")
+            if self._exited:
+                # A task that outlived the first block would be let into the second.
+                raise RuntimeError(
+                    "ThreadSensitiveContext with an executor cannot be entered again: "
+                    "make a new one for each block"
+                )
+            self.token = SyncToAsync.thread_sensitive_context.set(self)
+            SyncToAsync.context_to_thread_executor[self] = self._executor
+            # A frame further out would come first: hide it. A frame further in hides nothing, it
+            # waits on this very executor's thread.
+            self._old_executor = getattr(AsyncToSync.executors, "current", None)
+            AsyncToSync.executors.current = None
+        elif SyncToAsync.thread_sensitive_context.get(None) is None:
+            self.token = SyncToAsync.thread_sensitive_context.set(self)
+        return self
+
+    async def __aexit__(
+        self,
+        exc: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.token is None:
+            return
+        token, self.token = self.token, None
+        executor = SyncToAsync.context_to_thread_executor.pop(self, None)
+        try:
+            SyncToAsync.thread_sensitive_context.reset(token)
+        finally:
+            if self._executor is not None:
+                AsyncToSync.executors.current = self._old_executor
+                self._old_executor = None
+                self._exited = True
+            elif executor is not None:
+                await _retire(executor)
+
+
+async def _retire(executor: Executor) -> None:
+    # Shut it down and wait for what it has, without a thread to wait in: by a last call's return.
+    if isinstance(executor, kernel.ThreadSensitiveExecutor):
+        idle = executor.is_idle() or executor.owns_current_thread()
+    else:
+        idle = False
+    last = None if idle else asyncio.wrap_future(executor.submit(_nothing))
+    executor.shutdown(wait=False)
+    if last is not None:
+        await last
+
+
+def _nothing() -> None:
+    pass
+
+
+class AsyncToSync(Generic[_P, _R]):
+    """A sync function that runs the async function ``awaitable`` and waits for it.
+
+    Call it in sync code. If that runs in a thread that `sync_to_async` brought it to, the coroutine
+    runs on the event loop that waits there, else on a new one in another thread (see
+    `asgibridge.runners` for its end and for Ctrl-C). Meanwhile the calling thread runs the
+    thread-sensitive sync code that the coroutine calls.
+
+    Context variables and `Local` attributes are passed on, and the coroutine's changes passed back.
+    Raises what the coroutine raises; RuntimeError in a thread whose event loop is running, which it
+    would block: await the function there.
+
+    :param force_new_loop: use a new loop in any case.
+    """
+
+    executors: Any = Local()
+    """``current`` is the CurrentThreadExecutor of the innermost `AsyncToSync` frame, if any."""
+
+    loop_thread_executors: dict[asyncio.AbstractEventLoop, CurrentThreadExecutor] = {}  # noqa: RUF012
+    """Who serves the tasks of a loop, started by us, that have not inherited it."""
+
+    async_single_thread_context: contextvars.ContextVar[AsyncSingleThreadContext] = (
+        contextvars.ContextVar("async_single_thread_context")
+    )
+
+    context_to_thread_executor: weakref.WeakKeyDictionary[AsyncSingleThreadContext, Executor] = (
+        weakref.WeakKeyDictionary()
+    )
+
+    def __init__(
+        self,
+        awaitable: Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]],
+        force_new_loop: bool = False,
+    ) -> None:
+        if not callable(awaitable) or not (
+            iscoroutinefunction(awaitable)
+            or iscoroutinefunction(getattr(awaitable, "__call__", awaitable))  # noqa: B004
+        ):
+            # Only a warning: a plain function may well return an awaitable.
+            warnings.warn("async_to_sync was passed a non-async-marked callable", stacklevel=2)
+        if callable(awaitable):
+            _wraps(self, awaitable)
+        self.awaitable = awaitable
+        self.force_new_loop = force_new_loop
+        try:
+            self.__self__ = awaitable.__self__  # type: ignore[union-attr]
+        except AttributeError:
+            pass
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        __traceback_hide__ = True
+        loop = None if self.force_new_loop else _loop_of_this_thread()
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "You cannot use AsyncToSync in the same thread as an async event loop - "
+                "just await the async function directly."
+            )
+        outer = getattr(self.executors, "current", None)
+        executor = CurrentThreadExecutor(outer)
+        self.executors.current = executor
+        before = contextvars.copy_context()
+        context = [before]
+        interrupted = False
+        result: Any = kernel.AsyncCall() if self._has_own_main_wrap() else Future()
+        coroutine: Any = None
+        try:
+            coroutine = self.awaitable(*args, **kwargs)
+            awaitable = self.main_wrap(
+                result,
+                sys.exc_info(),
+                getattr(SyncToAsync.threadlocal, "task_context", None),
+                context,
+                coroutine,
+            )
+            if loop is None or not _serve_while_on(loop, awaitable, result, executor):
+                run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
+                try:
+                    interrupted = run.run(self._single_thread_executor())
+                finally:
+                    del run
+        except BaseException:
+            _close_if_not_begun(coroutine)
+            raise
+        finally:
+            awaitable = None  # type: ignore[assignment]
+            kernel.restore_context(context[0], before)
+            self.executors.current = outer
+        try:
+            if not result.done():
+                raise RuntimeError(_NO_RESULT)
+            return result.result()  # type: ignore[no-any-return]
+        except BaseException as error:
+            _close_if_not_begun(coroutine)
+            if interrupted and isinstance(error, asyncio.CancelledError):
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            del result, coroutine
+
+    def __get__(self, parent: Any, objtype: Any) -> Callable[..., _R]:
+        """The function bound to ``parent``, as a functools.partial."""
+        return _wraps(functools.partial(self.__call__, parent), self.awaitable)  # type: ignore[no-any-return]
+
+    async def main_wrap(
+        self,
+        call_result: Future[_R],
+        exc_info: OptExcInfo,
+        task_context: list[asyncio.Task[Any]] | None,
+        context: list[contextvars.Context] | None,
+        awaitable: Coroutine[Any, Any, _R] | Awaitable[_R],
+    ) -> None:
+        """Await ``awaitable`` on the event loop and put its outcome into ``call_result``.
+
+        :param exc_info: the exception being handled in the calling thread; it is in the coroutine.
+        :param task_context: lists the task while it runs, so that a cancellation can reach it.
+        :param context: a list of one: the caller's context, replaced by what became of it.
+        """
+        __traceback_hide__ = True
+        if context is not None:
+            kernel.restore_context(context[0], contextvars.copy_context())
+        task = asyncio.current_task()
+        if task_context is None or task is None:
+            task_context = []
+        else:
+            task_context.append(task)
+        result: Any = None
+        error: BaseException | None = None
+        handled = exc_info[1]
+        del exc_info
+        try:
+            if handled is None:
+                result = await awaitable
+            else:
+                result = await _awaited_while_handling(handled, awaitable)
+        except GeneratorExit:
+            error = RuntimeError("the event loop was dropped before the async function had ended")
+            raise
+        except BaseException as raised:
+            error = raised
+        finally:
+            del handled
+            if task_context:
+                task_context.remove(task)  # type: ignore[arg-type]
+            # Before the outcome: the caller goes on as soon as that is set.
+            if context is not None:
+                context[0] = contextvars.copy_context()
+            try:
+                if error is None:
+                    call_result.set_result(result)
+                else:
+                    call_result.set_exception(error)
+            finally:
+                # The traceback of the error refers to this frame.
+                del call_result, result, error, task, task_context
+
+    def _has_own_main_wrap(self) -> bool:
+        return type(self).main_wrap is _MAIN_WRAP and "main_wrap" not in self.__dict__
+
+    def _single_thread_executor(self) -> Executor | None:
+        context = self.async_single_thread_context.get(None)
+        if context is None:
+            return None
+        executor = self.context_to_thread_executor.get(context)
+        if executor is None:
+            executor = self.context_to_thread_executor[context] = kernel.ThreadSensitiveExecutor()
+        return executor
+
+
+_MAIN_WRAP = AsyncToSync.main_wrap
+_NO_RESULT = "main_wrap ended without setting call_result, so the outcome is lost"
+
+
+def _loop_of_this_thread() -> asyncio.AbstractEventLoop | None:
+    # Set by thread_handler. In a forked child the loop is the parent's (asgiref #194).
+    threadlocal = SyncToAsync.threadlocal
+    if getattr(threadlocal, "main_event_loop_pid", None) != os.getpid():
+        return None
+    return getattr(threadlocal, "main_event_loop", None)
+
+
+def _serve_while_on(
+    loop: asyncio.AbstractEventLoop,
+    awaitable: Coroutine[Any, Any, None],
+    result: Any,
+    executor: CurrentThreadExecutor,
+) -> bool:
+    # Run the awaitable on a loop of another thread, and serve until the result is there. False if
+    # the loop is closed; then nothing has happened.
+    begun = True
+
+    def done(_result: object) -> None:
+        if begun:
+            executor.close()
+
+    result.add_done_callback(done)
+    try:
+        loop.call_soon_threadsafe(_begin, loop, awaitable, result)
+    except RuntimeError:
+        begun = False
+        return False
+    try:
+        executor.serve()
+    except BaseException:
+        executor.quit()
+        raise
+    return True
+
+
+def _begin(
+    loop: asyncio.AbstractEventLoop, awaitable: Coroutine[Any, Any, None], result: Any
+) -> None:
+    try:
+        task = loop.create_task(awaitable)
+    except BaseException as error:
+        awaitable.close()
+        result.set_exception(error)
+        raise
+    task.add_done_callback(functools.partial(_ended, result))
+
+
+def _ended(result: Any, task: asyncio.Task[None]) -> None:
+    # A task cancelled before its first step never enters main_wrap, and a patched main_wrap may
+    # fail: the thread must not wait for ever.
+    if result.done():
+        return
+    error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    result.set_exception(error or RuntimeError(_NO_RESULT))
+
+
+async def _awaited_while_handling(handled: BaseException, awaitable: Awaitable[_R]) -> _R:
+    # Await within the ``except`` block of the caller's exception, and leave its traceback alone.
+    traceback = handled.__traceback__
+    try:
+        raise handled
+    except BaseException:
+        handled.__traceback__ = traceback
+        del handled, traceback
+        return await awaitable
+
+
+def _close_if_not_begun(coroutine: Any) -> None:
+    # Or Python warns that it was never awaited, on top of the error that says why.
+    if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == "CORO_CREATED":
+        coroutine.close()
+
+
+class SyncToAsync(Generic[_P, _R]):
+    """An async function that runs the sync function ``func`` in a thread and awaits its end.
+
+    Await it on any event loop. Thread-sensitive (the default), it runs where the other
+    thread-sensitive code around it runs, one call at a time, so that what is bound to a thread,
+    such as a database connection, can be used: see the module's header for which thread that is.
+    Otherwise it runs in ``executor``, or in the loop's default executor.
+
+    Context variables and `Local` attributes are passed on, and the function's changes passed back,
+    unless a ``context`` is given: then it runs in that one. Raises what the function raises (a
+    StopIteration as RuntimeError); RuntimeError "would deadlock" if it would have to run on the
+    thread whose event loop waits for it.
+
+    Cancelled while the function waits in `async_to_sync`, the cancellation goes on to the coroutine
+    there, and what comes of that counts. Otherwise the wait ends at once: a function that has not
+    begun is not run, one that runs goes on, unheard.
+    """
+
+    threadlocal = threading.local()
+    """In a thread that runs our calls: ``main_event_loop``, ``main_event_loop_pid`` and
+    ``task_context`` of the call."""
+
+    single_thread_executor: Executor = kernel.ThreadSensitiveExecutor()
+
+    thread_sensitive_context: contextvars.ContextVar[ThreadSensitiveContext] = (
+        contextvars.ContextVar("thread_sensitive_context")
+    )
+
+    deadlock_context: contextvars.ContextVar[bool] = contextvars.ContextVar("deadlock_context")
+    """Here for those who read it; nothing sets it (see "Deadlocks" above)."""
+
+    context_to_thread_executor: weakref.WeakKeyDictionary[ThreadSensitiveContext, Executor] = (
+        weakref.WeakKeyDictionary()
+    )
+
+    def __init__(
+        self,
+        func: Callable[_P, _R],
+        thread_sensitive: bool = True,
+        executor: ThreadPoolExecutor | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        if (
+            not callable(func)
+            or iscoroutinefunction(func)
+            or iscoroutinefunction(getattr(func, "__call__", func))  # noqa: B004
+        ):
+            raise TypeError("sync_to_async can only be applied to sync functions.")
+        if thread_sensitive and executor is not None:
+            raise TypeError("executor must not be set when thread_sensitive is True")
+        _wraps(self, func)
+        markcoroutinefunction(self)
+        self.func = func
+        self.context = context
+        self._thread_sensitive = thread_sensitive
+        self._executor = executor
+        try:
+            self.__self__ = func.__self__  # type: ignore[attr-defined]
+        except AttributeError:
+            pass
+
+    async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        __traceback_hide__ = True
+        loop = asyncio.get_running_loop()
+        if self.context is None:
+            before = contextvars.copy_context()
+            context = before.copy()
+        else:
+            before = context = self.context
+        task_context: list[asyncio.Task[Any]] = []
+        call = self._send(
+            loop,
+            functools.partial(
+                self.thread_handler,
+                loop,
+                sys.exc_info(),
+                task_context,
+                functools.partial(_run_in_context, context, kernel.current_home()),
+                functools.partial(self.func, *args, **kwargs),
+            ),
+        )
+        try:
+            return await call  # type: ignore[no-any-return]
+        except asyncio.CancelledError:
+            if call.done() or not await _cancel_inner_task(loop, task_context):
+                call.revoke()
+                raise
+            return await call  # type: ignore[no-any-return]
+        finally:
+            del call
+            if before is not context:
+                kernel.restore_context(context, before)
+
+    def __get__(self, parent: Any, objtype: Any) -> Callable[..., Coroutine[Any, Any, _R]]:
+        """The function bound to ``parent``, as a functools.partial."""
+        return functools.update_wrapper(functools.partial(self.__call__, parent), self.func)
+
+    def thread_handler(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        exc_info: OptExcInfo,
+        task_context: list[asyncio.Task[Any]],
+        func: Callable[..., _R],
+        *args: Any,
+        **kwargs: Any,
+    ) -> _R:
+        """Call ``func(*args)`` in the thread it was sent to; here in ``args`` is the sync call.
+
+        :param exc_info: the exception being handled in the awaiting task; it is in the function.
+        """
+        __traceback_hide__ = True
+        threadlocal = self.threadlocal.__dict__
+        outer = {name: threadlocal.get(name) for name in _THREADLOCAL_NAMES}
+        threadlocal.update(
+            main_event_loop=loop, main_event_loop_pid=os.getpid(), task_context=task_context
+        )
+        handled = exc_info[1]
+        del exc_info
+        try:
+            if handled is None:
+                return func(*args, **kwargs)
+            traceback = handled.__traceback__
+            try:
+                raise handled
+            except BaseException:
+                handled.__traceback__ = traceback
+                del handled, traceback
+                return func(*args, **kwargs)
+        finally:
+            threadlocal.update(outer)
+
+    def _send(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], _R]) -> Any:
+        # Have the handler run in the right thread; what is returned can be awaited.
+        if not self._thread_sensitive:
+            return _ExecutorCall(loop.run_in_executor(self._executor, _guarded, handler))
+        if _install.real_asgiref_loaded():
+            _warn_of_real_asgiref()
+        call = kernel.SyncCall(loop, handler)
+        frame = getattr(AsyncToSync.executors, "current", None)
+        if frame is not None:
+            if type(frame) is not CurrentThreadExecutor:
+                return _send_to_foreign(loop, frame, handler)
+            if _send_to_frame(frame, call):
+                return call
+        context = self.thread_sensitive_context.get(None)
+        executor: Executor | None
+        if context is not None:
+            if context._exited:
+                raise RuntimeError(
+                    "ThreadSensitiveContext has exited. Tasks created inside a context with an "
+                    "executor must finish before it exits."
+                )
+            executor = self.context_to_thread_executor.get(context)
+            if executor is None:
+                executor = kernel.ThreadSensitiveExecutor()
+                self.context_to_thread_executor[context] = executor
+        else:
+            frame = AsyncToSync.loop_thread_executors.get(loop)
+            if frame is not None and _send_to_frame(frame, call):
+                return call
+            executor = self.single_thread_executor
+        if type(executor) is not kernel.ThreadSensitiveExecutor:
+            return _send_to_foreign(loop, executor, handler)
+        if executor.owns_current_thread():
+            raise _would_deadlock("Single thread executor already being used")
+        if not executor.post(call):
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        return call
+
+
+_THREADLOCAL_NAMES = ("main_event_loop", "main_event_loop_pid", "task_context")
+
+
+def _run_in_context(context: contextvars.Context, home: kernel.Home, child: Callable[[], _R]) -> _R:
+    __traceback_hide__ = True
+    return kernel.at_home(home, context.run, child)  # type: ignore[no-any-return]
+
+
+def _send_to_frame(frame: CurrentThreadExecutor, call: kernel.SyncCall) -> bool:
+    while True:
+        serving = frame.serving()
+        if serving is None:
+            return False
+        if serving.owns_current_thread():
+            raise _would_deadlock(
+                "You cannot submit onto CurrentThreadExecutor from its own thread"
+            )
+        if serving.post(call):
+            return True
+
+
+def _would_deadlock(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"{what}, would deadlock: the call has to run in thread "
+        f"{threading.current_thread().name!r}, but that thread is running this event loop, inside "
+        "a sync function that waits for it. Call the coroutine by async_to_sync there instead of "
+        "starting a loop, or make this call with thread_sensitive=False."
+    )
+
+
+async def _cancel_inner_task(
+    loop: asyncio.AbstractEventLoop, task_context: list[asyncio.Task[Any]]
+) -> bool:
+    # The awaiting task was cancelled. If its sync function waits for a task in turn, cancel that,
+    # and say whether to wait for what the function makes of it.
+    try:
+        inner = task_context[0]
+    except IndexError:
+        return False
+    inner_loop = inner.get_loop()
+    if inner_loop is not loop:  # force_new_loop: not ours to touch, or to await
+        try:
+            inner_loop.call_soon_threadsafe(inner.cancel)
+        except RuntimeError:
+            pass  # closed: the task has ended, and so will the function
+        return True
+    inner.cancel()
+    try:
+        await inner
+    except asyncio.CancelledError:
+        return False
+    return True
+
+
+class _ExecutorCall:
+    """A call in somebody else's executor, with the part of `SyncCall` that is used above."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.shield(self._future).__await__()
+
+    def done(self) -> bool:
+        return self._future.done()
+
+    def revoke(self) -> None:
+        self._future.cancel()
+
+
+class _Held(threading.local):
+    """The foreign executors whose thread-sensitive calls this thread is in the middle of."""
+
+    def __init__(self) -> None:
+        self.executors: list[Executor] = []
+
+
+_held = _Held()
+
+
+def _send_to_foreign(
+    loop: asyncio.AbstractEventLoop, executor: Executor, handler: Callable[[], Any]
+) -> _ExecutorCall:
+    # A thread-sensitive call to an executor that a user put in: one thread, by contract.
+    if executor in _held.executors:
+        raise _would_deadlock("Single thread executor already being used")
+    return _ExecutorCall(loop.run_in_executor(executor, _guarded_in, executor, handler))
+
+
+def _guarded_in(executor: Executor, handler: Callable[[], _R]) -> _R:
+    __traceback_hide__ = True
+    _held.executors.append(executor)
+    try:
+        return _guarded(handler)
+    finally:
+        _held.executors.pop()
+
+
+def _guarded(handler: Callable[[], _R]) -> _R:
+    # A Future can't carry StopIteration: the awaiting task would never be woken (CPython #112182).
+    __traceback_hide__ = True
+    try:
+        return handler()
+    except StopIteration as error:
+        raise RuntimeError("the sync function raised StopIteration") from error
+
+
+_warned = False
+
+
+def _warn_of_real_asgiref() -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            "asgiref is imported beside asgibridge, and each has its own thread for thread-sensitive "
+            "code: database work may happen on the wrong one. Call asgibridge.install() before "
+            "anything imports asgiref, or start the program with `asgibridge run`.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+@overload
+def async_to_sync(
+    *, force_new_loop: bool = False
+) -> Callable[
+    [Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]]],
+    Callable[_P, _R],
+]: ...
+
+
+@overload
+def async_to_sync(
+    awaitable: Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]],
+    *,
+    force_new_loop: bool = False,
+) -> Callable[_P, _R]: ...
+
+
+def async_to_sync(awaitable: Any = None, *, force_new_loop: bool = False) -> Any:
+    """Make a sync function of an async one: see `AsyncToSync`. Also a decorator, with or without
+    arguments."""
+    if awaitable is None:
+        return lambda f: AsyncToSync(f, force_new_loop=force_new_loop)
+    return AsyncToSync(awaitable, force_new_loop=force_new_loop)
+
+
+@overload
+def sync_to_async(
+    *,
+    thread_sensitive: bool = True,
+    executor: ThreadPoolExecutor | None = None,
+    context: contextvars.Context | None = None,
+) -> Callable[[Callable[_P, _R]], Callable[_P, Coroutine[Any, Any, _R]]]: ...
+
+
+@overload
+def sync_to_async(
+    func: Callable[_P, _R],
+    *,
+    thread_sensitive: bool = True,
+    executor: ThreadPoolExecutor | None = None,
+    context: contextvars.Context | None = None,
+) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
+
+
+def sync_to_async(
+    func: Any = None,
+    *,
+    thread_sensitive: bool = True,
+    executor: ThreadPoolExecutor | None = None,
+    context: contextvars.Context | None = None,
+) -> Any:
+    """Make an async function of a sync one: see `SyncToAsync`. Also a decorator, with or without
+    arguments."""
+    if func is None:
+        return lambda f: SyncToAsync(
+            f, thread_sensitive=thread_sensitive, executor=executor, context=context
+        )
+    return SyncToAsync(func, thread_sensitive=thread_sensitive, executor=executor, context=context)

@@ -1,0 +1,95 @@
+"""What every test has: the kernels, scripts run in an interpreter of their own, and a time limit.
+
+The time limit (pytest-timeout) and ``error`` for warnings are set in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import pytest
+
+import asgibridge
+
+KERNELS = {"pure": "asgibridge._pure"}
+try:
+    importlib.import_module("asgibridge._speedups")
+except ModuleNotFoundError:
+    pass
+else:
+    KERNELS["speedups"] = "asgibridge._speedups"
+
+# Longer than any script takes, shorter than the limit of the test that runs it.
+SCRIPT_SECONDS = 40
+
+
+def pytest_sessionstart() -> None:
+    # On 3.9, pytest-asyncio asks for the current event loop, and nobody closes the one it gets made.
+    asyncio.set_event_loop(None)
+
+
+def pytest_report_header() -> str:
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return (
+        f"asgibridge {asgibridge.__version__}: {asgibridge.IMPLEMENTATION} kernel on "
+        f"{sys.implementation.name} {sys.version.split()[0]}, GIL {'on' if gil else 'off'}"
+    )
+
+
+@pytest.fixture(params=list(KERNELS))
+def kernel(request: pytest.FixtureRequest) -> ModuleType:
+    """Each kernel there is, for the tests of what kernels have in common."""
+    return importlib.import_module(KERNELS[request.param])
+
+
+@pytest.fixture
+def no_gc() -> Iterator[None]:
+    """Run with the garbage collector off, and nothing for it to do at the start."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.fixture
+def run_script(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run source text as a script of its own; if it hangs, fail with the stacks of its threads."""
+
+    def run(source: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        script = tmp_path / "script.py"
+        script.write_text(
+            f"import faulthandler; faulthandler.dump_traceback_later({SCRIPT_SECONDS}, exit=True)\n"
+            + textwrap.dedent(source)
+        )
+        return subprocess.run(
+            [sys.executable, "-W", "error", str(script), *args],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=SCRIPT_SECONDS + 10,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def script_output(run_script) -> Callable[..., str]:
+    """The standard output of a script that must succeed, and be silent on standard error."""
+
+    def output(source: str, *args: str, **env: str) -> str:
+        done = run_script(source, *args, **env)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+        return done.stdout.strip()
+
+    return output

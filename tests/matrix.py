@@ -1,0 +1,208 @@
+"""Runs the tests, and asgiref's own suite, on one interpreter or on every one there is.
+
+    python tests/matrix.py                  this interpreter, in .venv/test (what `make test` does)
+    python tests/matrix.py --all            every CPython found of those supported, in .venv/py3.X
+
+Per interpreter and kernel: an environment with a fresh install of this checkout, ``pytest``, then
+``tests/upstream.py``. Environments are made two at a time; test runs are strictly one after the
+other, because they time out when starved. Ends with a line per run and one for all; the exit
+status is 1 if anything failed. An interpreter that is not there is named and counts as nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pytest_run
+from environment import (
+    HAS_COMPILED_KERNEL,
+    ROOT,
+    SUPPORTED,
+    VENVS,
+    EnvironmentFailure,
+    Interpreter,
+    child_environment,
+    create,
+    find,
+    install,
+    probe,
+    python_in,
+)
+from upstream import UpstreamFailure, run_suite
+
+KERNELS = ("off", "require") if HAS_COMPILED_KERNEL else ("off",)
+"""The values of ASGIBRIDGE_SPEEDUPS to test with."""
+
+LIMIT = 900
+"""Seconds for one run of the tests."""
+
+
+@dataclass
+class Run:
+    """One interpreter with one kernel: a line of the closing table."""
+
+    python: str
+    release: str
+    kernel: str
+    tests: str
+    upstream: str = "not run"
+    seconds: float = 0
+    ok: bool = False
+
+    def __str__(self) -> str:
+        return (
+            f"{'passed' if self.ok else 'FAILED'}  {self.python:<6} {self.release:<8} "
+            f"{self.kernel:<9} {self.seconds:>5.0f} s  tests: {self.tests}  "
+            f"asgiref's suite: {self.upstream}"
+        )
+
+
+def prepare(environment: Path, interpreter: Interpreter) -> Interpreter:
+    """The environment's own interpreter, everything installed."""
+    create(environment, interpreter)
+    install(environment, "test,upstream")
+    inside = probe(python_in(environment))
+    assert inside is not None
+    return inside
+
+
+def run_kernel(python: Interpreter, speedups: str, *, slow: bool) -> Run:
+    env = child_environment(ASGIBRIDGE_SPEEDUPS=speedups)
+    started = time.monotonic()
+    kernel = subprocess.run(
+        [python.path, "-I", "-c", "import asgibridge; print(asgibridge.IMPLEMENTATION)"],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    which = "all tests" if slow else "the fast tests"
+    print(
+        f"\n### {python.implementation} {python.name} ({python.release}), {kernel} kernel: {which}",
+        flush=True,
+    )
+    outcome = pytest_run.run(
+        [python.path, "-u", "-m", "pytest", *([] if slow else ["-m", "not slow"])],
+        cwd=ROOT,
+        env=env,
+        limit=LIMIT,
+    )
+    tests = str(outcome) if slow else f"{outcome}, without the slow ones"
+    run = Run(python.name, python.release, kernel, tests)
+    print(
+        f"\n### {python.implementation} {python.name}, {kernel} kernel: asgiref's own suite",
+        flush=True,
+    )
+    try:
+        run.upstream = run_suite(python, speedups)
+        run.ok = outcome.ok
+    except UpstreamFailure as failure:
+        run.upstream = f"FAILED: {failure}"
+    print(run.upstream, flush=True)
+    run.seconds = time.monotonic() - started
+    return run
+
+
+def run_leg(name: str, preparation: Future[Interpreter], *, slow: bool) -> list[Run]:
+    try:
+        python = preparation.result()
+    except EnvironmentFailure as failure:
+        print(f"\n### {name}\n{failure}", flush=True)
+        return [Run(name, "", "", "no environment: see above")]
+    return [run_kernel(python, speedups, slow=slow) for speedups in KERNELS]
+
+
+def read_results(path: Path | None) -> list[Run]:
+    if path is None or not path.exists():
+        return []
+    return [Run(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def report(runs: list[Run], missing: list[str]) -> bool:
+    """Print the table and the closing line; whether every run passed."""
+    runs = sorted(runs, key=lambda run: (len(run.python.rstrip("t")), run.python))
+    failed = [f"{run.python} {run.kernel}" for run in runs if not run.ok]
+    passed = dict.fromkeys(run.python for run in runs if run.ok)
+    without = dict.fromkeys(run.python for run in runs if run.upstream.startswith("NOT RUN"))
+    print("\nPython, its release, kernel, time, results:")
+    for run in runs:
+        print(f"  {run}")
+    for name in missing:
+        print(f"  NOT TESTED: {name}: no such interpreter found")
+    if not HAS_COMPILED_KERNEL:
+        print("  (this version has no compiled kernel)")
+    closing = [
+        f"{len(runs) - len(failed)} of {len(runs)} runs passed ({', '.join(passed) or 'none'})"
+    ]
+    if failed:
+        closing.append(f"FAILED: {', '.join(failed)}")
+    if without:
+        closing.append(f"asgiref's suite NOT RUN on {', '.join(without)}")
+    if missing:
+        closing.append(f"NOT TESTED: {', '.join(missing)}")
+    print(f"asgibridge's tests and asgiref's suite: {'; '.join(closing)}", flush=True)
+    return bool(runs) and not failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help=f"every CPython found of {', '.join(SUPPORTED)}: on PATH, in pyenv, or in the "
+        "directories that ASGIBRIDGE_PYTHONS lists",
+    )
+    parser.add_argument(
+        "--slow",
+        choices=("all", "newest", "none"),
+        default="all",
+        help="where to run the tests marked slow; newest: on the newest CPython with a GIL",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="add the results to FILE, leave out the Pythons already in it, report on all of them",
+    )
+    options = parser.parse_args()
+
+    earlier = read_results(options.results)
+    missing: list[str] = []
+    legs: dict[str, tuple[Path, Interpreter]] = {}
+    if options.all:
+        for name in SUPPORTED:
+            interpreter = find(name)
+            if interpreter:
+                legs[name] = (VENVS / f"py{name}", interpreter)
+            elif name not in {run.python for run in earlier}:
+                missing.append(name)
+        for run in earlier:
+            legs.pop(run.python, None)
+    else:
+        this = probe(sys.executable)
+        assert this is not None
+        legs[this.name] = (VENVS / "test", this)
+
+    newest = [name for name in legs if not name.endswith("t")][-1:]
+    slow = {"all": list(legs), "newest": newest, "none": []}[options.slow]
+    with ThreadPoolExecutor(2) as pool:
+        preparations = {name: pool.submit(prepare, *leg) for name, leg in legs.items()}
+    new = []
+    for name, preparation in preparations.items():
+        new += run_leg(name, preparation, slow=name in slow)
+        if options.results:
+            options.results.parent.mkdir(parents=True, exist_ok=True)
+            rows = (json.dumps(asdict(run)) + "\n" for run in earlier + new)
+            options.results.write_text("".join(rows))
+    return 0 if report(earlier + new, missing) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
