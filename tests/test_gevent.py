@@ -1,0 +1,70 @@
+"""Under gevent's monkey-patching every "thread" is a greenlet of one real thread, event loops too.
+
+Flask's async views run like that. One call works; several at once get, as with asgiref, either
+their result or asyncio's RuntimeError about the other greenlet's running loop (asgiref #443).
+"""
+
+from __future__ import annotations
+
+import sysconfig
+
+import pytest
+
+if sysconfig.get_config_var("Py_GIL_DISABLED"):
+    pytest.skip("gevent has no free-threaded build", allow_module_level=True)
+pytest.importorskip("gevent")
+
+SCRIPT = """
+    import warnings
+    warnings.simplefilter("ignore")  # gevent's own, and those of asyncio.run in a running loop
+    from gevent import monkey; monkey.patch_all()
+    import asyncio, gevent, threading
+    import asgibridge
+    from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+
+    async def view(n):
+        await asyncio.sleep(0.01)
+        return await sync_to_async(lambda: (n, threading.current_thread()))()
+"""
+
+
+def test_runs_on_the_pure_kernel(script_output):
+    assert script_output(SCRIPT + "    print(asgibridge.IMPLEMENTATION)") == "pure"
+
+
+def test_one_call_after_the_other(script_output):
+    assert script_output(SCRIPT + """
+    for n in range(3):
+        number, thread = async_to_sync(view)(n)
+        print(number, thread is threading.current_thread())
+    """).splitlines() == ["0 True", "1 True", "2 True"]
+
+
+def test_several_calls_at_once(script_output):
+    out = script_output(SCRIPT + """
+    def call(n):
+        try:
+            return async_to_sync(view)(n)[0] == n
+        except RuntimeError as error:
+            assert "loop" in str(error), error
+            return "refused"
+
+    calls = [gevent.spawn(call, n) for n in range(5)]
+    gevent.joinall(calls, timeout=20, raise_error=True)
+    print(sorted({str(each.value) for each in calls}))
+    print(async_to_sync(view)(7)[0])
+    """).splitlines()
+    assert out[0] in ("['True']", "['True', 'refused']")
+    assert out[1] == "7"
+
+
+def test_async_outermost(script_output):
+    assert script_output(SCRIPT + """
+    async def main():
+        async with ThreadSensitiveContext():
+            results = await asyncio.gather(*(sync_to_async(int)(str(n)) for n in range(3)))
+            return results, await sync_to_async(lambda: threading.current_thread().name)()
+
+    results, name = asyncio.run(main())
+    print(results, name.startswith("asgibridge-worker-"))
+    """) == "[0, 1, 2] True"

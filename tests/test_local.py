@@ -1,0 +1,202 @@
+"""`Local`, where asgiref's own suite does not look."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from asgibridge import local as local_module
+from asgibridge.local import Local
+from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+
+BOTH = pytest.mark.parametrize("thread_critical", [False, True], ids=["default", "critical"])
+
+
+def in_thread(function, *args):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
+
+
+class TestAttributes:
+    @BOTH
+    @pytest.mark.parametrize("in_loop", [False, True])
+    def test_are_set_read_and_deleted(self, thread_critical, in_loop):
+        local = Local(thread_critical=thread_critical)
+
+        def use():
+            assert not hasattr(local, "a")
+            local.a = 1
+            local.b = 2
+            assert (local.a, local.b) == (1, 2)
+            del local.a
+            assert (getattr(local, "a", "none"), local.b) == ("none", 2)
+            with pytest.raises(AttributeError, match="'a'"):
+                del local.a
+
+        async def ause():
+            use()
+
+        asyncio.run(ause()) if in_loop else use()
+
+    @BOTH
+    def test_of_any_name(self, thread_critical):
+        local = Local(thread_critical)
+        names = ["data", "home", "cvar", "variable", "_copy", "_lock", "_storage", "é"]
+        for name in names:
+            assert not hasattr(local, name)
+            setattr(local, name, name)
+        assert [getattr(local, name) for name in names] == names
+
+    def test_data_is_reserved(self):
+        with pytest.raises(AttributeError, match="_data"):
+            Local()._data = 1
+
+    @BOTH
+    def test_missing_ones_are_named(self, thread_critical):
+        with pytest.raises(AttributeError, match="no attribute 'language'"):
+            Local(thread_critical).language  # noqa: B018
+
+    @BOTH
+    def test_two_locals_are_apart(self, thread_critical):
+        one, other = Local(thread_critical), Local(thread_critical)
+        one.value = 1
+        assert not hasattr(other, "value")
+
+    @BOTH
+    def test_die_with_the_local(self, thread_critical):
+        import gc
+        import weakref
+
+        local = Local(thread_critical)
+        reference = weakref.ref(local)
+        del local
+        gc.collect()
+        assert reference() is None
+
+
+class TestTypes:
+    def test_are_exact(self):
+        assert type(Local()) is local_module._DefaultLocal
+        assert type(Local(thread_critical=True)) is local_module._ThreadCriticalLocal
+        assert isinstance(Local(), Local)
+
+    def test_cannot_be_subclassed(self):
+        class Mine(Local):
+            pass
+
+        with pytest.raises(TypeError, match="cannot be subclassed"):
+            Mine()
+
+    def test_take_nothing_else(self):
+        with pytest.raises(TypeError):
+            Local(True, 1)
+
+
+class TestVisibility:
+    def test_not_in_a_thread_that_inherits_the_context(self):
+        """3.14's thread_inherit_context, or a copied context run in a thread."""
+        local = Local()
+        local.value = "ours"
+        context = contextvars.copy_context()
+
+        def other():
+            seen = getattr(local, "value", None)
+            local.value = "theirs"
+            return seen, local.value
+
+        assert in_thread(context.run, other) == (None, "theirs")
+        assert local.value == "ours"
+
+    def test_not_in_a_worker_that_belongs_to_somebody_else(self):
+        local = Local()
+
+        async def main(value):
+            async with ThreadSensitiveContext():
+                assert await sync_to_async(getattr)(local, "value", None) is None
+                await sync_to_async(setattr)(local, "value", value)
+                return await sync_to_async(getattr)(local, "value")
+
+        async def both():
+            return await asyncio.gather(*(asyncio.create_task(main(i)) for i in range(20)))
+
+        assert asyncio.run(both()) == list(range(20))
+
+    def test_on_every_hop_of_a_chain(self):
+        local = Local()
+
+        async def down(level):
+            assert local.level == level
+            local.level += 1
+            if level < 10:
+                await sync_to_async(async_to_sync(down))(level + 1)
+
+        local.level = 0
+        async_to_sync(down)(0)
+        assert local.level == 11
+
+    def test_in_a_pools_thread_only_as_long_as_the_call_lasts(self):
+        local = Local()
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            loop.set_default_executor(ThreadPoolExecutor(1))
+            local.value = 1
+            get = sync_to_async(lambda: local.value, thread_sensitive=False)
+            context = contextvars.copy_context()
+            return await get(), await loop.run_in_executor(
+                None, lambda: context.run(getattr, local, "value", None)
+            )
+
+        assert asyncio.run(main()) == (1, None)
+
+    def test_thread_critical_is_per_thread_in_sync_code(self):
+        local = Local(thread_critical=True)
+        local.value = 1
+        assert in_thread(getattr, local, "value", None) is None
+
+        async def main():
+            local.value = "loop"
+            await sync_to_async(setattr)(local, "value", "worker")
+            task = await asyncio.create_task(self._get(local))
+            fresh = contextvars.Context().run(asyncio.create_task, self._get(local))
+            return local.value, await sync_to_async(getattr)(local, "value"), task, await fresh
+
+        assert asyncio.run(main()) == ("loop", "worker", "loop", None)
+        assert local.value == 1
+
+    @staticmethod
+    async def _get(local):
+        return getattr(local, "value", None)
+
+    def test_thread_critical_comes_fresh_with_each_context(self):
+        """What Django's connections live in."""
+        local = Local(thread_critical=True)
+
+        async def main():
+            seen = []
+            for i in range(5):
+                async with ThreadSensitiveContext():
+                    seen.append(await sync_to_async(getattr)(local, "connection", None))
+                    await sync_to_async(setattr)(local, "connection", i)
+                    seen.append(await sync_to_async(getattr)(local, "connection"))
+            return seen
+
+        assert asyncio.run(main()) == [None, 0, None, 1, None, 2, None, 3, None, 4]
+
+    def test_many_threads_at_once(self):
+        local = Local()
+        barrier = threading.Barrier(8)
+
+        def use(i):
+            barrier.wait(10)
+            for n in range(500):
+                local.value = (i, n)
+                assert local.value == (i, n)
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(use, range(8)))
