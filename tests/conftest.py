@@ -32,7 +32,7 @@ SCRIPT_SECONDS = 40
 
 
 def pytest_sessionstart() -> None:
-    # On 3.9, pytest-asyncio asks for the current event loop, and nobody closes the one it gets made.
+    # On 3.9 pytest-asyncio asks for the current event loop, and nobody closes the one it gets.
     asyncio.set_event_loop(None)
 
 

@@ -11,10 +11,10 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
-import children
 import pytest
 
 import asgibridge
+import children
 from asgibridge._install import BOOTSTRAP
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="scripts with a first line #! are POSIX's")
@@ -40,6 +40,8 @@ print(json.dumps({
 """
 
 SHOW = "import asgiref.sync; print(asgiref.sync.__name__)\n"
+# For an environment that has nothing installed, not even what asgibridge may depend on.
+SHOW_VERSION = "import asgiref; print(asgiref.__version__)\n"
 
 
 @pytest.fixture
@@ -231,11 +233,11 @@ class TestCommand:
 
     @POSIX
     def test_of_another_environment_runs_there(self, site, command, cli, other_python):
-        path = command("tool", f"#!{other_python}\nimport sys; print(sys.prefix)\n{SHOW}")
+        path = command("tool", f"#!{other_python}\nimport sys; print(sys.prefix)\n{SHOW_VERSION}")
         done = cli("run", "tool", PATH=path)
-        prefix, module = done.stdout.splitlines()
+        prefix, version = done.stdout.splitlines()
         assert Path(prefix) == other_python.parents[1]
-        assert (module, done.returncode, done.stderr) == ("asgibridge.sync", 0, "")
+        assert (version, done.returncode, done.stderr) == ("3.13.0", 0, "")
 
     @POSIX
     def test_that_is_no_python_reaches_its_python(self, command, cli):
@@ -310,9 +312,7 @@ class TestErrors:
         (site / "package" / "__init__.py").write_text("import not_there\n")
         done = cli("run", "-m", "package")
         assert done.returncode == 1
-        assert done.stderr.splitlines()[-1] == (
-            "ModuleNotFoundError: No module named 'not_there'"
-        )
+        assert done.stderr.splitlines()[-1] == ("ModuleNotFoundError: No module named 'not_there'")
 
     def test_original_imported_before_the_program(self, site, cli, tmp_path):
         start = tmp_path / "start"
@@ -359,30 +359,30 @@ class TestChildProcesses:
         assert output("run", *words) == "__mp_main__ asgibridge.sync"
 
     def test_do_not_see_how(self, site, output):
-        child = [
-            sys.executable,
-            "-c",
+        program = (
             "import sys; print(*(p for p in sys.path if 'bootstrap' in p), 'none', "
-            "*sys.modules.keys() & {'sitecustomize', 'multiprocessing'})",
-        ]
+            "*sys.modules.keys() & {'sitecustomize', 'multiprocessing'})"
+        )
+        child = [sys.executable, "-c", program]
         (site / "parent.py").write_text(f"import subprocess; subprocess.run({child})\n")
-        plain = children.run(*child[1:], cwd=site).stdout.strip()
+        plain = children.run("-c", program, cwd=site).stdout.strip()
         assert output("run", "parent.py") == plain
 
-    SITECUSTOMIZE = {
-        "kept": "mark = 'mine'\n",
-        "raising": "1 / 0\n",
-        "lacking a module": "import not_there\n",
-        "lacking itself": "raise ImportError('no', name='sitecustomize')\n",
-        "exiting": "import sys; sys.exit(7)\n",
-    }
-
-    @pytest.mark.parametrize("kind", SITECUSTOMIZE)
+    @pytest.mark.parametrize(
+        "text",
+        [
+            pytest.param("mark = 'mine'", id="good"),
+            pytest.param("1 / 0", id="raising"),
+            pytest.param("import not_there", id="lacking a module"),
+            pytest.param("raise ImportError('no', name='sitecustomize')", id="lacking itself"),
+            pytest.param("import sys; sys.exit(7)", id="exiting"),
+        ],
+    )
     @pytest.mark.parametrize("where", ["PYTHONPATH", "site-packages"])
-    def test_keep_their_own_sitecustomize(self, site, other_python, kind, where):
+    def test_keep_their_own_sitecustomize(self, site, other_python, text, where):
         own = site / "own" if where == "PYTHONPATH" else _site_packages(other_python)
         own.mkdir(exist_ok=True)
-        (own / "sitecustomize.py").write_text(self.SITECUSTOMIZE[kind])
+        (own / "sitecustomize.py").write_text(text + "\n")
         program = (
             "import sys; own = sys.modules.get('sitecustomize')\n"
             "print(getattr(own, '__file__', None), getattr(own, 'mark', None), sys.path)"
@@ -395,12 +395,12 @@ class TestChildProcesses:
 
         plain, done = child(program), child(program, BOOTSTRAP)
         assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout)
-        assert (f"{own / 'sitecustomize.py'} mine" in done.stdout) == (kind == "kept")
+        assert (f"{own / 'sitecustomize.py'} mine" in done.stdout) == ("mine" in text)
         # If site does not catch it there is a traceback, with lines of ours.
         assert done.stderr.splitlines()[-1:] == plain.stderr.splitlines()[-1:]
         if done.returncode == 0:
             assert done.stderr == plain.stderr
-            assert child(SHOW, BOOTSTRAP).stdout == "asgibridge.sync\n"
+            assert child(SHOW_VERSION, BOOTSTRAP).stdout == "3.13.0\n"
 
     def test_that_cannot_be_installed_go_on_with_one_line(self, site, cli, other_python):
         (_site_packages(other_python) / "early.pth").write_text(

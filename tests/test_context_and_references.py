@@ -60,7 +60,8 @@ class TestContextVariables:
     def test_set_in_sync_code_are_seen_by_the_caller(self, thread_sensitive):
         async def main():
             first.set("caller")
-            await sync_to_async(lambda: second.set(first.get()), thread_sensitive=thread_sensitive)()
+            call = sync_to_async(lambda: second.set(first.get()), thread_sensitive=thread_sensitive)
+            await call()
             return first.get(), second.get()
 
         assert run(main()) == ("caller", "caller")

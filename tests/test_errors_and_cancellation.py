@@ -1,4 +1,4 @@
-"""What goes wrong: exceptions, deadlocks, cancellation, and leaving a context in the middle of it."""
+"""What goes wrong: exceptions, deadlocks, cancellation, and leaving a context in between."""
 
 from __future__ import annotations
 
@@ -297,9 +297,7 @@ class TestCancellation:
         async def main():
             started = asyncio.Event()
             call = async_to_sync(inner, force_new_loop=True)
-            task = asyncio.create_task(
-                sync_to_async(call)(asyncio.get_running_loop(), started)
-            )
+            task = asyncio.create_task(sync_to_async(call)(asyncio.get_running_loop(), started))
             await started.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -474,9 +472,9 @@ class TestLeavingAContext:
 
 class TestMisuse:
     def test_an_executor_goes_with_thread_sensitive_false_only(self):
-        with ThreadPoolExecutor(1) as executor:
-            with pytest.raises(TypeError, match="must not be set when thread_sensitive is True"):
-                sync_to_async(print, executor=executor)
+        executor = ThreadPoolExecutor(1)
+        with pytest.raises(TypeError, match="must not be set when thread_sensitive is True"):
+            sync_to_async(print, executor=executor)
 
     @pytest.mark.parametrize("func", [asyncio.sleep, 3, None])
     def test_only_sync_functions_become_async(self, func):
@@ -488,3 +486,26 @@ class TestMisuse:
         executor.shutdown()
         with pytest.raises(RuntimeError, match="after shutdown"):
             executor.submit(print)
+
+    def test_the_original_beside_ours_is_warned_of_once(self, script_output):
+        """Two thread-sensitive worlds: database work happens on the wrong thread."""
+        assert (
+            script_output("""
+    import asyncio, sys, types, warnings
+    from asgibridge.sync import sync_to_async
+
+    async def hops():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                assert await sync_to_async(int)("7") == 7
+        return [(str(each.message), each.filename == __file__) for each in caught]
+
+    assert asyncio.run(hops()) == []
+    sys.modules["asgiref.sync"] = types.ModuleType("asgiref.sync")
+    [(message, here)] = asyncio.run(hops())
+    assert "asgibridge.install()" in message and "asgibridge run" in message, message
+    print(here, asyncio.run(hops()))
+        """)
+            == "True []"
+        )

@@ -33,15 +33,20 @@ def test_runs_on_the_pure_kernel(script_output):
 
 
 def test_one_call_after_the_other(script_output):
-    assert script_output(SCRIPT + """
+    assert script_output(
+        SCRIPT
+        + """
     for n in range(3):
         number, thread = async_to_sync(view)(n)
         print(number, thread is threading.current_thread())
-    """).splitlines() == ["0 True", "1 True", "2 True"]
+    """
+    ).splitlines() == ["0 True", "1 True", "2 True"]
 
 
 def test_several_calls_at_once(script_output):
-    out = script_output(SCRIPT + """
+    out = script_output(
+        SCRIPT
+        + """
     def call(n):
         try:
             return async_to_sync(view)(n)[0] == n
@@ -53,13 +58,17 @@ def test_several_calls_at_once(script_output):
     gevent.joinall(calls, timeout=20, raise_error=True)
     print(sorted({str(each.value) for each in calls}))
     print(async_to_sync(view)(7)[0])
-    """).splitlines()
+    """
+    ).splitlines()
     assert out[0] in ("['True']", "['True', 'refused']")
     assert out[1] == "7"
 
 
 def test_async_outermost(script_output):
-    assert script_output(SCRIPT + """
+    assert (
+        script_output(
+            SCRIPT
+            + """
     async def main():
         async with ThreadSensitiveContext():
             results = await asyncio.gather(*(sync_to_async(int)(str(n)) for n in range(3)))
@@ -67,4 +76,17 @@ def test_async_outermost(script_output):
 
     results, name = asyncio.run(main())
     print(results, name.startswith("asgibridge-worker-"))
-    """) == "[0, 1, 2] True"
+    """
+        )
+        == "[0, 1, 2] True"
+    )
+
+
+def test_installed_before_the_patching(script_output):
+    """As the first line of a program, which must not load asyncio before gevent patches it."""
+    assert (
+        script_output(
+            "    import asgibridge.autoinstall\n" + SCRIPT + "    print(asgibridge.IMPLEMENTATION)"
+        )
+        == "pure"
+    )

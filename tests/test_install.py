@@ -11,10 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
-import children
 import pytest
 
 import asgibridge
+import children
 from asgibridge import _install
 
 SUBMODULES = (
@@ -299,7 +299,9 @@ class TestPytestPlugin:
     @pytest.fixture
     def run_pytest(self, tmp_path):
         (tmp_path / "test_it.py").write_text(
-            "import asgiref.sync\n\ndef test_it():\n    assert not hasattr(asgiref.sync, 'original')\n"
+            "import asgiref.sync\n"
+            "def test_it():\n"
+            "    assert not hasattr(asgiref.sync, 'original')\n"
         )
 
         def run(*args, before=""):
@@ -374,7 +376,9 @@ class TestMultiprocessing:
     @pytest.mark.parametrize("method", METHODS)
     def test_children_get_this_asgibridge_wherever_it_lies(self, tmp_path, method):
         """A place that is on no path of theirs, and hard to quote."""
-        place = tmp_path / ("it's a plåce" if os.name == "nt" else "it's \\ \"a\" plåce;")
+        place = tmp_path / "it's a plåce"
+        if os.name == "posix":
+            place /= 'with "quotes" and \\;'
         shutil.copytree(Path(asgibridge.__file__).parent, place / "asgibridge")
         (tmp_path / "script.py").write_text(
             # The main module as a child sees it must not be what brings the place onto the path.

@@ -25,7 +25,9 @@ CTRL_C = """
 
 class TestCtrlC:
     def test_cancels_serves_and_then_raises(self, script_output):
-        assert script_output(CTRL_C + """
+        assert script_output(
+            CTRL_C
+            + """
     def clean_up():
         print("cleaned up in", threading.current_thread().name)
 
@@ -41,7 +43,8 @@ class TestCtrlC:
     except KeyboardInterrupt as error:
         print("interrupted", error.__cause__, signal.getsignal(signal.SIGINT).__name__)
     print(async_to_sync(asyncio.sleep)(0, "and works again"))
-        """).splitlines() == [
+        """
+        ).splitlines() == [
             "cleaned up in MainThread",
             "interrupted None default_int_handler",
             "and works again",
@@ -49,7 +52,10 @@ class TestCtrlC:
 
     def test_that_the_coroutine_deals_with_is_dealt_with(self, script_output):
         """As with asyncio.Runner."""
-        assert script_output(CTRL_C + """
+        assert (
+            script_output(
+                CTRL_C
+                + """
     async def coroutine():
         try:
             asyncio.get_running_loop().call_soon(ctrl_c)
@@ -58,10 +64,15 @@ class TestCtrlC:
             return "dealt with"
 
     print(async_to_sync(coroutine)())
-        """) == "dealt with"
+        """
+            )
+            == "dealt with"
+        )
 
     def test_while_a_sync_function_runs_does_not_break_into_it(self, script_output):
-        assert script_output(CTRL_C + """
+        assert script_output(
+            CTRL_C
+            + """
     def work():
         ctrl_c()
         print("worked on")
@@ -74,10 +85,14 @@ class TestCtrlC:
         async_to_sync(coroutine)()
     except KeyboardInterrupt:
         print("interrupted")
-        """).splitlines() == ["worked on", "interrupted"]
+        """
+        ).splitlines() == ["worked on", "interrupted"]
 
     def test_before_the_coroutine_has_begun(self, script_output):
-        assert script_output(CTRL_C + """
+        assert (
+            script_output(
+                CTRL_C
+                + """
     original = asyncio.run
     def late(coroutine):
         ctrl_c()
@@ -97,11 +112,16 @@ class TestCtrlC:
         async_to_sync(asyncio.sleep)(30)
     except KeyboardInterrupt:
         print("interrupted")
-        """) == "interrupted"
+        """
+            )
+            == "interrupted"
+        )
 
     @pytest.mark.parametrize("where", ["new thread", "AsyncSingleThreadContext"])
     def test_twice_raises_at_once_and_exit_waits_for_nobody(self, script_output, where):
-        assert script_output(CTRL_C + """
+        assert script_output(
+            CTRL_C
+            + """
     async def stubborn():
         threading.Thread(target=two_signals).start()
         while True:
@@ -125,10 +145,14 @@ class TestCtrlC:
                 async_to_sync(stubborn)()
     except KeyboardInterrupt:
         print("interrupted")
-        """, where).splitlines() == ["refused", "interrupted"]
+        """,
+            where,
+        ).splitlines() == ["refused", "interrupted"]
 
     def test_twice_while_a_sync_function_runs(self, script_output):
-        assert script_output(CTRL_C + """
+        assert script_output(
+            CTRL_C
+            + """
     def work():
         ctrl_c()
         print("worked on", flush=True)
@@ -151,11 +175,14 @@ class TestCtrlC:
         async_to_sync(coroutine)()
     except KeyboardInterrupt:
         print("interrupted")
-        """).splitlines() == ["worked on", "interrupted"]
+        """
+        ).splitlines() == ["worked on", "interrupted"]
 
     def test_with_a_handler_of_the_users_own(self, script_output):
         """Its exception is raised when the cancelled coroutine has ended."""
-        assert script_output(CTRL_C + """
+        assert script_output(
+            CTRL_C
+            + """
     class Stop(Exception): pass
     def handler(*_):
         raise Stop
@@ -172,16 +199,20 @@ class TestCtrlC:
         async_to_sync(coroutine)()
     except Stop:
         print("stopped", signal.getsignal(signal.SIGINT) is handler)
-        """).splitlines() == ["cleaned up", "stopped True"]
+        """
+        ).splitlines() == ["cleaned up", "stopped True"]
 
     def test_in_the_main_loop_while_a_worker_waits_for_it(self, run_script):
-        done = run_script(CTRL_C + """
+        done = run_script(
+            CTRL_C
+            + """
     async def inner():
         asyncio.get_running_loop().call_soon(ctrl_c)
         await asyncio.sleep(30)
 
     asyncio.run(sync_to_async(async_to_sync(inner))())
-        """)
+        """
+        )
         assert done.returncode in (1, -signal.SIGINT)
         assert done.stderr.rstrip().endswith("KeyboardInterrupt")
 
@@ -205,7 +236,8 @@ class TestExit:
         """).splitlines() == ["thread-sensitive", "not thread-sensitive"]
 
     def test_lets_threads_that_outlive_main_go_on_bridging(self, script_output):
-        assert script_output("""
+        assert (
+            script_output("""
     import asyncio, threading
     from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
     thread = sync_to_async(threading.current_thread)
@@ -217,13 +249,15 @@ class TestExit:
         assert await thread() is before
         async with ThreadSensitiveContext():
             assert await thread() is await thread()
-        print(await sync_to_async(async_to_sync(asyncio.sleep), thread_sensitive=True)(0, "bridged"))
+        print(await sync_to_async(async_to_sync(asyncio.sleep))(0, "bridged"))
 
     main = threading.main_thread()
     ready = threading.Event()
     threading.Thread(target=asyncio.run, args=(coroutine(),)).start()
     ready.wait(10)
-        """) == "bridged"
+        """)
+            == "bridged"
+        )
 
     def test_in_atexit_there_is_an_answer_or_a_clear_error(self, run_script):
         done = run_script("""
@@ -244,7 +278,8 @@ class TestExit:
         assert done.stdout.strip() == "answer" or "shutdown" in done.stdout
 
     def test_of_an_idle_process_is_quick(self, script_output):
-        assert script_output("""
+        assert (
+            script_output("""
     import asyncio
     from asgibridge.sync import ThreadSensitiveContext, sync_to_async
 
@@ -254,7 +289,9 @@ class TestExit:
         await sync_to_async(print)("a context never left")
 
     asyncio.run(main())
-        """) == "a context never left"
+        """)
+            == "a context never left"
+        )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
@@ -279,17 +316,26 @@ class TestFork:
 
     def test_sync_to_async_works_in_the_child(self, script_output):
         """With asgiref it hangs if it was used in the parent."""
-        assert script_output(self.FORK + """
+        assert (
+            script_output(
+                self.FORK
+                + """
     def child():
         assert asyncio.run(thread()).name != parents.name
         assert asyncio.run(thread()) in threading.enumerate()
 
     parents = asyncio.run(thread())
     print(in_child(child), asyncio.run(thread()) is parents)
-        """) == "0 True"
+        """
+            )
+            == "0 True"
+        )
 
     def test_of_a_worker_in_the_middle_of_a_call(self, script_output):
-        assert script_output(self.FORK + """
+        assert (
+            script_output(
+                self.FORK
+                + """
     def child():
         assert async_to_sync(asyncio.sleep)(0, "top level") == "top level"
         assert asyncio.run(thread()) is not threading.current_thread()
@@ -302,10 +348,16 @@ class TestFork:
         async with ThreadSensitiveContext():
             return await sync_to_async(in_child)(child)
     print(asyncio.run(main()), asyncio.run(sync_to_async(in_child)(child)))
-        """) == "0 0"
+        """
+            )
+            == "0 0"
+        )
 
     def test_of_the_loops_thread_while_another_waits(self, script_output):
-        assert script_output(self.FORK + """
+        assert (
+            script_output(
+                self.FORK
+                + """
     def child():
         # The frame that serves us belongs to a thread that is not here.
         assert asyncio.run(thread()) is not threading.main_thread()
@@ -319,10 +371,16 @@ class TestFork:
             asyncio._set_running_loop(loop)
 
     print(async_to_sync(main)())
-        """) == "0"
+        """
+            )
+            == "0"
+        )
 
     def test_a_context_of_the_parent_works_in_the_child(self, script_output):
-        assert script_output(self.FORK + """
+        assert (
+            script_output(
+                self.FORK
+                + """
     async def main():
         async with ThreadSensitiveContext():
             parents = await thread()
@@ -335,4 +393,7 @@ class TestFork:
             return status
 
     print(asyncio.run(main()))
-        """) == "0"
+        """
+            )
+            == "0"
+        )

@@ -407,7 +407,7 @@ class TestSwitch:
             "    def create_module(self, spec): return None\n"
             "    def exec_module(self, module): raise ImportError('undefined symbol')\n"
             "sys.meta_path.insert(0, Broken())\n"
-            "import asgibridge\n"
+            "import asgibridge.sync\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", program],

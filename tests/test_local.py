@@ -58,7 +58,7 @@ class TestAttributes:
     @BOTH
     def test_missing_ones_are_named(self, thread_critical):
         with pytest.raises(AttributeError, match="no attribute 'language'"):
-            Local(thread_critical).language  # noqa: B018
+            Local(thread_critical).language
 
     @BOTH
     def test_two_locals_are_apart(self, thread_critical):
@@ -152,6 +152,26 @@ class TestVisibility:
             )
 
         assert asyncio.run(main()) == (1, None)
+
+    def test_in_a_task_that_a_worker_schedules(self):
+        """Like the context variables that it inherits from there; asgiref hides them."""
+        local = Local()
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            seen = loop.create_future()
+
+            async def scheduled():
+                seen.set_result(getattr(local, "value", None))
+
+            def work():
+                local.value = "worker"
+                loop.call_soon_threadsafe(lambda: loop.create_task(scheduled()))
+
+            await sync_to_async(work)()
+            return await seen
+
+        assert asyncio.run(main()) == "worker"
 
     def test_thread_critical_is_per_thread_in_sync_code(self):
         local = Local(thread_critical=True)

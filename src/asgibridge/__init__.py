@@ -7,8 +7,23 @@ or ``asgibridge run …`` with no line changed.
 
 from __future__ import annotations
 
-from ._backend import IMPLEMENTATION
 from ._install import install
 from ._version import __version__
 
 __all__ = ["IMPLEMENTATION", "__version__", "install"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    IMPLEMENTATION: str
+    """Which kernel runs: ``pure`` or ``speedups``."""
+
+
+def __getattr__(name: str) -> str:
+    # Loaded when asked for: whoever wants to be in asgiref's place has to come first in a program,
+    # before gevent's monkey-patching too, and asyncio must not come with it.
+    if name == "IMPLEMENTATION":
+        from ._backend import IMPLEMENTATION
+
+        globals()[name] = IMPLEMENTATION
+        return IMPLEMENTATION
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,8 +4,8 @@
 
 ``auto`` (or unset)
     the compiled kernel if it was built, else the pure one; and the pure one where compiled code
-    must not be used: under gevent's or eventlet's monkey-patched ``threading`` (only ``threading``'s
-    own objects yield to other greenlets there).
+    must not be used: under gevent's or eventlet's monkey-patched ``threading``, whose own objects
+    alone yield to other greenlets.
 ``require``
     the compiled kernel, or an ImportError.
 ``off``

@@ -59,7 +59,7 @@ class Mailbox(Protocol):
 _names = itertools.count()
 _generation = 0
 # Guards the pair below, so that no worker slips between the exit's two questions "who is there?"
-# and "who waits for the next one?". Re-entrant: a finalizer run by the collector may start a worker.
+# and "who waits for the next one?". Re-entrant: a finalizer may start a worker.
 _lock = threading.RLock()
 _exiting = False
 _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit

@@ -1,4 +1,4 @@
-"""`Local`: attributes that belong to a task, or to a thread, and follow a call across the bridge."""
+"""`Local`: attributes of a task, or of a thread, that follow a call across the bridge."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ an AsyncSingleThreadContext) executes `asyncio.run` from beginning to end: lefto
 async generators and default executor shut down, loop closed. Only then does the run close the
 caller's executor, whatever happened, so the caller cannot wait for ever and serves to the end.
 
-**Ctrl-C**, as in `asyncio.Runner`. In the main thread, where Python runs signal handlers, and if the
-SIGINT handler is Python's own, ours stands in for it as long as the call takes:
+**Ctrl-C**, as in `asyncio.Runner`. In the main thread, where Python runs signal handlers, and if
+the SIGINT handler is Python's own, ours stands in for it as long as the call takes:
 
 * the first SIGINT cancels the main task and interrupts nothing; the caller goes on serving. If the
   coroutine ends cancelled, the call raises KeyboardInterrupt.

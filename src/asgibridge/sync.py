@@ -20,8 +20,8 @@ a call that failed, and none is inherited by a task that is merely scheduled fro
 **Context.** Each side works in a copy of the other's context variables, and what it changed is set
 in the caller's before the caller goes on. ``exc_info`` travels too.
 
-The class attributes, ``SyncToAsync.thread_handler`` and ``AsyncToSync.main_wrap`` are asgiref's, with
-the arguments asgiref passes: agents and adapters patch and override them.
+The class attributes, ``SyncToAsync.thread_handler`` and ``AsyncToSync.main_wrap`` are asgiref's,
+with the arguments asgiref passes: agents and adapters patch and override them.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class AsyncSingleThreadContext:
     def __init__(self) -> None:
         self.token: contextvars.Token[AsyncSingleThreadContext] | None = None
 
-    def __enter__(self) -> AsyncSingleThreadContext:
+    def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
         if AsyncToSync.async_single_thread_context.get(None) is None:
             self.token = AsyncToSync.async_single_thread_context.set(self)
         return self
@@ -147,7 +147,7 @@ class ThreadSensitiveContext:
         self._old_executor: CurrentThreadExecutor | None = None
         self._exited = False
 
-    async def __aenter__(self) -> ThreadSensitiveContext:
+    async def __aenter__(self) -> ThreadSensitiveContext:  # noqa: PYI034
         if self._executor is not None:
             if self.token is not None:
                 raise RuntimeError("ThreadSensitiveContext is already entered")
@@ -190,11 +190,15 @@ class ThreadSensitiveContext:
 
 async def _retire(executor: Executor) -> None:
     # Shut it down and wait for what it has, without a thread to wait in: by a last call's return.
-    if isinstance(executor, kernel.ThreadSensitiveExecutor):
-        idle = executor.is_idle() or executor.owns_current_thread()
-    else:
-        idle = False
-    last = None if idle else asyncio.wrap_future(executor.submit(_nothing))
+    last = None
+    if not (
+        isinstance(executor, kernel.ThreadSensitiveExecutor)
+        and (executor.is_idle() or executor.owns_current_thread())
+    ):
+        try:
+            last = asyncio.wrap_future(executor.submit(_nothing))
+        except RuntimeError:
+            pass  # somebody has shut it down already
     executor.shutdown(wait=False)
     if last is not None:
         await last
@@ -230,7 +234,7 @@ class AsyncToSync(Generic[_P, _R]):
     )
 
     context_to_thread_executor: weakref.WeakKeyDictionary[AsyncSingleThreadContext, Executor] = (
-        weakref.WeakKeyDictionary()
+        weakref.WeakKeyDictionary()  # noqa: RUF012
     )
 
     def __init__(
@@ -263,13 +267,15 @@ class AsyncToSync(Generic[_P, _R]):
             )
         outer = getattr(self.executors, "current", None)
         executor = CurrentThreadExecutor(outer)
-        self.executors.current = executor
-        before = contextvars.copy_context()
-        context = [before]
+        context = [contextvars.copy_context()]
+        before = context[0]
         interrupted = False
         result: Any = kernel.AsyncCall() if self._has_own_main_wrap() else Future()
         coroutine: Any = None
         try:
+            self.executors.current = executor
+            before = contextvars.copy_context()
+            context[0] = before
             coroutine = self.awaitable(*args, **kwargs)
             awaitable = self.main_wrap(
                 result,
@@ -285,6 +291,7 @@ class AsyncToSync(Generic[_P, _R]):
                 finally:
                     del run
         except BaseException:
+            executor.quit()
             _close_if_not_begun(coroutine)
             raise
         finally:
@@ -404,11 +411,7 @@ def _serve_while_on(
     except RuntimeError:
         begun = False
         return False
-    try:
-        executor.serve()
-    except BaseException:
-        executor.quit()
-        raise
+    executor.serve()
     return True
 
 
@@ -482,7 +485,7 @@ class SyncToAsync(Generic[_P, _R]):
     """Here for those who read it; nothing sets it (see "Deadlocks" above)."""
 
     context_to_thread_executor: weakref.WeakKeyDictionary[ThreadSensitiveContext, Executor] = (
-        weakref.WeakKeyDictionary()
+        weakref.WeakKeyDictionary()  # noqa: RUF012
     )
 
     def __init__(
@@ -737,9 +740,10 @@ def _warn_of_real_asgiref() -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            "asgiref is imported beside asgibridge, and each has its own thread for thread-sensitive "
-            "code: database work may happen on the wrong one. Call asgibridge.install() before "
-            "anything imports asgiref, or start the program with `asgibridge run`.",
+            "asgiref is imported beside asgibridge, and each has its own thread for "
+            "thread-sensitive code: database work may happen on the wrong one. Call "
+            "asgibridge.install() before anything imports asgiref, or start the program with "
+            "`asgibridge run`.",
             RuntimeWarning,
             stacklevel=4,
         )

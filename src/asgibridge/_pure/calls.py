@@ -136,7 +136,7 @@ class SyncCall:
         self._channel.post(self)
 
     def cancel(self) -> None:
-        """Give up a call that the thread will not run any more, instead of `run`. From any thread."""
+        """Give up a call that the thread will not run any more, in place of `run`. Any thread."""
         try:
             self._work.pop()
         except IndexError:
@@ -174,7 +174,7 @@ class SyncCall:
         if not self._done:
             self._waiter = self._loop.create_future()
             try:
-                yield from self._waiter
+                yield from self._waiter.__await__()
             finally:
                 self._waiter = None
         return self._take()

@@ -9,7 +9,7 @@ So two contexts with the same trie are equal, and in the usual case, nothing set
 there is to find out, whether there is one variable or a thousand. The trie is no Python attribute;
 `gc.get_referents` shows it, among other things: an entered context also refers to the one entered
 before it. Where there is no such function the walk over all variables gives the same answer. With
-the GIL off there is one, but it stops all threads: 27 µs with three of them busy, more than the walk.
+the GIL off there is one, but it stops all threads: 27 µs with three of them busy, more than a walk.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ to do with the chain (always on free-threaded 3.14, and wherever somebody runs a
 thread of their own), and values must not leak there.
 
 asgiref tags values with the ident of the thread instead, and has to tag them anew, by setting every
-such variable, on each side of each hop. Here the hop changes nothing but the home of the thread that
-runs it, for as long as it runs it.
+such variable, on each side of each hop. Here the hop changes nothing but the home of the thread
+that runs it, for as long as it runs it.
 """
 
 from __future__ import annotations
