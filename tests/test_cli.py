@@ -28,7 +28,7 @@ loader = main["__loader__"]
 print(json.dumps({
     "argv": sys.argv,
     "path": sys.path[:2],
-    "attributes": sorted(name for name in main if name.startswith("__")),
+    "names": sorted(main),
     "file": main["__file__"],
     "cached": main.get("__cached__"),
     "package": main["__package__"],
@@ -194,13 +194,30 @@ class TestRun:
         assert done.stderr.splitlines()[-1:] == expected.stderr.splitlines()[-1:]
         assert "During handling" not in done.stderr
 
-    def test_leaves_no_empty_entry_in_python_path(self, site, output):
-        """It would be the current directory."""
+    @pytest.mark.parametrize(
+        ("before", "after"),
+        [
+            (None, [BOOTSTRAP]),
+            ([], [BOOTSTRAP]),  # an empty entry would be the current directory
+            (["one", "two"], [BOOTSTRAP, "one", "two"]),
+            (["one", "", "two"], [BOOTSTRAP, "one", "", "two"]),
+            ([BOOTSTRAP, "one"], [BOOTSTRAP, "one"]),
+        ],
+    )
+    def test_puts_one_entry_in_front_of_python_path(self, site, before, after):
         (site / "path.py").write_text("import os; print(os.environ['PYTHONPATH'])\n")
-        paths = [*map(os.path.abspath, children.python_path())]
-        assert output("run", "path.py") == os.pathsep.join([BOOTSTRAP, *paths])
-        if not paths:
-            assert output("run", "path.py", PYTHONPATH="") == BOOTSTRAP
+        set_path = f"os.environ['PYTHONPATH'] = {os.pathsep.join(before or [])!r}"
+        if before is None:
+            set_path = "os.environ.pop('PYTHONPATH', None)"
+        program = (
+            f"import os; {set_path}; from asgibridge._cli import main; main(['run', 'path.py'])"
+        )
+        done = children.run("-c", program, cwd=site)
+        assert (done.stdout.strip(), done.stderr) == (os.pathsep.join(after), "")
+
+    def test_leaves_no_bytecode_beside_a_script(self, site, output):
+        output("run", "script.py", PYTHONDONTWRITEBYTECODE="")
+        assert not (site / "__pycache__").exists()
 
 
 class TestCommand:

@@ -199,8 +199,9 @@ class TestInstall:
     @pytest.mark.parametrize(
         ("imports", "named"),
         [
-            ("asgiref", "(asgiref)"),
-            ("asgiref.sync, asgiref.local", "(asgiref, asgiref.local, asgiref.sync)"),
+            ("import asgiref", "(asgiref)"),
+            ("import asgiref.sync, asgiref.local", "(asgiref, asgiref.local, asgiref.sync)"),
+            ("import asgiref.sync; del sys.modules['asgiref']", "(asgiref.sync)"),
         ],
     )
     def test_too_late_says_what_was_imported_and_changes_nothing(
@@ -208,7 +209,7 @@ class TestInstall:
     ):
         message, *rest = script_output(f"""
     import asgibridge, sys
-    import {imports}
+    {imports}
     before = list(sys.meta_path), dict(sys.modules)
     try:
         asgibridge.install()
@@ -412,6 +413,22 @@ class TestMultiprocessing:
         )
         done = children.run("script.py", cwd=tmp_path)
         assert (done.stdout, done.stderr) == ("asgibridge.sync\n", "")
+
+    def test_begins_once(self, script_output):
+        """However often install() is called, and whenever multiprocessing is imported."""
+        assert (
+            script_output("""
+    import asgibridge
+    asgibridge.install()
+    import multiprocessing.spawn
+    asgibridge.install()
+    import multiprocessing.popen_spawn_posix, multiprocessing.popen_forkserver
+    asgibridge.install()
+    program = multiprocessing.spawn.get_command_line(pipe_handle=5)[-2]
+    print(program.count("import asgibridge_bootstrap"), program.count("spawn_main(pipe_handle=5)"))
+        """)
+            == "1 1"
+        )
 
     def test_is_left_alone_in_a_frozen_program(self, monkeypatch):
         """Whose command has no -c, or is read by what froze it."""

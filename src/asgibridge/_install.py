@@ -232,11 +232,9 @@ def _install_first(command: Sequence[Any], module: str) -> list[Any]:
 
 
 def _prelude() -> str:
-    # The directory holds nothing that could hide another module, so it may come first. Windows
-    # passes the program in double quotes, so there must be none inside; nor may a path's quotes or
-    # backslashes end the string.
-    directory = BOOTSTRAP.encode("unicode_escape").decode("ascii")
-    directory = directory.replace("'", "\\x27").replace('"', "\\x22")
+    # The directory holds nothing that could hide another module, so it may come first. Not repr():
+    # Windows passes the program in double quotes, so there must be none inside.
+    directory = BOOTSTRAP.encode("unicode_escape").decode("ascii").replace("'", "\\x27")
     return (
         f"import sys; sys.path.insert(0, '{directory}'); "
         "import asgibridge_bootstrap; sys.path.pop(0); "

@@ -57,13 +57,14 @@ class TopLevelRun:
         context: Context,
         served: dict[asyncio.AbstractEventLoop, CurrentThreadExecutor],
     ) -> None:
-        self._awaitable: Awaitable[None] | None = awaitable
+        self._awaitable = [awaitable]  # popped by whoever begins it, or drops it: one of them
         self._executor = executor
         self._context = context
         self._served = served
         self._home = kernel.current_home()
         self._main: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._interrupts = 0
+        self._started = False
         self._abandoned = False
         self._abandon_thread: Callable[[], None] | None = None
         self._error: BaseException | None = None
@@ -77,12 +78,16 @@ class TopLevelRun:
         pending: BaseException | None = None
         try:
             with self._sigint():
-                self._start(on)
                 while True:
                     try:
+                        if not self._started:
+                            self._start(on)
                         self._executor.serve()
                         break
                     except BaseException as error:
+                        if not self._started:
+                            self._drop_awaitable()
+                            raise
                         if self._interrupts:
                             self._abandon()
                             raise
@@ -102,20 +107,21 @@ class TopLevelRun:
             pending = self._error = None
 
     def _start(self, on: Executor | None) -> None:
-        try:
-            if on is None:
-                inbox = kernel.Inbox()
-                worker = Worker(inbox)
-                inbox.put(_RunnerItem(self))
-                inbox.close()
-                self._abandon_thread = worker.abandon
+        if on is None:
+            inbox = kernel.Inbox()
+            worker = Worker(inbox)
+            inbox.put(_RunnerItem(self))
+            inbox.close()
+            self._abandon_thread = worker.abandon
+            try:
                 worker.start()
-            else:
-                self._abandon_thread = getattr(on, "abandon", None)
-                on.submit(self._execute).add_done_callback(self._submitted)
-        except BaseException:
-            self._drop_awaitable()
-            raise
+            finally:
+                # A signal handler may raise while we wait for the thread to report that it is up.
+                self._started = worker.ident is not None
+        else:
+            self._abandon_thread = getattr(on, "abandon", None)
+            on.submit(self._execute).add_done_callback(self._submitted)
+            self._started = True
 
     def _submitted(self, future: Future[None]) -> None:
         # An executor that was shut down or broke may not have run us; then it says why.
@@ -133,7 +139,10 @@ class TopLevelRun:
         self._executor.quit()
 
     def _drop_awaitable(self) -> None:
-        awaitable, self._awaitable = self._awaitable, None
+        try:
+            awaitable = self._awaitable.pop()
+        except IndexError:
+            return
         close = getattr(awaitable, "close", None)
         if close is not None:
             close()  # or Python warns that it was never awaited
@@ -160,8 +169,10 @@ class TopLevelRun:
         self._main = (loop, task)
         if self._interrupts:
             task.cancel()
-        awaitable, self._awaitable = self._awaitable, None
-        assert awaitable is not None
+        try:
+            awaitable = self._awaitable.pop()
+        except IndexError:
+            raise asyncio.CancelledError from None  # the caller has given up already
         await awaitable
 
     def _interrupt(self) -> None:

@@ -203,6 +203,8 @@ class ThreadSensitiveExecutor(Executor):
                 try:
                     self._worker.start()
                 except BaseException:
+                    # Or a signal handler has raised, and it has started after all: let it end.
+                    inbox.close()
                     self._worker = old_worker
                     raise
                 self._inbox = inbox
