@@ -469,6 +469,10 @@ class TestInfo:
         assert lines["python"].split()[1] == sys.version.split()[0]
         assert lines["GIL"] in ("on", "off")
 
+    def test_says_that_there_is_no_kernel_and_why(self, output):
+        lines = output("info", ASGIBRIDGE_SPEEDUPS="maybe").splitlines()
+        assert lines[1].startswith("kernel: none: ASGIBRIDGE_SPEEDUPS='maybe': must be one of ")
+
     def test_says_that_it_is_installed(self, output):
         assert "installed as asgiref: yes" in output("run", "-m", "asgibridge", "info").splitlines()
 

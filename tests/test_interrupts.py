@@ -219,23 +219,48 @@ class TestCtrlC:
 
 class TestExit:
     def test_waits_for_every_call_in_flight(self, script_output):
-        assert script_output("""
-    import asyncio, threading, time
+        assert (
+            script_output("""
+    import asyncio, threading
     from asgibridge.sync import async_to_sync, sync_to_async
 
-    async def coroutine(started):
+    async def coroutine():
         await sync_to_async(started.set)()
-        main.join(10)  # the main thread has ended: the interpreter waits for the others
-        await sync_to_async(print)("thread-sensitive", flush=True)
-        await sync_to_async(print, thread_sensitive=False)("not thread-sensitive", flush=True)
+        await sync_to_async(main.join)()  # the main thread has ended: who is left is waited for
+        await sync_to_async(print)("served", threading.active_count() > 2, flush=True)
 
     main = threading.main_thread()
     started = threading.Event()
-    threading.Thread(target=async_to_sync(coroutine), args=(started,)).start()
+    threading.Thread(target=async_to_sync(coroutine)).start()
     started.wait(10)
-        """).splitlines() == ["thread-sensitive", "not thread-sensitive"]
+        """)
+            == "served True"
+        )
+
+    def test_waits_for_a_function_in_flight(self, script_output):
+        """Whose caller does not: the loop is gone."""
+        assert (
+            script_output("""
+    import asyncio, threading
+    from asgibridge.sync import sync_to_async
+
+    def work():
+        started.set()
+        threading.main_thread().join(0.2)
+        print("done")
+
+    async def main():
+        task = asyncio.ensure_future(sync_to_async(work)())
+        await sync_to_async(started.wait, thread_sensitive=False)(10)
+
+    started = threading.Event()
+    asyncio.run(main())
+        """)
+            == "done"
+        )
 
     def test_lets_threads_that_outlive_main_go_on_bridging(self, script_output):
+        """Each call on the thread it belongs to."""
         assert (
             script_output("""
     import asyncio, threading
@@ -244,8 +269,11 @@ class TestExit:
 
     async def coroutine():
         before = await thread()
-        ready.set()
-        main.join(10)
+        async with ThreadSensitiveContext():
+            context_thread = await thread()
+            ready.set()
+            main.join()
+            assert await thread() is context_thread
         assert await thread() is before
         async with ThreadSensitiveContext():
             assert await thread() is await thread()
@@ -257,6 +285,32 @@ class TestExit:
     ready.wait(10)
         """)
             == "bridged"
+        )
+
+    def test_lets_a_pools_last_call_bridge(self, script_output):
+        """concurrent.futures waits for it after we have ended our threads."""
+        assert (
+            script_output("""
+    import asyncio, threading, time
+    from concurrent.futures import ThreadPoolExecutor
+    import asgibridge._threads as threads
+    from asgibridge.sync import async_to_sync, sync_to_async
+
+    def work():
+        started.set()
+        while not threads.is_exiting():
+            time.sleep(0.01)
+        async def coroutine():
+            return await sync_to_async(int)("7")
+        print(async_to_sync(coroutine)(), asyncio.run(coroutine()))
+
+    started = threading.Event()
+    asyncio.run(sync_to_async(int)())
+    pool = ThreadPoolExecutor(1)
+    pool.submit(work)
+    started.wait(10)
+        """)
+            == "7 7"
         )
 
     def test_in_atexit_there_is_an_answer_or_a_clear_error(self, run_script):

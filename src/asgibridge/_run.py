@@ -120,9 +120,9 @@ def _absolute(path: str) -> str:
 
 def _replace_main(**attributes: object) -> None:
     main = ModuleType("__main__")
-    main.__dict__.update(attributes, __builtins__=builtins)
     if sys.version_info < (3, 14):
-        main.__dict__["__annotations__"] = {}
+        attributes["__annotations__"] = {}
+    main.__dict__.update(attributes, __builtins__=builtins)
     sys.modules["__main__"] = main
 
 
@@ -220,7 +220,7 @@ def _find_command(word: str) -> str:
     if path is None:
         hint = "" if word.endswith(".py") else f" For a module: asgibridge run -m {word}"
         raise CannotRun(
-            f"cannot run {word!r}: no such file in {os.getcwd()}, and no such command on PATH.{hint}"
+            f"cannot run {word!r}: no such file in {os.getcwd()}, no such command on PATH.{hint}"
         )
     return path
 

@@ -9,11 +9,12 @@ A `Worker` owns one inbox and runs what is put there until the inbox is closed. 
 
 **Exit.** Like ThreadPoolExecutor's, our threads are told to finish what they have and are joined
 before the interpreter goes on to finalize, by `threading._register_atexit`: `atexit` itself comes
-after the non-daemon threads were waited for, and would wait for ever. First we wait for the user's
-own non-daemon threads, as the interpreter is about to do anyway, so that they can go on bridging,
-each call on the thread it belongs to. ThreadPoolExecutor's threads are not waited for, since they
-wait in turn for the hook of `concurrent.futures`, which comes after ours (it registered before). A
-worker that one of those starts still later serves what it was started for, and ends.
+after the non-daemon threads were waited for, and would wait for ever. If there are non-daemon
+threads of the user's, which the interpreter is about to wait for, they go on bridging, each call on
+the thread it belongs to: a thread of ours waits for them, and then ends the workers. (Not the hook
+itself: before 3.13 they could not see the main thread's end as long as it runs.) The threads of a
+ThreadPoolExecutor are not waited for; they park until `concurrent.futures` tells them. A worker
+that is started still later serves what it was started for, and ends.
 
 Ours are started as daemons all the same, only so that `threading` leaves the waiting to us: a
 second Ctrl-C in a top-level `async_to_sync` has to be able to leave one behind (`Worker.abandon`).
@@ -149,11 +150,24 @@ def _users_thread() -> threading.Thread | None:
 
 
 def _at_exit() -> None:
-    global _exiting
+    if _users_thread() is None:
+        _end_workers()
+    else:
+        threading.Thread(
+            target=_outlast_users_threads, name="asgibridge-exit", daemon=False
+        ).start()
+
+
+def _outlast_users_threads() -> None:
     thread = _users_thread()
     while thread is not None:
         thread.join(0.1)  # in slices: it may wait for one that is started later
         thread = _users_thread()
+    _end_workers()
+
+
+def _end_workers() -> None:
+    global _exiting
     with _lock:
         _exiting = True
         workers = list(_alive)
