@@ -67,7 +67,8 @@ class Run:
 def prepare(environment: Path, interpreter: Interpreter) -> Interpreter:
     """The environment's own interpreter, everything installed."""
     create(environment, interpreter)
-    install(environment, "test,upstream")
+    # gevent has no free-threaded build.
+    install(environment, "test,upstream" if interpreter.name.endswith("t") else "test,upstream,gevent")
     inside = probe(python_in(environment))
     assert inside is not None
     return inside
