@@ -588,7 +588,7 @@ class SyncToAsync(Generic[_P, _R]):
         # Have the handler run in the right thread; what is returned can be awaited.
         if not self._thread_sensitive:
             return _ExecutorCall(loop.run_in_executor(self._executor, _guarded, handler))
-        if _install.real_asgiref_loaded():
+        if not _warned and _install.real_asgiref_loaded():
             _warn_of_real_asgiref()
         call = kernel.SyncCall(loop, handler)
         frame = getattr(AsyncToSync.executors, "current", None)
@@ -737,16 +737,14 @@ _warned = False
 
 def _warn_of_real_asgiref() -> None:
     global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            "asgiref is imported beside asgibridge, and each has its own thread for "
-            "thread-sensitive code: database work may happen on the wrong one. Call "
-            "asgibridge.install() before anything imports asgiref, or start the program with "
-            "`asgibridge run`.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+    _warned = True
+    warnings.warn(
+        "asgiref is imported beside asgibridge, and each has its own thread for thread-sensitive "
+        "code: database work may happen on the wrong one. Call asgibridge.install() before "
+        "anything imports asgiref, or start the program with `asgibridge run`.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 @overload
