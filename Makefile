@@ -1,11 +1,12 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo lint clean
+.PHONY: help test demo bench lint clean
 
 help:
 	@echo "make test    the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
 	@echo "make demo    a Django and Channels site, on asgiref and on asgibridge (DEMOFLAGS=--quick)"
+	@echo "make bench   every crossing timed: asgiref, each kernel, and bare wake-ups (BENCHFLAGS=...)"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make clean   remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
@@ -16,6 +17,10 @@ test:
 demo:
 	$(PYTHON) tests/environment.py .venv/demo demo
 	.venv/demo/bin/python bench/demo/run.py $(DEMOFLAGS)
+
+bench:
+	$(PYTHON) tests/environment.py .venv/bench bench
+	.venv/bench/bin/python bench/paired.py $(BENCHFLAGS)
 
 lint:
 	$(PYTHON) tests/environment.py .venv/lint lint

@@ -275,8 +275,6 @@ class TestExit:
             main.join()
             assert await thread() is context_thread
         assert await thread() is before
-        async with ThreadSensitiveContext():
-            assert await thread() is await thread()
         print(await sync_to_async(async_to_sync(asyncio.sleep))(0, "bridged"))
 
     main = threading.main_thread()
@@ -287,18 +285,48 @@ class TestExit:
             == "bridged"
         )
 
+    @pytest.mark.skipif(
+        (3, 12) <= sys.version_info < (3, 12, 2),
+        reason="3.12.0 and 3.12.1 start no thread after main has ended (CPython #113964)",
+    )
+    def test_starts_threads_for_those_that_outlive_main(self, script_output):
+        assert (
+            script_output("""
+    import asyncio, threading
+    from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+    thread = sync_to_async(threading.current_thread)
+
+    async def coroutine():
+        async with ThreadSensitiveContext():
+            assert await thread() is await thread()
+        return "bridged"
+
+    def outlive():
+        main.join()
+        print(asyncio.run(coroutine()), async_to_sync(coroutine)())
+
+    main = threading.main_thread()
+    threading.Thread(target=outlive).start()
+        """)
+            == "bridged bridged"
+        )
+
+    @pytest.mark.skipif(
+        (3, 12) <= sys.version_info < (3, 12, 2),
+        reason="3.12.0 and 3.12.1 start no thread after main has ended (CPython #113964)",
+    )
     def test_lets_a_pools_last_call_bridge(self, script_output):
-        """concurrent.futures waits for it after we have ended our threads."""
+        """concurrent.futures waits for it, before we end our threads."""
         assert (
             script_output("""
     import asyncio, threading, time
     from concurrent.futures import ThreadPoolExecutor
-    import asgibridge._threads as threads
+    import concurrent.futures.thread as threads
     from asgibridge.sync import async_to_sync, sync_to_async
 
     def work():
         started.set()
-        while not threads.is_exiting():
+        while not threads._shutdown:
             time.sleep(0.01)
         async def coroutine():
             return await sync_to_async(int)("7")
@@ -311,6 +339,34 @@ class TestExit:
     started.wait(10)
         """)
             == "7 7"
+        )
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+    def test_of_a_forked_multiprocessing_child_waits_too(self, script_output):
+        """It leaves without atexit."""
+        assert (
+            script_output("""
+    import asyncio, multiprocessing, threading, time
+    from asgibridge.sync import sync_to_async
+
+    def child():
+        def work():
+            started.set()
+            time.sleep(0.2)
+            print("done", flush=True)
+
+        async def main():
+            asyncio.ensure_future(sync_to_async(work)())
+            await asyncio.get_running_loop().run_in_executor(None, started.wait, 10)
+
+        started = threading.Event()
+        asyncio.run(main())
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(20)
+        """)
+            == "done"
         )
 
     def test_in_atexit_there_is_an_answer_or_a_clear_error(self, run_script):

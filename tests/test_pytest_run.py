@@ -52,7 +52,7 @@ def test_the_time_limit_prints_stacks_and_ends_what_keeps_the_output_open(
         "subprocess.Popen([sys.executable, '-c', 'import threading; threading.Event().wait()'])\n"
         "def never_ends(): threading.Event().wait()\n"
         "never_ends()\n",
-        limit=2,
+        limit=5,  # long enough for both Pythons to have started, on a busy machine
     )
     assert not outcome.ok
     assert str(outcome) == "stopped at the time limit"

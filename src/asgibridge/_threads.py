@@ -7,19 +7,15 @@ A `Worker` owns one inbox and runs what is put there until the inbox is closed. 
 * Starting and closing are the executor's (under its own lock); the inbox is emptied by the worker
   alone.
 
-**Exit.** Like ThreadPoolExecutor's, our threads are told to finish what they have and are joined
-before the interpreter goes on to finalize, by `threading._register_atexit`: `atexit` itself comes
-after the non-daemon threads were waited for, and would wait for ever. If there are non-daemon
-threads of the user's, which the interpreter is about to wait for, they go on bridging, each call on
-the thread it belongs to: a thread of ours waits for them, and then ends the workers. (Not the hook
-itself: before 3.13 they could not see the main thread's end as long as it runs.) The threads of a
-ThreadPoolExecutor are not waited for; they park until `concurrent.futures` tells them. A worker
-that is started still later serves what it was started for, and ends.
-
-Ours are started as daemons all the same, only so that `threading` leaves the waiting to us: a
-second Ctrl-C in a top-level `async_to_sync` has to be able to leave one behind (`Worker.abandon`).
-To everybody else they are ordinary, non-daemon threads, which matters to the threads that user code
-starts from them: ``daemon`` is inherited.
+**Exit.** A call in flight is waited for, as ThreadPoolExecutor does. But our threads are started as
+daemons, only so that `threading` leaves the waiting to us: we do it later, in `atexit`, when the
+user's own threads have ended; until then those go on bridging, each call on the thread it belongs
+to. And a second Ctrl-C in a top-level `async_to_sync` has to be able to leave a thread behind
+(`Worker.abandon`). To everybody else ours are ordinary, non-daemon threads, which matters to the
+threads that user code starts from them: ``daemon`` is inherited. Two cases come without that later
+moment, and end in `threading`'s own hook: children that multiprocessing forks, which leave without
+`atexit`, and subinterpreters that allow no daemons. A worker that is started still later serves
+what it was started for, and ends.
 
 **Fork.** No thread of the parent lives on in the child. `generation` is bumped there; whoever holds
 a worker or a frame of an older generation forgets it.
@@ -27,7 +23,7 @@ a worker or a frame of an older generation forgets it.
 
 from __future__ import annotations
 
-import concurrent.futures.thread
+import atexit
 import contextvars
 import itertools
 import os
@@ -136,34 +132,20 @@ def _daemons_allowed() -> bool:
     return allowed is None or bool(allowed())
 
 
-def _users_thread() -> threading.Thread | None:
-    pools = getattr(concurrent.futures.thread, "_threads_queues", ())
-    for thread in threading.enumerate():
-        if not (
-            thread.daemon
-            or thread in (threading.main_thread(), threading.current_thread())
-            or isinstance(thread, Worker)
-            or thread in pools
-        ):
-            return thread
-    return None
-
-
-def _at_exit() -> None:
-    if _users_thread() is None:
+def _before_threads_are_joined() -> None:
+    process = sys.modules.get("multiprocessing.process")
+    leaves_without_atexit = process is not None and process.parent_process() is not None
+    if (leaves_without_atexit and not _has_users_threads()) or not _daemons_allowed():
         _end_workers()
-    else:
-        threading.Thread(
-            target=_outlast_users_threads, name="asgibridge-exit", daemon=False
-        ).start()
 
 
-def _outlast_users_threads() -> None:
-    thread = _users_thread()
-    while thread is not None:
-        thread.join(0.1)  # in slices: it may wait for one that is started later
-        thread = _users_thread()
-    _end_workers()
+def _has_users_threads() -> bool:
+    return any(
+        not thread.daemon
+        and thread not in (threading.main_thread(), threading.current_thread())
+        and not isinstance(thread, Worker)
+        for thread in threading.enumerate()
+    )
 
 
 def _end_workers() -> None:
@@ -189,9 +171,10 @@ def _after_fork_in_child() -> None:
 
 
 try:
-    threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+    threading._register_atexit(_before_threads_are_joined)  # type: ignore[attr-defined]
 except RuntimeError:  # imported while the interpreter is already waiting for its threads
     _exiting = True
+atexit.register(_end_workers)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
