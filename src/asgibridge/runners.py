@@ -20,7 +20,8 @@ two, and is raised when the coroutine has ended. Every other call in flight is n
 State: ``_main`` is None until the main task has begun; ``_interrupts`` is counted by the caller's
 thread only. Begun before interrupted: the interrupt cancels it through its loop. Interrupted before
 begun: the task sees the count first thing and cancels itself. Each side writes its own half before
-it reads the other's, so one of them sees both.
+it reads the other's, so at least one of them sees both; and who pops ``_cancel`` does it, so that
+the task is not cancelled again in the middle of its cleaning up.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class TopLevelRun:
         self._home = kernel.current_home()
         self._main: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._interrupts = 0
+        self._cancel = [True]
         self._started = False
         self._abandoned = False
         self._abandon_thread: Callable[[], None] | None = None
@@ -167,7 +169,7 @@ class TopLevelRun:
         assert task is not None
         self._served[loop] = self._executor
         self._main = (loop, task)
-        if self._interrupts:
+        if self._interrupts and self._may_cancel():
             task.cancel()
         try:
             awaitable = self._awaitable.pop()
@@ -179,12 +181,18 @@ class TopLevelRun:
         # On the caller's thread, possibly in a signal handler.
         self._interrupts += 1
         main = self._main
-        if main is not None:
+        if main is not None and self._may_cancel():
             loop, task = main
             try:
                 loop.call_soon_threadsafe(task.cancel)
             except RuntimeError:
                 pass  # the loop was closed a moment ago: there is nothing left to cancel
+
+    def _may_cancel(self) -> bool:
+        try:
+            return self._cancel.pop()
+        except IndexError:
+            return False
 
     @contextmanager
     def _sigint(self) -> Iterator[None]:

@@ -219,6 +219,7 @@ class ThreadSensitiveExecutor(Executor):
         return (
             worker is not None
             and worker.ident == threading.get_ident()
+            and worker.is_alive()  # idents are used again
             and self._generation == _threads.generation()
         )
 
