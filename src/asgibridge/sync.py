@@ -566,10 +566,12 @@ class SyncToAsync(Generic[_P, _R]):
         """
         __traceback_hide__ = True
         threadlocal = self.threadlocal.__dict__
-        outer = {name: threadlocal.get(name) for name in _THREADLOCAL_NAMES}
-        threadlocal.update(
-            main_event_loop=loop, main_event_loop_pid=os.getpid(), task_context=task_context
-        )
+        outer_loop = threadlocal.get("main_event_loop")
+        outer_pid = threadlocal.get("main_event_loop_pid")
+        outer_task_context = threadlocal.get("task_context")
+        threadlocal["main_event_loop"] = loop
+        threadlocal["main_event_loop_pid"] = os.getpid()
+        threadlocal["task_context"] = task_context
         handled = exc_info[1]
         del exc_info
         try:
@@ -583,7 +585,9 @@ class SyncToAsync(Generic[_P, _R]):
                 del handled, traceback
                 return func(*args, **kwargs)
         finally:
-            threadlocal.update(outer)
+            threadlocal["main_event_loop"] = outer_loop
+            threadlocal["main_event_loop_pid"] = outer_pid
+            threadlocal["task_context"] = outer_task_context
 
     def _send(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], _R]) -> Any:
         # Have the handler run in the right thread; what is returned can be awaited.
@@ -622,9 +626,6 @@ class SyncToAsync(Generic[_P, _R]):
         if not executor.post(call):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return call
-
-
-_THREADLOCAL_NAMES = ("main_event_loop", "main_event_loop_pid", "task_context")
 
 
 def _run_in_context(context: contextvars.Context, home: kernel.Home, child: Callable[[], _R]) -> _R:
