@@ -220,3 +220,19 @@ class TestVisibility:
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(use, range(8)))
+
+
+class TestPeek:
+    def test_is_getattr_with_a_default(self, kernel):
+        local = kernel.ContextStorage()
+        assert kernel.peek(local, "value", "default") == "default"
+        local.value = 1
+        assert kernel.peek(local, "value", "default") == 1
+        assert kernel.peek(local, "other", "default") == "default"
+        elsewhere = contextvars.copy_context()
+        assert in_thread(elsewhere.run, kernel.peek, local, "value", "default") == "default"
+
+    def test_of_anything_else(self, kernel):
+        """``AsyncToSync.executors`` may have been replaced."""
+        assert kernel.peek(threading.local(), "value", "default") == "default"
+        assert kernel.peek(kernel, "peek", "default") is kernel.peek

@@ -169,7 +169,7 @@ class ThreadSensitiveContext:
             SyncToAsync.context_to_thread_executor[self] = self._executor
             # A frame further out would come first: hide it. A frame further in hides nothing, it
             # waits on this very executor's thread.
-            self._old_executor = getattr(AsyncToSync.executors, "current", None)
+            self._old_executor = kernel.peek(AsyncToSync.executors, "current", None)
             AsyncToSync.executors.current = None
         elif SyncToAsync.thread_sensitive_context.get(None) is None:
             self.token = SyncToAsync.thread_sensitive_context.set(self)
@@ -270,7 +270,7 @@ class AsyncToSync(Generic[_P, _R]):
                 "You cannot use AsyncToSync in the same thread as an async event loop - "
                 "just await the async function directly."
             )
-        outer = getattr(self.executors, "current", None)
+        outer = kernel.peek(self.executors, "current", None)
         executor = CurrentThreadExecutor(outer)
         context = [contextvars.copy_context()]
         before = context[0]
@@ -596,7 +596,7 @@ class SyncToAsync(Generic[_P, _R]):
         if not _warned and _install.real_asgiref_loaded():
             _warn_of_real_asgiref()
         call = kernel.SyncCall(loop, handler)
-        frame = getattr(AsyncToSync.executors, "current", None)
+        frame = kernel.peek(AsyncToSync.executors, "current", None)
         if frame is not None:
             if type(frame) is not CurrentThreadExecutor:
                 return _send_to_foreign(loop, frame, handler)

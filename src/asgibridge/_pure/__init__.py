@@ -11,7 +11,7 @@ from .context import restore_context
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
 from .home import Home, at_home, current_home
 from .inbox import Inbox
-from .local import ContextStorage, ThreadStorage
+from .local import ContextStorage, ThreadStorage, peek
 
 __all__ = [
     "AsyncCall",
@@ -25,5 +25,6 @@ __all__ = [
     "WakeChannel",
     "at_home",
     "current_home",
+    "peek",
     "restore_context",
 ]
