@@ -1,27 +1,79 @@
 """Build script: everything declarative is in pyproject.toml.
 
-What is left here is the switch of the compiled kernel, ``ASGIBRIDGE_SPEEDUPS``, which means the
+What is left here is the compiled kernel and its switch, ``ASGIBRIDGE_SPEEDUPS``, which means the
 same when building as when running: ``off`` builds a pure package, ``require`` fails without the
-extension, ``auto`` (the default) compiles it if it can.
+extension, ``auto`` (the default) compiles it if it can, and says so if it cannot.
 """
 
 import os
+import platform
 from pathlib import Path
 
 from setuptools import setup
 
 CHOICES = ("auto", "require", "off")
 SOURCES = sorted(str(path) for path in Path("src/_speedups").glob("*.pyx"))
+ROOMS = sorted(str(path) for path in Path("src/_speedups").glob("*.pxi"))
 
-choice = os.environ.get("ASGIBRIDGE_SPEEDUPS", "auto")
+choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
 if choice not in CHOICES:
     raise SystemExit(
         f"ASGIBRIDGE_SPEEDUPS={choice!r}: must be one of {', '.join(CHOICES)} (or unset, for auto)"
     )
-if choice == "require" and not SOURCES:
+if choice == "require" and platform.python_implementation() != "CPython":
     raise SystemExit(
-        "ASGIBRIDGE_SPEEDUPS=require, but this version has no compiled kernel yet: "
+        "ASGIBRIDGE_SPEEDUPS=require, but the compiled kernel is for CPython only: "
         "build with 'auto' or 'off'"
     )
 
-setup()
+options = {}
+if choice != "off" and platform.python_implementation() == "CPython":
+    try:
+        # These two, not cythonize(): that forgets `optional`, and puts the C file into the sdist.
+        from Cython.Build import build_ext
+        from Cython.Distutils.extension import Extension
+    except ImportError:
+        # Only without build isolation: pyproject.toml asks for it.
+        if choice == "require":
+            raise
+        print("asgibridge: no Cython, so building without the compiled kernel", flush=True)
+    else:
+
+        class build_kernel(build_ext):  # noqa: N801
+            """Compiles the kernel, or says that the package will do without."""
+
+            def build_extension(self, ext):
+                super().build_extension(ext)
+                if not os.path.exists(self.get_ext_fullpath(ext.name)):
+                    self._notice("the compiler failed")
+
+            def run(self):
+                try:
+                    super().run()
+                except Exception as error:  # Cython's errors: `optional` forgives only the compiler's
+                    if choice == "require":
+                        raise
+                    self._notice(f"{type(error).__name__}: {error}")
+                    self.extensions = []
+
+            @staticmethod
+            def _notice(why):
+                print(
+                    f"asgibridge: building without the compiled kernel ({why}); everything works, "
+                    "more slowly. ASGIBRIDGE_SPEEDUPS=require makes this an error",
+                    flush=True,
+                )
+
+        options = {
+            "cmdclass": {"build_ext": build_kernel},
+            "ext_modules": [
+                Extension(
+                    "asgibridge._speedups",
+                    SOURCES,
+                    depends=ROOMS,
+                    optional=choice == "auto",
+                )
+            ],
+        }
+
+setup(**options)

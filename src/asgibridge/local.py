@@ -35,7 +35,10 @@ class Local:
             raise TypeError(
                 f"{cls.__name__}: asgibridge.local.Local cannot be subclassed; hold one instead"
             )
-        return object.__new__(_ThreadCriticalLocal if thread_critical else _DefaultLocal)
+        # Not object.__new__: that refuses to make what has a C structure.
+        if thread_critical:
+            return kernel.ThreadStorage.__new__(_ThreadCriticalLocal)
+        return kernel.ContextStorage.__new__(_DefaultLocal)
 
     if TYPE_CHECKING:  # so that type checkers allow any attribute; the storages below have them
 

@@ -1,0 +1,66 @@
+# cython: language_level=3
+# cython: freethreading_compatible=True
+# cython: embedsignature=False
+# cython: binding=True
+# cython: boundscheck=False
+# cython: wraparound=False
+"""The compiled kernel: twin of `asgibridge._pure`, room by room, with the same names.
+
+What a thing is for, and its guarantees, is written there; here are the reasons for what is
+different. All of it is one translation unit (the rooms are included as text), because ``cdef``
+declarations cannot be shared otherwise: the folder does not bear the package's name.
+
+**Without the GIL** every C structure that two threads may touch is touched under its critical
+section, and nothing that could run Python code happens there. With the GIL these sections cost and
+do nothing: no Python code, no switch. What is *not* guarded belongs to one thread, and the comment
+beside it says to which.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+
+import asyncio
+import os
+import threading
+import weakref
+from concurrent.futures import Executor, Future, InvalidStateError
+from contextvars import Context, ContextVar, copy_context
+
+from asgibridge import _threads
+
+__all__ = [
+    "AsyncCall",
+    "ContextStorage",
+    "CurrentThreadExecutor",
+    "Home",
+    "Inbox",
+    "SyncCall",
+    "ThreadSensitiveExecutor",
+    "ThreadStorage",
+    "WakeChannel",
+    "at_home",
+    "current_home",
+    "restore_context",
+]
+
+# How many forks this process is away from the one that imported us: `_threads.generation`, without
+# a call. A file descriptor, thread or frame of another generation is not there.
+cdef unsigned long _generation = 0
+
+
+def _after_fork_in_child():
+    global _generation
+    _generation += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+include "home.pxi"
+include "context.pxi"
+include "local.pxi"
+include "channel.pxi"
+include "calls.pxi"
+include "inbox.pxi"
+include "executors.pxi"

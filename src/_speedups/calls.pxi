@@ -1,0 +1,298 @@
+# The hops: a call on its way to a thread, and a call on its way to an event loop.
+#
+# What a task sees of a `SyncCall` it awaits is a `_Wait`: it answers asyncio's future protocol, and
+# that is all there is where asgiref has a concurrent Future, the future it is wrapped in, and a
+# shield around that. One is made for each ``await`` and has its own fate: cancelled it says so once,
+# as a shield does, and the call goes on and can be awaited again.
+
+@cython.final
+@cython.freelist(32)
+cdef class _Wait:
+    # Of the loop's thread.
+    cdef public object _asyncio_future_blocking
+    cdef object loop
+    cdef object callback  # the first and, nearly always, only one: the task's wake-up
+    cdef object context  # to run that in
+    cdef list others  # pairs of the same
+    cdef bint is_done
+    cdef bint is_cancelled
+    cdef object message
+
+    def get_loop(self):
+        return self.loop
+
+    def done(self):
+        return self.is_done
+
+    def cancelled(self):
+        return self.is_cancelled
+
+    def result(self):
+        self.check()
+
+    def exception(self):
+        self.check()
+
+    cdef int check(self) except -1:
+        # The call's value or exception is not asked for here: the awaiting coroutine takes it.
+        if not self.is_done:
+            raise asyncio.InvalidStateError("the sync function has not finished")
+        if self.is_cancelled:
+            if self.message is None:
+                raise asyncio.CancelledError()
+            raise asyncio.CancelledError(self.message)
+        return 0
+
+    def cancel(self, msg=None):
+        if self.is_done:
+            return False
+        self.is_cancelled = True
+        self.message = msg
+        self.finish(False)
+        return True
+
+    def add_done_callback(self, callback, *, context=None):
+        if context is None:
+            context = copy_context()
+        if self.is_done:
+            self.loop.call_soon(callback, self, context=context)
+        elif self.callback is None:
+            self.callback = callback
+            self.context = context
+        elif self.others is None:
+            self.others = [(callback, context)]
+        else:
+            self.others.append((callback, context))
+
+    def remove_done_callback(self, callback):
+        cdef list kept = []
+        cdef int removed = 0
+        pairs = [] if self.callback is None else [(self.callback, self.context)]
+        if self.others is not None:
+            pairs += self.others
+        for pair in pairs:
+            if pair[0] == callback:
+                removed += 1
+            else:
+                kept.append(pair)
+        if removed and not self.is_done:  # the comparison can have done anything
+            self.callback = self.context = None
+            if kept:
+                self.callback, self.context = kept.pop(0)
+            self.others = kept
+        return removed
+
+    cdef int finish(self, bint directly) except -1:
+        callback, context, others = self.callback, self.context, self.others
+        self.is_done = True
+        self.callback = self.context = self.others = None
+        if callback is None:
+            return 0
+        if others is not None:
+            for pair in others:
+                self.loop.call_soon(pair[0], self, context=pair[1])
+            directly = False
+        if not directly:
+            self.loop.call_soon(callback, self, context=context)
+            return 0
+        try:
+            context.run(callback, self)
+        except Exception as error:
+            self.loop.call_exception_handler(
+                {"message": f"Exception in callback {callback!r}", "exception": error}
+            )
+        return 0
+
+
+@cython.final
+@cython.freelist(32)
+cdef class SyncCall:
+    """A call of ``function()`` on another thread, awaited by a task of ``loop``.
+
+    Made and awaited on the loop's thread; `run` and `deliver` are the other thread's.
+    """
+
+    # Of any thread, under the critical section: who takes the function owns it.
+    cdef object function
+    # Handed from one thread to the other: the worker's until it delivers, then the loop's.
+    cdef WakeChannel channel
+    cdef object value
+    cdef object error
+    # Of the loop's thread.
+    cdef object loop
+    cdef _Wait wait
+    cdef bint is_done
+    cdef bint is_abandoned
+
+    def __cinit__(self, loop, function):
+        self.loop = loop
+        self.channel = _wake_channel(loop)
+        self.function = (function,) if function is None else function
+
+    cdef object take_function(self):
+        # None if somebody else has it.
+        with cython.critical_section(self):
+            function = self.function
+            self.function = None
+        return function
+
+    cdef int execute(self) except -1:
+        function = self.take_function()
+        if function is None:
+            return 0
+        try:
+            self.value = function()
+        except StopIteration as error:
+            # It can't be thrown into a coroutine: PEP 479, and Future.set_exception refuses it.
+            self.error = RuntimeError("the sync function raised StopIteration")
+            self.error.__cause__ = error
+        except BaseException as error:
+            self.error = error
+        return 0
+
+    cdef int send_back(self) except -1:
+        # The channel is let go, or one that nobody empties any more would be in a cycle with us.
+        cdef WakeChannel channel = self.channel
+        self.channel = None
+        if channel is not None:
+            channel.send(self)
+        return 0
+
+    def run(self):
+        """Run the function, unless it was revoked. On the thread it was sent to."""
+        self.execute()
+
+    def deliver(self):
+        """Tell the waiting task. On the thread that ran it."""
+        self.send_back()
+
+    def cancel(self):
+        """Give up a call that the thread will not run any more, instead of `run`. From any thread."""
+        if self.take_function() is not None:
+            self.error = asyncio.CancelledError()
+
+    def revoke(self):
+        """Nobody waits for this call any more: keep it from running if it has not begun.
+
+        On the loop's thread. Returns whether that succeeded. An error it may still raise goes to
+        the loop's exception handler.
+        """
+        self.is_abandoned = True
+        return self.take_function() is not None
+
+    def wake(self):
+        """The call has run: wake the task. On the loop's thread."""
+        self.woken(False)
+
+    cdef int woken(self, bint directly) except -1:
+        cdef _Wait wait = self.wait
+        self.is_done = True
+        if wait is not None:
+            if not wait.is_done:
+                wait.finish(directly)
+        elif self.is_abandoned:
+            self.report()
+        return 0
+
+    def done(self):
+        """Whether the result is there. On the loop's thread."""
+        return self.is_done
+
+    def __await__(self):
+        cdef _Wait wait
+        if not self.is_done:
+            wait = _Wait.__new__(_Wait)
+            wait.loop = self.loop
+            wait._asyncio_future_blocking = True
+            # Cython lets the old one go before it stores the new one: here and below, whatever is
+            # replaced is held meanwhile, because its end may run anybody's code.
+            old = self.wait
+            self.wait = wait
+            try:
+                old = None
+                yield wait
+            finally:
+                old = self.wait
+                self.wait = None
+                old = None
+            if not self.is_done:
+                raise RuntimeError("await wasn't used with future")
+        return self.take_outcome()
+
+    cdef object take_outcome(self):
+        value, error = self.value, self.error
+        self.value = self.error = None
+        if error is None:
+            return value
+        raise error
+
+    cdef int report(self) except -1:
+        value, error = self.value, self.error
+        self.value = self.error = None
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            self.loop.call_exception_handler(
+                {
+                    "message": "a sync_to_async call whose awaiting task was cancelled raised",
+                    "exception": error,
+                }
+            )
+        return 0
+
+
+@cython.final
+cdef class AsyncCall:
+    """The outcome of an async function that a thread waits for.
+
+    It has the part of `concurrent.futures.Future` that a ``main_wrap`` needs.
+    """
+
+    # Of the loop's thread until it is done, then of the waiting thread.
+    cdef object callback
+    cdef object value
+    cdef object error
+    cdef bint is_done
+
+    def done(self):
+        """Whether there is an outcome."""
+        return self.is_done
+
+    def add_done_callback(self, callback):
+        """Have ``callback(self)`` called when the outcome is set, on that thread. One at most."""
+        with cython.critical_section(self):
+            old = self.callback
+            self.callback = callback
+
+    def set_result(self, result):
+        """Set the result and wake the thread. On the loop's thread."""
+        self.finish(result, None)
+
+    def set_exception(self, exception):
+        """Set the exception and wake the thread. On the loop's thread."""
+        self.finish(None, exception)
+
+    def result(self):
+        """Take the result, or raise the exception. On the waiting thread, once."""
+        if not self.is_done:
+            raise InvalidStateError("the async function has not finished")
+        with cython.critical_section(self):
+            value, error = self.value, self.error
+            self.value = self.error = None
+        if error is None:
+            return value
+        raise error
+
+    cdef int finish(self, value, error) except -1:
+        cdef bint was_done
+        with cython.critical_section(self):
+            was_done = self.is_done
+            if not was_done:
+                self.value = value
+                self.error = error
+                self.is_done = True
+            callback = self.callback
+            self.callback = None
+        if was_done:
+            raise InvalidStateError("the outcome of this call is already set")
+        if callback is not None:
+            callback(self)
+        return 0

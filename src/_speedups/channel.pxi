@@ -1,0 +1,235 @@
+# From any thread to the tasks of one loop.
+#
+# Finished calls are queued, and the first of them wakes the loop, once, for all that have come by
+# the time it looks. ``idle`` is put back before the loop looks, so a call that it does not see any
+# more has found it and wakes it again.
+#
+# **Two ways to wake.** ``loop.call_soon_threadsafe`` to begin with. A loop that is woken more often
+# than `_BEFORE_READER` times gets a reader: an eventfd (elsewhere a pipe) that is one ``write`` for
+# the worker, with the GIL held, and one ``read`` for the loop, where asyncio's own socket pair takes
+# a handle, a ``send`` that lets go of the GIL in the worst moment, and two ``recv``. Only on
+# asyncio's selector loops: uvloop's own way is as fast, Proactor has none.
+#
+# **The descriptor's life.** The channel owns it. The loop's registration holds the channel, and so
+# does every call in flight, so the number cannot belong to somebody else's file when a late worker
+# writes to it, nor be closed while it is registered. Closing the loop drops the registration. In a
+# forked child it is neither written to (the parent would wake up) nor closed (a daemon may have
+# closed everything, and opened something else under that number).
+#
+# **Waking a task** is calling its wake-up in its own context, then and there, without another turn
+# of the loop. Only the call at hand has left the queue meanwhile: if a wake-up raises
+# KeyboardInterrupt or SystemExit the rest comes in the loop's next turn. In debug mode each goes
+# through ``call_soon``, so that slow tasks keep their name, and under nest_asyncio, so that a loop
+# run inside a wake-up finds them.
+
+cdef extern from *:
+    """
+    #if defined(__linux__)
+      #include <sys/eventfd.h>
+      #include <stdint.h>
+      #include <unistd.h>
+      static int asgibridge_wake_open(int fds[2]) {
+          fds[0] = fds[1] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+          return fds[0] < 0 ? -1 : 0;
+      }
+      static void asgibridge_wake_close(int fds[2]) { close(fds[0]); }
+      static void asgibridge_wake_signal(int fds[2]) {
+          uint64_t one = 1;
+          if (write(fds[1], &one, sizeof one) < 0) { /* full: it is readable, then */ }
+      }
+      static void asgibridge_wake_clear(int fds[2]) {
+          uint64_t count;
+          if (read(fds[0], &count, sizeof count) < 0) { /* somebody has done it */ }
+      }
+    #elif !defined(_WIN32)
+      #include <fcntl.h>
+      #include <unistd.h>
+      static int asgibridge_wake_open(int fds[2]) {
+          int i;
+          if (pipe(fds) < 0) return -1;
+          for (i = 0; i < 2; i++) {
+              if (fcntl(fds[i], F_SETFD, FD_CLOEXEC) < 0 ||
+                  fcntl(fds[i], F_SETFL, O_NONBLOCK) < 0) {
+                  close(fds[0]);
+                  close(fds[1]);
+                  return -1;
+              }
+          }
+          return 0;
+      }
+      static void asgibridge_wake_close(int fds[2]) { close(fds[0]); close(fds[1]); }
+      static void asgibridge_wake_signal(int fds[2]) {
+          if (write(fds[1], "", 1) < 0) { /* full: it is readable, then */ }
+      }
+      static void asgibridge_wake_clear(int fds[2]) {
+          char bytes[64];
+          while (read(fds[0], bytes, sizeof bytes) == (ssize_t)sizeof bytes) {}
+      }
+    #else
+      static int asgibridge_wake_open(int fds[2]) { (void)fds; return -1; }
+      static void asgibridge_wake_close(int fds[2]) { (void)fds; }
+      static void asgibridge_wake_signal(int fds[2]) { (void)fds; }
+      static void asgibridge_wake_clear(int fds[2]) { (void)fds; }
+    #endif
+    """
+    int asgibridge_wake_open(int* fds)
+    void asgibridge_wake_close(int* fds)
+    void asgibridge_wake_signal(int* fds)
+    void asgibridge_wake_clear(int* fds)
+
+# Many loops live for one call (a top-level `async_to_sync`): a reader costs more than it saves there.
+cdef enum:
+    _BEFORE_READER = 3
+
+cdef object _SelectorLoop = asyncio.selector_events.BaseSelectorEventLoop
+cdef object _weakref = weakref.ref
+# Weak on both sides: what keeps a channel with a reader is its loop's registration.
+cdef object _with_reader = weakref.WeakKeyDictionary()
+
+
+cdef class WakeChannel:
+    """The way from other threads to the tasks that wait on one event loop."""
+
+    cdef object __weakref__
+    cdef object loop  # a weak reference: a thread's cache must not keep a finished loop alive
+    cdef unsigned long generation
+    # Of any thread, under the critical section.
+    cdef list finished
+    cdef bint idle
+    cdef bint has_reader  # false to true once, on the loop's thread
+    # Of the loop's thread.
+    cdef int wakes
+    cdef int fds[2]
+
+    def __cinit__(self, loop):
+        self.loop = _weakref(loop)
+        self.generation = _generation
+        self.finished = []
+        self.idle = True
+        self.has_reader = False
+        self.wakes = 0
+        self.fds[0] = self.fds[1] = -1
+
+    def __dealloc__(self):
+        if self.fds[0] >= 0 and self.generation == _generation:
+            asgibridge_wake_close(self.fds)
+
+    def post(self, call):
+        """Tell the loop that ``call`` has run. From any thread."""
+        self.send(call)
+
+    cdef int send(self, object call) except -1:
+        cdef bint first
+        with cython.critical_section(self):
+            self.finished.append(call)
+            first = self.idle
+            self.idle = False
+        if first:
+            self.wake_loop()
+        return 0
+
+    cdef int wake_loop(self) except -1:
+        cdef list dropped, fresh
+        loop = self.loop()
+        if loop is not None and self.generation == _generation:
+            if self.has_reader:
+                if not loop.is_closed():
+                    asgibridge_wake_signal(self.fds)
+                    return 0
+            else:
+                try:
+                    loop.call_soon_threadsafe(self._drain, context=Context())
+                    return 0
+                except RuntimeError:  # the loop is closed
+                    if not loop.is_closed():
+                        raise
+        fresh = []
+        with cython.critical_section(self):
+            dropped = self.finished
+            self.finished = fresh
+            self.idle = True
+        return 0
+
+    def _drain(self):
+        self.wakes += 1
+        if self.wakes == _BEFORE_READER:
+            self.add_reader()
+        self.drain()
+
+    def _readable(self):
+        asgibridge_wake_clear(self.fds)
+        self.drain()
+
+    cdef int add_reader(self) except -1:
+        loop = self.loop()
+        if not isinstance(loop, _SelectorLoop) or self.generation != _generation:
+            return 0
+        if asgibridge_wake_open(self.fds) != 0:
+            self.fds[0] = -1
+            return 0
+        try:
+            # In an empty context: a handle keeps its context, and that its values.
+            Context().run(loop.add_reader, self.fds[0], self._readable)
+        except Exception:  # a selector that takes no such descriptor: it goes on as it began
+            asgibridge_wake_close(self.fds)
+            self.fds[0] = -1
+            return 0
+        _with_reader[loop] = _weakref(self)
+        with cython.critical_section(self):
+            self.has_reader = True
+        return 0
+
+    cdef int drain(self) except -1:
+        cdef Py_ssize_t i, n
+        cdef list batch
+        cdef bint directly
+        cdef list fresh = []  # made out here: making one may run the collector, and that a finalizer
+        with cython.critical_section(self):
+            self.idle = True
+            batch = self.finished
+            self.finished = fresh
+        loop = self.loop()
+        directly = not (loop is None or loop.get_debug() or hasattr(loop, "_nest_patched"))
+        n = len(batch)
+        i = 0
+        try:
+            while i < n:
+                call = batch[i]
+                batch[i] = None
+                i += 1
+                if type(call) is SyncCall:
+                    (<SyncCall>call).woken(directly)
+                else:
+                    call.wake()
+                call = None
+        except BaseException:
+            if i < n:
+                # First come, first served: before what has come in meanwhile.
+                fresh = batch[i:]
+                with cython.critical_section(self):
+                    fresh.extend(self.finished)
+                    batch = self.finished
+                    self.finished = fresh
+                    self.idle = False
+                self.wake_loop()
+            raise
+        return 0
+
+
+cdef WakeChannel _wake_channel(object loop):
+    # The channel of the loop that runs on this thread. A thread that goes to and fro between loops
+    # gets a new one each time, as long as it has no reader; two for a loop cost a wake-up, not
+    # correctness.
+    cdef _Thread thread = _this_thread()
+    cdef WakeChannel channel = thread.channel
+    if channel is not None and channel.generation == _generation and channel.loop() is loop:
+        return channel
+    reference = _with_reader.get(loop)
+    if reference is not None:
+        channel = reference()
+    if reference is None or channel is None or channel.generation != _generation:
+        channel = WakeChannel(loop)
+    # Cython lets the old one go before it stores the new one, and its end may run anybody's code.
+    old = thread.channel
+    thread.channel = channel
+    return channel

@@ -1,0 +1,308 @@
+# The two executors that thread-sensitive code runs on.
+#
+# Each is a thin Python class over a cdef one: that alone can be a `concurrent.futures.Executor`, and
+# have subclasses, attributes and weak references like any other.
+
+cdef object _Worker = _threads.Worker
+
+
+@cython.final
+cdef class _FutureCall:
+    # What ``submit`` puts into an inbox: the call, and the Future its outcome goes to. Of the
+    # thread that runs it or gives it up, whichever took it out of the inbox.
+    cdef object future
+    cdef tuple call
+    cdef object value
+    cdef object error
+
+    def run(self):
+        cdef tuple call = self.call
+        self.call = None
+        if self.future is None or call is None:
+            return
+        if not self.future.set_running_or_notify_cancel():
+            self.future = None
+            return
+        function, args, kwargs = call
+        call = None
+        try:
+            self.value = function(*args, **kwargs)
+        except BaseException as error:
+            self.error = error
+
+    def deliver(self):
+        future, value, error = self.future, self.value, self.error
+        self.future = self.value = self.error = None
+        if future is None:
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+    def cancel(self):
+        future, call = self.future, self.call
+        self.future = self.call = None
+        if future is not None:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+
+
+cdef _FutureCall _future_call(future, function, args, kwargs):
+    cdef _FutureCall call = _FutureCall.__new__(_FutureCall)
+    call.future = future
+    call.call = (function, args, kwargs)
+    return call
+
+
+cdef class _CurrentThread:
+    # Nothing of it changes but what is in the inbox.
+    cdef unsigned long thread_ident
+    cdef unsigned long generation
+    cdef Inbox inbox
+    cdef readonly object _old_executor
+
+    def __cinit__(self, *args, **kwargs):
+        self.thread_ident = PyThread_get_thread_ident()
+        self.generation = _generation
+        self.inbox = Inbox.__new__(Inbox)
+
+    def __init__(self, old_executor):
+        self._old_executor = old_executor
+
+    def run_until_future(self, future):
+        """Run what is submitted until ``future`` is done.
+
+        On the thread the executor was made in, else RuntimeError.
+        """
+        if not self.is_mine():
+            raise RuntimeError("You cannot run CurrentThreadExecutor from a different thread")
+        future.add_done_callback(self.close)
+        self.inbox.run()
+
+    def submit(self, fn, /, *args, **kwargs):
+        """Have ``fn(*args, **kwargs)`` run in the thread the executor was made in.
+
+        From any other thread. Raises RuntimeError from that one, or if neither this frame nor one
+        further out waits for async code any more.
+        """
+        cdef _CurrentThread executor
+        future = Future()
+        call = _future_call(future, fn, args, kwargs)
+        executor = self.find_serving()
+        while True:
+            if (self if executor is None else executor).is_mine():
+                raise RuntimeError(
+                    "You cannot submit onto CurrentThreadExecutor from its own thread"
+                )
+            if executor is None:
+                raise RuntimeError("CurrentThreadExecutor already quit or is broken")
+            if executor.inbox.add(call):
+                return future
+            executor = self.find_serving()
+
+    cdef bint is_mine(self):
+        return (
+            self.thread_ident == PyThread_get_thread_ident() and self.generation == _generation
+        )
+
+    cdef _CurrentThread find_serving(self):
+        cdef _CurrentThread executor = self
+        while True:
+            if not executor.inbox.closed and executor.generation == _generation:
+                return executor
+            outer = executor._old_executor
+            if not isinstance(outer, _CurrentThread):
+                return None
+            executor = <_CurrentThread>outer
+
+    def owns_current_thread(self):
+        """Whether this is the thread that the executor lends out."""
+        return self.is_mine()
+
+    def serving(self):
+        """The innermost frame, from this one outwards, that still waits for its async code."""
+        return self.find_serving()
+
+    def post(self, item):
+        """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
+        return self.generation == _generation and self.inbox.add(item)
+
+    def serve(self):
+        """Run what is posted until `close`. On the thread the executor was made in."""
+        self.inbox.run()
+
+    def close(self, _future=None):
+        """The async code has ended: refuse further calls. From any thread."""
+        self.inbox.shut()
+
+    def quit(self):
+        """Stop serving though the async code goes on: what is queued goes to the next frame out.
+
+        On the thread the executor was made in.
+        """
+        cdef _CurrentThread outer
+        self.inbox.shut()
+        for item in self.inbox.drain():
+            outer = self.find_serving()
+            if outer is None or not outer.inbox.add(item):
+                item.cancel()
+                item.deliver()
+
+
+class CurrentThreadExecutor(_CurrentThread, Executor):
+    """Runs code in the thread it is made in, while that thread waits for async code."""
+
+    __slots__ = ()
+
+
+cdef class _ThreadSensitive:
+    cdef object lock  # of threading: who holds it starts a thread and waits for that
+    # Of any thread, under the critical section; changed only by who holds the lock, too.
+    cdef unsigned long generation
+    cdef Inbox inbox
+    cdef object worker
+    cdef unsigned long worker_ident  # 0: not known yet
+    cdef bint is_shut_down
+
+    def __cinit__(self, *args, **kwargs):
+        self.generation = _generation
+        self.lock = threading.RLock()
+
+    cdef Inbox current_inbox(self):
+        with cython.critical_section(self):
+            inbox = self.inbox
+        return inbox
+
+    cdef object current_worker(self):
+        with cython.critical_section(self):
+            worker = self.worker
+        return worker
+
+    cdef int set_worker(self, object worker) except -1:
+        with cython.critical_section(self):
+            old = self.worker
+            self.worker = worker
+            self.worker_ident = 0
+        return 0
+
+    cdef int set_inbox(self, Inbox inbox) except -1:
+        with cython.critical_section(self):
+            old = self.inbox
+            self.inbox = inbox
+        return 0
+
+    def submit(self, fn, /, *args, **kwargs):
+        """Have ``fn(*args, **kwargs)`` run in the executor's thread. From any thread.
+
+        Raises RuntimeError after `shutdown`.
+        """
+        future = Future()
+        if not self.add(_future_call(future, fn, args, kwargs)):
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        return future
+
+    def post(self, item):
+        """Give ``item`` to the thread, starting it if need be; False after `shutdown`."""
+        return self.add(item)
+
+    cdef bint add(self, object item) except -1:
+        cdef Inbox inbox
+        if self.generation != _generation:
+            self.forget_parent()
+        inbox = self.current_inbox()
+        if inbox is not None and inbox.add(item):
+            return True
+        with self.lock:
+            if self.is_shut_down:
+                return False
+            inbox = self.current_inbox()
+            if inbox is None or not inbox.add(item):
+                inbox = Inbox.__new__(Inbox)
+                inbox.add(item)
+                old_worker = self.current_worker()
+                worker = _Worker(inbox, after=old_worker)
+                # Known before it runs: the item may ask who owns the thread it is on. But nobody
+                # else may put anything in as long as the start can fail.
+                self.set_worker(worker)
+                try:
+                    worker.start()
+                except BaseException:
+                    self.set_worker(old_worker)
+                    raise
+                self.set_inbox(inbox)
+            if _threads.is_exiting():
+                # Nobody will come to close it: the worker ends when it has nothing to do.
+                inbox.shut()
+        return True
+
+    def owns_current_thread(self):
+        """Whether this is the executor's own thread."""
+        if self.generation != _generation:
+            return False
+        if self.worker_ident == 0:
+            worker = self.current_worker()
+            ident = None if worker is None else worker.ident
+            if ident is None:
+                return False
+            with cython.critical_section(self):
+                if self.worker is worker:
+                    self.worker_ident = ident
+            return ident == PyThread_get_thread_ident()
+        return self.worker_ident == PyThread_get_thread_ident()
+
+    def is_idle(self):
+        """Whether all that was posted has been run. From any thread."""
+        cdef Inbox inbox = self.current_inbox()
+        return inbox is None or inbox.posted == inbox.finished
+
+    def abandon(self):
+        """Do not wait for the thread at exit. From any thread."""
+        worker = self.current_worker()
+        if worker is not None:
+            worker.abandon()
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """Refuse further calls and let the thread end when it has run those it has.
+
+        :param wait: wait for the thread's end (not if called on that thread).
+        :param cancel_futures: cancel the calls that have not begun.
+        """
+        cdef Inbox inbox
+        with self.lock:
+            self.is_shut_down = True
+            inbox, worker = self.current_inbox(), self.current_worker()
+        if inbox is None or worker is None or self.generation != _generation:
+            return
+        dropped = inbox.drain() if cancel_futures else ()
+        inbox.shut()
+        for item in dropped:
+            item.cancel()
+            item.deliver()
+        if wait and not worker.abandoned and worker is not threading.current_thread():
+            worker.join()
+
+    cdef int forget_parent(self) except -1:
+        # In a forked child, before anything else: the thread is not there, and a thread that is
+        # not there may hold the lock.
+        lock = threading.RLock()
+        old = self.lock
+        self.lock = lock
+        self.set_worker(None)
+        self.set_inbox(None)
+        self.generation = _generation
+        return 0
+
+    cdef int close_inbox(self) except -1:
+        if self.inbox is not None and self.generation == _generation:
+            self.inbox.shut()
+        return 0
+
+
+class ThreadSensitiveExecutor(_ThreadSensitive, Executor):
+    """Runs code in one thread of its own, one call after the other."""
+
+    __slots__ = ()
+
+    def __del__(self):
+        (<_ThreadSensitive>self).close_inbox()

@@ -1,0 +1,183 @@
+# A thread's inbox.
+#
+# A list with a mark where it begins, and a lock of the interpreter's as the owner's bed: who puts
+# something in unlocks it, if the owner has lain down. The owner waits without the GIL, in a call
+# that signals interrupt; nothing of the inbox is held meanwhile.
+#
+# There is no end marker: closed and empty is the end. Nothing that `put` does can run a finalizer,
+# so nothing can come between its steps.
+
+cdef extern from "pythread.h":
+    ctypedef void* PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_FAILURE
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    PyLockStatus PyThread_acquire_lock_timed(
+        PyThread_type_lock lock, long long microseconds, int interruptible
+    ) nogil
+    void PyThread_release_lock(PyThread_type_lock lock)
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+cdef extern from *:
+    """
+    /* Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second. */
+    #ifdef _WIN32
+      #define ASGIBRIDGE_PATIENCE 250000
+    #else
+      #define ASGIBRIDGE_PATIENCE -1
+    #endif
+    """
+    long long ASGIBRIDGE_PATIENCE
+
+
+@cython.final
+cdef class Inbox:
+    """A closable first-in-first-out queue of calls with one consumer."""
+
+    # All of it of any thread, under the critical section, but for `finished`.
+    cdef list items  # from `begin` on; None before
+    cdef Py_ssize_t begin
+    cdef bint is_parked  # whether the owner has to be woken; who finds it so clears it and unlocks
+    cdef PyThread_type_lock bed  # locked, unless the owner has been woken and has not noticed yet
+    cdef readonly bint closed
+    cdef readonly Py_ssize_t posted
+    cdef readonly Py_ssize_t finished  # of the owner
+
+    def __cinit__(self):
+        self.items = []
+        self.bed = PyThread_allocate_lock()
+        if self.bed is NULL:
+            raise MemoryError("can't allocate lock")
+        PyThread_acquire_lock(self.bed, 0)
+
+    def __dealloc__(self):
+        if self.bed is not NULL:
+            # Some platforms complain about freeing a locked lock.
+            PyThread_acquire_lock(self.bed, 0)
+            PyThread_release_lock(self.bed)
+            PyThread_free_lock(self.bed)
+
+    def put(self, item):
+        """Add ``item``, or return False if the inbox is closed. From any thread."""
+        return self.add(item)
+
+    cdef bint add(self, object item) except -1:
+        cdef bint accepted
+        with cython.critical_section(self):
+            accepted = not self.closed
+            if accepted:
+                self.items.append(item)
+                self.posted += 1
+                self.wake_owner()
+        return accepted
+
+    cdef inline void wake_owner(self) noexcept:
+        if self.is_parked:
+            self.is_parked = False
+            PyThread_release_lock(self.bed)
+
+    def close(self):
+        """Refuse what comes from now on; `serve` ends when it has run the rest. From any thread."""
+        self.shut()
+
+    cdef int shut(self) except -1:
+        with cython.critical_section(self):
+            self.closed = True
+            self.wake_owner()
+        return 0
+
+    def is_idle(self):
+        """Whether all that was put has been run. From any thread."""
+        return self.posted == self.finished
+
+    def serve(self):
+        """Run what comes, until the inbox is closed and empty. On the owning thread."""
+        self.run()
+
+    cdef int run(self) except -1:
+        cdef SyncCall call
+        while True:
+            item = self.take()
+            if item is None:
+                return 0
+            if type(item) is SyncCall:
+                call = <SyncCall>item
+                item = None
+                call.execute()
+                self.finished += 1
+                call.send_back()
+                call = None
+            else:
+                item.run()
+                self.finished += 1
+                item.deliver()
+                item = None
+
+    def drain(self):
+        """Take out all that waits in the inbox now. From any thread."""
+        cdef list items, fresh = []
+        cdef Py_ssize_t begin
+        with cython.critical_section(self):
+            items = self.items
+            self.items = fresh
+            begin = self.begin
+            self.begin = 0
+        return items[begin:] if begin else items
+
+    cdef object take(self):
+        # The first item; waits for one. None at the end.
+        cdef bint must_wait
+        while True:
+            item = None
+            must_wait = False
+            with cython.critical_section(self):
+                if self.begin < len(self.items):
+                    item = self.first()
+                elif not self.closed:
+                    self.is_parked = must_wait = True
+            if not must_wait:
+                return item
+            self.park()
+
+    cdef object first(self):
+        cdef Py_ssize_t begin = self.begin
+        cdef Py_ssize_t end = len(self.items)
+        if begin + 1 == end:
+            self.begin = 0
+            item = self.items.pop()
+            if begin:
+                self.items.clear()  # of None
+            return item
+        item = self.items[begin]
+        self.items[begin] = None
+        begin += 1
+        if begin >= 1024 and begin * 2 >= end:
+            # Never empty: cut off what lies behind, before it grows without end.
+            del self.items[:begin]  # of None
+            begin = 0
+        self.begin = begin
+        return item
+
+    cdef int park(self) except -1:
+        cdef PyLockStatus status
+        cdef bint was_woken
+        while True:
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.bed, ASGIBRIDGE_PATIENCE, 1)
+            if status == PY_LOCK_ACQUIRED:
+                return 0
+            try:
+                PyErr_CheckSignals()
+            except BaseException:
+                with cython.critical_section(self):
+                    was_woken = not self.is_parked
+                    self.is_parked = False
+                if was_woken:
+                    PyThread_acquire_lock(self.bed, 0)
+                raise

@@ -1,0 +1,15 @@
+# The compiled kernel has what the pure one has; tests/test_parity.py compares the two.
+from asgibridge._pure import (
+    AsyncCall as AsyncCall,
+    ContextStorage as ContextStorage,
+    CurrentThreadExecutor as CurrentThreadExecutor,
+    Home as Home,
+    Inbox as Inbox,
+    SyncCall as SyncCall,
+    ThreadSensitiveExecutor as ThreadSensitiveExecutor,
+    ThreadStorage as ThreadStorage,
+    WakeChannel as WakeChannel,
+    at_home as at_home,
+    current_home as current_home,
+    restore_context as restore_context,
+)
