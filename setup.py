@@ -47,6 +47,10 @@ if choice != "off" and platform.python_implementation() == "CPython":
                 if not os.path.exists(self.get_ext_fullpath(ext.name)):
                     self._notice("the compiler failed")
 
+            def finalize_options(self):
+                super().finalize_options()
+                self.cython_c_in_temp = True
+
             def run(self):
                 try:
                     super().run()

@@ -28,6 +28,11 @@ SCRIPT = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _auto(monkeypatch):
+    monkeypatch.setenv("ASGIBRIDGE_SPEEDUPS", "auto")
+
+
 def test_runs_on_the_pure_kernel(script_output):
     assert script_output(SCRIPT + "    print(asgibridge.IMPLEMENTATION)") == "pure"
 
@@ -90,3 +95,9 @@ def test_installed_before_the_patching(script_output):
         )
         == "pure"
     )
+
+
+def test_the_compiled_kernel_cannot_be_required(run_script):
+    done = run_script(SCRIPT, ASGIBRIDGE_SPEEDUPS="require")
+    assert done.returncode == 1
+    assert "threading is monkey-patched" in done.stderr

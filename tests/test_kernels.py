@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import asgibridge
-from asgibridge import _backend
+from asgibridge import _backend, _pure
 
 
 class Item:
@@ -60,9 +60,12 @@ class TestInbox:
         inbox.serve()
         assert idle == [True]
 
-    def test_what_a_finalizer_does_in_the_middle_of_a_put_is_not_lost(self, kernel):
-        """The collector may run one at any time, and it may close this very inbox."""
-        inbox, log = kernel.Inbox(), []
+    def test_what_a_finalizer_does_in_the_middle_of_a_put_is_not_lost(self):
+        """The collector may run one at any time, and it may close this very inbox.
+
+        Only in Python: nothing can come between the steps of the compiled kernel's put.
+        """
+        inbox, log = _pure.Inbox(), []
         inbox.put(Item(log, "a"))
         inbox.close()
         inbox._queue.put(Item(log, "behind the end"))
@@ -245,7 +248,10 @@ class TestSyncCall:
         call.run()
         call.deliver()
 
-    def test_a_hundred_finished_at_once_wake_the_loop_once(self, kernel):
+    @pytest.mark.parametrize("earlier", [0, 10])
+    def test_a_hundred_finished_at_once_wake_the_loop_once(self, kernel, earlier):
+        """Through a reader, which the compiled kernel has after some calls, it is once anyway."""
+
         async def main():
             loop = asyncio.get_running_loop()
             woken = []
@@ -254,6 +260,12 @@ class TestSyncCall:
                 woken.append(args),
                 original(*args, **kwargs),
             )
+            for _ in range(earlier):
+                call = kernel.SyncCall(loop, int)
+                call.run()
+                call.deliver()
+                await call
+            woken.clear()
             calls = [kernel.SyncCall(loop, lambda i=i: i) for i in range(100)]
             tasks = [asyncio.ensure_future(self._await(call)) for call in calls]
             await asyncio.sleep(0)
@@ -263,7 +275,8 @@ class TestSyncCall:
             assert await asyncio.gather(*tasks) == list(range(100))
             return len(woken)
 
-        assert asyncio.run(main()) == 1
+        expected = 0 if earlier and sys.platform != "win32" and "_speedups" in kernel.__name__ else 1
+        assert asyncio.run(main()) == expected
 
     @staticmethod
     async def _await(call):

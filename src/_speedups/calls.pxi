@@ -167,7 +167,7 @@ cdef class SyncCall:
         self.send_back()
 
     def cancel(self):
-        """Give up a call that the thread will not run any more, instead of `run`. From any thread."""
+        """Give up a call that the thread will not run any more, in place of `run`. Any thread."""
         if self.take_function() is not None:
             self.error = asyncio.CancelledError()
 

@@ -162,7 +162,7 @@ cdef class _ThreadSensitive:
     cdef unsigned long generation
     cdef Inbox inbox
     cdef object worker
-    cdef unsigned long worker_ident  # 0: not known yet
+    cdef Inbox served  # by the worker; `inbox` as soon as that has started
     cdef bint is_shut_down
 
     def __cinit__(self, *args, **kwargs):
@@ -179,11 +179,12 @@ cdef class _ThreadSensitive:
             worker = self.worker
         return worker
 
-    cdef int set_worker(self, object worker) except -1:
+    cdef int set_worker(self, object worker, Inbox served) except -1:
         with cython.critical_section(self):
             old = self.worker
+            old_served = self.served
             self.worker = worker
-            self.worker_ident = 0
+            self.served = served
         return 0
 
     cdef int set_inbox(self, Inbox inbox) except -1:
@@ -207,7 +208,7 @@ cdef class _ThreadSensitive:
         return self.add(item)
 
     cdef bint add(self, object item) except -1:
-        cdef Inbox inbox
+        cdef Inbox inbox, old_served
         if self.generation != _generation:
             self.forget_parent()
         inbox = self.current_inbox()
@@ -220,15 +221,17 @@ cdef class _ThreadSensitive:
             if inbox is None or not inbox.add(item):
                 inbox = Inbox.__new__(Inbox)
                 inbox.add(item)
-                old_worker = self.current_worker()
+                old_worker, old_served = self.current_worker(), self.served
                 worker = _Worker(inbox, after=old_worker)
                 # Known before it runs: the item may ask who owns the thread it is on. But nobody
                 # else may put anything in as long as the start can fail.
-                self.set_worker(worker)
+                self.set_worker(worker, inbox)
                 try:
                     worker.start()
                 except BaseException:
-                    self.set_worker(old_worker)
+                    # Or a signal handler has raised, and it has started after all: let it end.
+                    inbox.shut()
+                    self.set_worker(old_worker, old_served)
                     raise
                 self.set_inbox(inbox)
             if _threads.is_exiting():
@@ -238,18 +241,9 @@ cdef class _ThreadSensitive:
 
     def owns_current_thread(self):
         """Whether this is the executor's own thread."""
-        if self.generation != _generation:
-            return False
-        if self.worker_ident == 0:
-            worker = self.current_worker()
-            ident = None if worker is None else worker.ident
-            if ident is None:
-                return False
-            with cython.critical_section(self):
-                if self.worker is worker:
-                    self.worker_ident = ident
-            return ident == PyThread_get_thread_ident()
-        return self.worker_ident == PyThread_get_thread_ident()
+        # Not by its ident, which is used again when it has ended.
+        cdef Inbox served = _this_thread().served
+        return served is not None and served is self.served and self.generation == _generation
 
     def is_idle(self):
         """Whether all that was posted has been run. From any thread."""
@@ -288,7 +282,7 @@ cdef class _ThreadSensitive:
         lock = threading.RLock()
         old = self.lock
         self.lock = lock
-        self.set_worker(None)
+        self.set_worker(None, None)
         self.set_inbox(None)
         self.generation = _generation
         return 0

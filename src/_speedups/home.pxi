@@ -36,6 +36,7 @@ cdef class _Thread:
     # Of one thread, and only ever touched by it.
     cdef object home
     cdef WakeChannel channel  # of the loop that last ran here, or None
+    cdef Inbox served  # if it is a worker: what it serves
 
     def __dealloc__(self):
         if asgibridge_thread_get() == <void*>self:

@@ -98,7 +98,13 @@ cdef class Inbox:
 
     def serve(self):
         """Run what comes, until the inbox is closed and empty. On the owning thread."""
-        self.run()
+        cdef _Thread thread = _this_thread()
+        cdef Inbox outer = thread.served
+        thread.served = self
+        try:
+            self.run()
+        finally:
+            thread.served = outer
 
     cdef int run(self) except -1:
         cdef SyncCall call

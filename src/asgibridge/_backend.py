@@ -7,7 +7,7 @@
     must not be used: under gevent's or eventlet's monkey-patched ``threading``, whose own objects
     alone yield to other greenlets.
 ``require``
-    the compiled kernel, or an ImportError.
+    the compiled kernel, or an ImportError: also under such patching.
 ``off``
     the pure kernel.
 
@@ -49,6 +49,11 @@ def threading_is_patched() -> bool:
 
 def _load() -> tuple[ModuleType, str]:
     choice = _choice()
+    if choice == "require" and threading_is_patched():
+        raise ImportError(
+            "ASGIBRIDGE_SPEEDUPS=require, but threading is monkey-patched, and waiting in compiled "
+            "code would block every greenlet: set it to auto, or unset it"
+        )
     if choice != "off" and not (choice == "auto" and threading_is_patched()):
         try:
             return importlib.import_module(_EXTENSION), "speedups"
