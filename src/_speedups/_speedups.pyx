@@ -1,6 +1,7 @@
 # cython: language_level=3
 # cython: freethreading_compatible=True
 # cython: embedsignature=False
+# cython: auto_pickle=False
 # cython: binding=True
 # cython: boundscheck=False
 # cython: wraparound=False

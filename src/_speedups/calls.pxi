@@ -252,6 +252,9 @@ cdef class AsyncCall:
     cdef object error
     cdef bint is_done
 
+    def __init__(self):
+        pass  # refuses arguments
+
     def done(self):
         """Whether there is an outcome."""
         return self.is_done

@@ -169,6 +169,9 @@ cdef class _ThreadSensitive:
         self.generation = _generation
         self.lock = threading.RLock()
 
+    def __init__(self):
+        pass  # refuses arguments
+
     cdef Inbox current_inbox(self):
         with cython.critical_section(self):
             inbox = self.inbox

@@ -30,6 +30,9 @@ cdef extern from *:
 cdef class Home:
     """An identity, compared by ``is``."""
 
+    def __init__(self):
+        pass  # refuses arguments
+
 
 @cython.final
 cdef class _Thread:

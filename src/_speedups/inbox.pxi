@@ -56,6 +56,9 @@ cdef class Inbox:
             raise MemoryError("can't allocate lock")
         PyThread_acquire_lock(self.bed, 0)
 
+    def __init__(self):
+        pass  # refuses arguments
+
     def __dealloc__(self):
         if self.bed is not NULL:
             # Some platforms complain about freeing a locked lock.

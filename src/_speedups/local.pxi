@@ -71,6 +71,9 @@ cdef class ContextStorage:
     def __cinit__(self):
         self.variable = ContextVar("asgibridge.local", default=None)
 
+    def __init__(self):
+        pass  # refuses arguments
+
     def __getattribute__(self, key):
         cdef _Attributes current
         cdef PyObject* value
@@ -118,6 +121,9 @@ cdef class ThreadStorage:
 
     def __cinit__(self):
         self.namespace = _ThreadNamespace()
+
+    def __init__(self):
+        pass  # refuses arguments
 
     def __getattribute__(self, key):
         cdef PyObject* value

@@ -1,0 +1,247 @@
+"""The two kernels have the same names, parameters, docstrings and errors.
+
+That they behave the same is for all other tests, which run on each. The stub of the compiled kernel
+re-exports the pure one's names, so no type checker would notice what is missing from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import inspect
+import weakref
+from concurrent.futures import Executor, Future, InvalidStateError
+
+import pytest
+from conftest import KERNELS
+
+from asgibridge import _pure
+
+if "speedups" not in KERNELS:
+    pytest.skip("there is no compiled kernel here", allow_module_level=True)
+
+from asgibridge import _speedups
+
+CLASSES = [name for name in _pure.__all__ if inspect.isclass(getattr(_pure, name))]
+FUNCTIONS = [name for name in _pure.__all__ if name not in CLASSES]
+
+# What classes of the one sort or the other have of Python.
+PYTHONS = {"__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
+PYTHONS |= {"__dict__", "__doc__", "__firstlineno__", "__module__", "__slots__", "__weakref__"}
+PYTHONS |= {"__static_attributes__", "__abstractmethods__", "__parameters__", "__orig_bases__"}
+PYTHONS |= {"__new__", "__init__", "__pyx_vtable__"}
+# A cdef class has the one where it would be slow with the other, and no third without a second.
+PYTHONS |= {"__getattr__", "__getattribute__", "__setattr__", "__delattr__", "__del__"}
+
+
+def members(kernel, name):
+    return {
+        member
+        for member in dir(getattr(kernel, name))
+        if member not in PYTHONS and (not member.startswith("_") or member.endswith("__"))
+    }
+
+
+def methods():
+    for name in CLASSES:
+        for member in sorted(members(_pure, name)):
+            if inspect.isfunction(getattr(getattr(_pure, name), member)):
+                yield f"{name}.{member}"
+
+
+def find(kernel, path):
+    found = kernel
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def parameters(function):
+    return [(each.name, each.kind, each.default) for each in signature(function)]
+
+
+def signature(function):
+    return inspect.signature(function).parameters.values()
+
+
+def test_names():
+    assert sorted(_speedups.__all__) == sorted(_pure.__all__)
+    assert [name for name in _pure.__all__ if not hasattr(_speedups, name)] == []
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_members(name):
+    assert members(_speedups, name) == members(_pure, name)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_kinds_of_classes(name):
+    pure, compiled = getattr(_pure, name), getattr(_speedups, name)
+    assert compiled.__name__ == pure.__name__
+    assert issubclass(compiled, Executor) == issubclass(pure, Executor)
+
+
+@pytest.mark.parametrize("path", [*FUNCTIONS, *methods()])
+def test_parameters(path):
+    if not path.endswith("__"):  # those are slots
+        assert parameters(find(_speedups, path)) == parameters(find(_pure, path))
+
+
+@pytest.mark.parametrize("path", [*_pure.__all__, *methods()])
+def test_docstrings(path):
+    if not path.endswith("__"):
+        pure = find(_pure, path).__doc__
+        assert inspect.cleandoc(pure or "")
+        assert inspect.cleandoc(find(_speedups, path).__doc__ or "") == inspect.cleandoc(pure)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("AsyncCall", (1,)),
+        ("ContextStorage", (1,)),
+        ("CurrentThreadExecutor", ()),
+        ("CurrentThreadExecutor", (None, None)),
+        ("Home", (1,)),
+        ("Inbox", (1,)),
+        ("SyncCall", ()),
+        ("SyncCall", (1,)),
+        ("ThreadSensitiveExecutor", (1,)),
+        ("ThreadStorage", (1,)),
+        ("WakeChannel", ()),
+        ("at_home", ()),
+        ("at_home", (1,)),
+        ("current_home", (1,)),
+        ("restore_context", (contextvars.Context(),)),
+    ],
+)
+def test_wrong_number_of_arguments(kernel, name, arguments):
+    with pytest.raises(TypeError):
+        getattr(kernel, name)(*arguments)
+
+
+def error_of(function, *arguments):
+    try:
+        result = function(*arguments)
+    except BaseException as error:
+        return type(error), str(error)
+    raise AssertionError(f"no exception but {result!r}")
+
+
+def both(scenario):
+    pure, compiled = scenario(_pure), scenario(_speedups)
+    assert compiled == pure
+    return pure
+
+
+class TestErrors:
+    def test_of_an_outcome_that_is_not_there_or_there_already(self):
+        def scenario(kernel):
+            call = kernel.AsyncCall()
+            missing = error_of(call.result)
+            call.set_result(1)
+            return missing, error_of(call.set_result, 2), error_of(call.set_exception, KeyError())
+
+        assert [kind for kind, _ in both(scenario)] == [InvalidStateError] * 3
+
+    def test_of_a_sync_function(self):
+        async def main(kernel, function):
+            call = kernel.SyncCall(asyncio.get_running_loop(), function)
+            call.run()
+            call.deliver()
+            return await call
+
+        class Mine(Exception):
+            pass
+
+        for raised in (Mine("x"), StopIteration(7), SystemExit(3), StopAsyncIteration(1)):
+
+            def function(raised=raised):
+                raise raised
+
+            both(lambda kernel, f=function: error_of(asyncio.run, main(kernel, f)))
+
+    def test_of_an_executor_that_was_shut_down(self):
+        def scenario(kernel):
+            executor = kernel.ThreadSensitiveExecutor()
+            executor.shutdown()
+            assert executor.post(object()) is False
+            return error_of(executor.submit, print)
+
+        assert both(scenario)[0] is RuntimeError
+
+    def test_of_a_current_thread_executor(self):
+        def scenario(kernel):
+            executor, future = kernel.CurrentThreadExecutor(None), Future()
+            mine = error_of(executor.submit, print)
+            future.set_result(None)
+            executor.run_until_future(future)
+            return mine, error_of(executor.submit, print)
+
+        assert [kind for kind, _ in both(scenario)] == [RuntimeError] * 2
+
+    @pytest.mark.parametrize("storage", ["ContextStorage", "ThreadStorage"])
+    def test_of_a_missing_attribute(self, storage):
+        def scenario(kernel):
+            local = getattr(kernel, storage)()
+            return [
+                error_of(getattr, local, "é"),
+                error_of(getattr, local, "__nothing__"),
+                error_of(delattr, local, "x"),
+            ]
+
+        assert [kind for kind, _ in both(scenario)] == [AttributeError] * 3
+
+    def test_of_the_reserved_name(self):
+        both(lambda kernel: error_of(setattr, kernel.ContextStorage(), "_data", 1))
+
+
+class Text(str):
+    """An attribute's name that looks at whom it is compared with."""
+
+    def __eq__(self, other):
+        gc.collect()
+        return str(self) == other
+
+    __hash__ = str.__hash__
+
+
+@pytest.mark.parametrize("storage", ["ContextStorage", "ThreadStorage"])
+class TestStorages:
+    def test_names_that_python_has(self, kernel, storage):
+        """The type's own come first, as they do for any object."""
+        local = getattr(kernel, storage)()
+        for name in ("__class__", "__doc__", "__hash__"):
+            setattr(local, name, 1)
+            assert getattr(local, name) is not 1  # noqa: F632
+        local.__mine__ = 2
+        assert local.__mine__ == 2
+        assert type(local).__name__ == storage
+
+    def test_names_that_are_compared_by_their_own_code(self, kernel, storage):
+        local = getattr(kernel, storage)()
+        setattr(local, Text("name"), 1)
+        assert (local.name, getattr(local, Text("name"))) == (1, 1)
+        setattr(local, "name", 2)
+        assert (local.name, getattr(local, Text("name"))) == (2, 2)
+
+    def test_have_weak_references(self, kernel, storage):
+        local = getattr(kernel, storage)()
+        assert weakref.ref(local)() is local
+
+
+def test_executors_are_like_any_object(kernel):
+    """A Python class over the compiled one: attributes, subclasses, weak references."""
+    for make in (kernel.ThreadSensitiveExecutor, lambda: kernel.CurrentThreadExecutor(None)):
+        executor = make()
+        executor.mine = 1
+        assert weakref.ref(executor)() is executor
+
+    class Mine(kernel.ThreadSensitiveExecutor):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+    with Mine("x") as executor:
+        assert executor.submit(lambda: executor.name).result(10) == "x"
