@@ -39,7 +39,7 @@ if choice != "off" and platform.python_implementation() == "CPython":
         print("asgibridge: no Cython, so building without the compiled kernel", flush=True)
     else:
 
-        class build_kernel(build_ext):  # noqa: N801
+        class build_kernel(build_ext):
             """Compiles the kernel, or says that the package will do without."""
 
             def build_extension(self, ext):
@@ -54,7 +54,7 @@ if choice != "off" and platform.python_implementation() == "CPython":
             def run(self):
                 try:
                     super().run()
-                except Exception as error:  # Cython's errors: `optional` forgives only the compiler's
+                except Exception as error:  # `optional` forgives the compiler's, not Cython's
                     if choice == "require":
                         raise
                     self._notice(f"{type(error).__name__}: {error}")

@@ -1,9 +1,9 @@
 """One pytest run in a process of its own, with a time limit, and what its closing line says.
 
 The limit of a single test is pytest-timeout's. This one is for what no test owns: collection, the
-end of the interpreter, a process left behind that keeps the output open. At the limit the whole
-process group gets SIGABRT, at which Python's fault handler prints every thread's stack, and ten
-seconds later SIGKILL.
+end of the interpreter, a process left behind that keeps the output open. At the limit pytest gets
+SIGABRT, at which Python's fault handler prints every thread's stack; then the rest of its process
+group does; then whoever is left gets SIGKILL.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from pathlib import Path
 
 _CLOSING = re.compile(r"(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in \d[\d.:]*s(?: \([\d:]+\))?(?: =+)?")
 _NOT_OUTCOMES = {"warning", "warnings", "deselected"}
+
+GRACE = 10
+"""Seconds in which a process that was told to abort can print its stacks."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +65,13 @@ def run(command: list[str], *, cwd: Path, env: dict[str, str], limit: float) -> 
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    expired = threading.Event()
+    expired, ended = threading.Event(), threading.Event()
 
     def expire() -> None:
         expired.set()
         print(f"\nTIME LIMIT: {limit:.0f} s are over, stopping {command}", flush=True)
-        _signal_group(process, "SIGABRT")
-        killer.start()
+        stop(process, ended)
 
-    def kill() -> None:
-        _signal_group(process, "SIGKILL")
-
-    killer = threading.Timer(10, kill)
     timer = threading.Timer(limit, expire)
     timer.start()
     counts: dict[str, int] = {}
@@ -85,14 +83,30 @@ def run(command: list[str], *, cwd: Path, env: dict[str, str], limit: float) -> 
             sys.stdout.buffer.flush()
             counts = counts_in(line.decode("utf-8", "replace")) or counts
         status = process.wait()
+    except BaseException:
+        _signal_group(process, "SIGKILL")
+        process.wait()
+        raise
     finally:
+        ended.set()
         timer.cancel()
-        killer.cancel()
+        timer.join()
         process.stdout.close()
-        if process.poll() is None:
-            kill()
-            process.wait()
     return Outcome(-1 if expired.is_set() else status, counts)
+
+
+def stop(process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+    """Abort pytest, then what it left behind: stacks printed at the same time cannot be read."""
+    if os.name != "nt":
+        process.send_signal(signal.SIGABRT)
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            pass  # it gets SIGKILL in the end
+        _signal_group(process, "SIGABRT")
+        if ended.wait(GRACE):
+            return
+    _signal_group(process, "SIGKILL")
 
 
 def _signal_group(process: subprocess.Popen[bytes], name: str) -> None:
@@ -102,4 +116,4 @@ def _signal_group(process: subprocess.Popen[bytes], name: str) -> None:
     try:
         os.killpg(process.pid, getattr(signal, name))
     except ProcessLookupError:
-        pass  # all of it ended by itself meanwhile
+        pass  # all of it has ended

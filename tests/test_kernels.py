@@ -275,8 +275,8 @@ class TestSyncCall:
             assert await asyncio.gather(*tasks) == list(range(100))
             return len(woken)
 
-        expected = 0 if earlier and sys.platform != "win32" and "_speedups" in kernel.__name__ else 1
-        assert asyncio.run(main()) == expected
+        has_reader = earlier and sys.platform != "win32" and "_speedups" in kernel.__name__
+        assert asyncio.run(main()) == (0 if has_reader else 1)
 
     @staticmethod
     async def _await(call):

@@ -14,9 +14,9 @@ import weakref
 from concurrent.futures import Executor, Future, InvalidStateError
 
 import pytest
-from conftest import KERNELS
 
 from asgibridge import _pure
+from conftest import KERNELS
 
 if "speedups" not in KERNELS:
     pytest.skip("there is no compiled kernel here", allow_module_level=True)

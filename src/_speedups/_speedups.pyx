@@ -42,6 +42,7 @@ __all__ = [
     "WakeChannel",
     "at_home",
     "current_home",
+    "peek",
     "restore_context",
 ]
 

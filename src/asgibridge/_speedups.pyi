@@ -1,4 +1,5 @@
 # The compiled kernel has what the pure one has; tests/test_parity.py compares the two.
+# ruff: noqa: I001
 from asgibridge._pure import (
     AsyncCall as AsyncCall,
     ContextStorage as ContextStorage,
@@ -11,5 +12,6 @@ from asgibridge._pure import (
     WakeChannel as WakeChannel,
     at_home as at_home,
     current_home as current_home,
+    peek as peek,
     restore_context as restore_context,
 )
