@@ -107,6 +107,7 @@ def test_docstrings(path):
         ("Inbox", (1,)),
         ("SyncCall", ()),
         ("SyncCall", (1,)),
+        ("ThreadHandler", (1, 2, 3, 4)),
         ("ThreadSensitiveExecutor", (1,)),
         ("ThreadStorage", (1,)),
         ("WakeChannel", ()),

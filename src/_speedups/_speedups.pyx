@@ -18,7 +18,7 @@ beside it says to which.
 """
 
 cimport cython
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 
 import asyncio
@@ -37,6 +37,7 @@ __all__ = [
     "Home",
     "Inbox",
     "SyncCall",
+    "ThreadHandler",
     "ThreadSensitiveExecutor",
     "ThreadStorage",
     "WakeChannel",
@@ -49,11 +50,13 @@ __all__ = [
 # How many forks this process is away from the one that imported us: `_threads.generation`, without
 # a call. A file descriptor, thread or frame of another generation is not there.
 cdef unsigned long _generation = 0
+cdef object _pid = os.getpid()
 
 
 def _after_fork_in_child():
-    global _generation
+    global _generation, _pid
     _generation += 1
+    _pid = os.getpid()
 
 
 if hasattr(os, "register_at_fork"):
@@ -64,5 +67,6 @@ include "context.pxi"
 include "local.pxi"
 include "channel.pxi"
 include "calls.pxi"
+include "handler.pxi"
 include "inbox.pxi"
 include "executors.pxi"

@@ -129,6 +129,10 @@ cdef class SyncCall:
         self.channel = _wake_channel(loop)
         self.function = (function,) if function is None else function
 
+    cdef inline bint is_first(self):
+        # Whether the loop knows of all calls that have finished. Only a hint.
+        return self.channel is not None and self.channel.idle
+
     cdef object take_function(self):
         # None if somebody else has it.
         with cython.critical_section(self):

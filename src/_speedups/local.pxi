@@ -10,6 +10,7 @@ cdef extern from "Python.h":
     object PyContextVar_Set(object variable, object value)
     PyObject* PyDict_GetItemWithError(dict of, object key) except? NULL
     object PyObject_GenericGetAttr(object of, object name)
+    PyObject* _PyType_Lookup(PyTypeObject* type, object name)
     Py_UCS4 PyUnicode_READ_CHAR(object text, Py_ssize_t index)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
@@ -23,23 +24,30 @@ cdef class _Attributes:
 
 
 cdef inline bint _belongs_to_python(object key):
-    return not isinstance(key, str) or (
-        PyUnicode_GET_LENGTH(key) > 1
+    return (
+        isinstance(key, str)
+        and PyUnicode_GET_LENGTH(key) > 1
         and PyUnicode_READ_CHAR(key, 0) == c"_"
         and PyUnicode_READ_CHAR(key, 1) == c"_"
     )
 
 
-cdef object _missing(local, key):
-    raise AttributeError(f"{type(local).__name__.lstrip('_')!r} object has no attribute {key!r}")
+cdef extern from *:
+    """
+    /* In C: programs ask for what is not there, by getattr and hasattr, as often as for what is. */
+    static int asgibridge_missing(PyObject *local, PyObject *key) {
+        const char *name = strrchr(Py_TYPE(local)->tp_name, '.');
+        name = name ? name + 1 : Py_TYPE(local)->tp_name;
+        while (*name == '_') name++;
+        PyErr_Format(PyExc_AttributeError, "'%.200s' object has no attribute %R", name, key);
+        return -1;
+    }
+    """
+    int asgibridge_missing(object local, object key) except -1
 
 
-cdef object _of_type(local, key):
-    try:
-        return PyObject_GenericGetAttr(local, key)
-    except AttributeError:
-        pass
-    return _missing(local, key)
+cdef inline bint _has_type(local, key):
+    return isinstance(key, str) and _PyType_Lookup(Py_TYPE(local), key) is not NULL
 
 
 cdef inline _Attributes _current(object variable):
@@ -77,18 +85,17 @@ cdef class ContextStorage:
     def __getattribute__(self, key):
         cdef _Attributes current
         cdef PyObject* value
-        if _belongs_to_python(key):
-            try:
-                return PyObject_GenericGetAttr(self, key)
-            except AttributeError:
-                pass
+        if _belongs_to_python(key) and _has_type(self, key):
+            return PyObject_GenericGetAttr(self, key)
         current = _current(self.variable)
         if current is not None and current.home is _this_thread().home:
             # Borrowed from a dict that `current` keeps and nobody changes.
             value = PyDict_GetItemWithError(current.data, key)
             if value is not NULL:
                 return <object>value
-        return _of_type(self, key)
+        if _has_type(self, key):
+            return PyObject_GenericGetAttr(self, key)
+        asgibridge_missing(self, key)
 
     def __setattr__(self, key, value):
         cdef _Attributes changed
@@ -101,7 +108,7 @@ cdef class ContextStorage:
     def __delattr__(self, key):
         cdef _Attributes changed = _changeable(self.variable)
         if key not in changed.data:
-            _missing(self, key)
+            asgibridge_missing(self, key)
         del changed.data[key]
         PyContextVar_Set(self.variable, changed)
 
@@ -144,11 +151,8 @@ cdef class ThreadStorage:
     def __getattribute__(self, key):
         cdef PyObject* value
         cdef dict data
-        if _belongs_to_python(key):
-            try:
-                return PyObject_GenericGetAttr(self, key)
-            except AttributeError:
-                pass
+        if _belongs_to_python(key) and _has_type(self, key):
+            return PyObject_GenericGetAttr(self, key)
         if asyncio._get_running_loop() is None:
             data = self.namespace.data
         else:
@@ -157,7 +161,9 @@ cdef class ThreadStorage:
             value = PyDict_GetItemWithError(data, key)
             if value is not NULL:
                 return <object>value
-        return _of_type(self, key)
+        if _has_type(self, key):
+            return PyObject_GenericGetAttr(self, key)
+        asgibridge_missing(self, key)
 
     def __setattr__(self, key, value):
         if asyncio._get_running_loop() is None:
@@ -169,10 +175,10 @@ cdef class ThreadStorage:
     def __delattr__(self, key):
         if asyncio._get_running_loop() is None:
             if self.namespace.data.pop(key, _MISSING) is _MISSING:
-                _missing(self, key)
+                asgibridge_missing(self, key)
         else:
             variable = self.namespace.variable
             data = variable.get({}).copy()
             if data.pop(key, _MISSING) is _MISSING:
-                _missing(self, key)
+                asgibridge_missing(self, key)
             variable.set(data)

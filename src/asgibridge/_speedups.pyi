@@ -7,6 +7,7 @@ from asgibridge._pure import (
     Home as Home,
     Inbox as Inbox,
     SyncCall as SyncCall,
+    ThreadHandler as ThreadHandler,
     ThreadSensitiveExecutor as ThreadSensitiveExecutor,
     ThreadStorage as ThreadStorage,
     WakeChannel as WakeChannel,

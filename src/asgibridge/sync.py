@@ -524,17 +524,23 @@ class SyncToAsync(Generic[_P, _R]):
         else:
             before = context = self.context
         task_context: list[asyncio.Task[Any]] = []
-        call = self._send(
-            loop,
-            functools.partial(
+        child = functools.partial(self.func, *args, **kwargs)
+        exc_info = sys.exc_info()
+        handler: Callable[[], _R]
+        if exc_info[1] is None and self._has_own_thread_handler():
+            handler = kernel.ThreadHandler(self.threadlocal, loop, task_context, context, child)
+        else:
+            handler = functools.partial(
                 self.thread_handler,
                 loop,
-                sys.exc_info(),
+                exc_info,
                 task_context,
                 functools.partial(_run_in_context, context, kernel.current_home()),
-                functools.partial(self.func, *args, **kwargs),
-            ),
-        )
+                child,
+            )
+        del child, exc_info
+        call = self._send(loop, handler)
+        del handler
         try:
             return await call  # type: ignore[no-any-return]
         except asyncio.CancelledError:
@@ -589,6 +595,11 @@ class SyncToAsync(Generic[_P, _R]):
             threadlocal["main_event_loop_pid"] = outer_pid
             threadlocal["task_context"] = outer_task_context
 
+    def _has_own_thread_handler(self) -> bool:
+        return type(self).thread_handler is _THREAD_HANDLER and (
+            "thread_handler" not in self.__dict__
+        )
+
     def _send(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], _R]) -> Any:
         # Have the handler run in the right thread; what is returned can be awaited.
         if not self._thread_sensitive:
@@ -626,6 +637,9 @@ class SyncToAsync(Generic[_P, _R]):
         if not executor.post(call):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return call
+
+
+_THREAD_HANDLER = SyncToAsync.thread_handler
 
 
 def _run_in_context(context: contextvars.Context, home: kernel.Home, child: Callable[[], _R]) -> _R:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .calls import AsyncCall, SyncCall, WakeChannel
 from .context import restore_context
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
+from .handler import ThreadHandler
 from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
@@ -20,6 +21,7 @@ __all__ = [
     "Home",
     "Inbox",
     "SyncCall",
+    "ThreadHandler",
     "ThreadSensitiveExecutor",
     "ThreadStorage",
     "WakeChannel",

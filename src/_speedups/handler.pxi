@@ -1,0 +1,45 @@
+# What a thread does around a sync function that `sync_to_async` brought to it.
+
+@cython.final
+@cython.freelist(32)
+cdef class ThreadHandler:
+    """Calls ``function()`` in ``context``, at the home where this object was made.
+
+    :param threadlocal: ``SyncToAsync.threadlocal``, in which the calls that the function makes look
+        up ``loop`` and ``task_context``.
+    """
+
+    # Nothing of it changes.
+    cdef object home
+    cdef object threadlocal
+    cdef object loop
+    cdef object task_context
+    cdef object context
+    cdef object function
+
+    def __cinit__(self, threadlocal, loop, task_context, context, function):
+        self.home = _this_thread().home
+        self.threadlocal = threadlocal
+        self.loop = loop
+        self.task_context = task_context
+        self.context = context
+        self.function = function
+
+    def __call__(self):
+        cdef _Thread thread = _this_thread()
+        names = self.threadlocal.__dict__
+        outer_loop = names.get("main_event_loop")
+        outer_pid = names.get("main_event_loop_pid")
+        outer_task_context = names.get("task_context")
+        names["main_event_loop"] = self.loop
+        names["main_event_loop_pid"] = _pid
+        names["task_context"] = self.task_context
+        outer_home = thread.home
+        thread.home = self.home
+        try:
+            return self.context.run(self.function)
+        finally:
+            _this_thread().home = outer_home
+            names["main_event_loop"] = outer_loop
+            names["main_event_loop_pid"] = outer_pid
+            names["task_context"] = outer_task_context
