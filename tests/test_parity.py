@@ -112,6 +112,7 @@ def test_docstrings(path):
         ("ThreadStorage", (1,)),
         ("WakeChannel", ()),
         ("at_home", ()),
+        ("call_soon", ()),
         ("at_home", (1,)),
         ("current_home", (1,)),
         ("restore_context", (contextvars.Context(),)),

@@ -42,6 +42,7 @@ __all__ = [
     "ThreadStorage",
     "WakeChannel",
     "at_home",
+    "call_soon",
     "current_home",
     "peek",
     "restore_context",

@@ -141,9 +141,14 @@ cdef class SyncCall:
         return function
 
     cdef int execute(self) except -1:
+        cdef _Thread thread
+        cdef WakeChannel outer
         function = self.take_function()
         if function is None:
             return 0
+        thread = _this_thread()
+        outer = thread.running
+        thread.running = self.channel
         try:
             self.value = function()
         except StopIteration as error:
@@ -152,6 +157,8 @@ cdef class SyncCall:
             self.error.__cause__ = error
         except BaseException as error:
             self.error = error
+        finally:
+            thread.running = outer
         return 0
 
     cdef int send_back(self) except -1:

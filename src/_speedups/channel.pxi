@@ -119,14 +119,13 @@ cdef class WakeChannel:
         self.send(call)
 
     cdef int send(self, object call) except -1:
+        # 0 if the loop is closed and this call dropped with all others; nobody may have noticed yet.
         cdef bint first
         with cython.critical_section(self):
             self.finished.append(call)
             first = self.idle
             self.idle = False
-        if first:
-            self.wake_loop()
-        return 0
+        return self.wake_loop() if first else 1
 
     cdef int wake_loop(self) except -1:
         cdef list dropped, fresh
@@ -135,11 +134,11 @@ cdef class WakeChannel:
             if self.has_reader:
                 if not loop.is_closed():
                     asgibridge_wake_signal(self.fds)
-                    return 0
+                    return 1
             else:
                 try:
                     loop.call_soon_threadsafe(self._drain, context=Context())
-                    return 0
+                    return 1
                 except RuntimeError:  # the loop is closed
                     if not loop.is_closed():
                         raise
@@ -199,6 +198,8 @@ cdef class WakeChannel:
                 i += 1
                 if type(call) is SyncCall:
                     (<SyncCall>call).woken(directly)
+                elif type(call) is _Callback:
+                    (<_Callback>call).wake_in(loop, directly)
                 else:
                     call.wake()
                 call = None
@@ -214,6 +215,48 @@ cdef class WakeChannel:
                 self.wake_loop()
             raise
         return 0
+
+
+@cython.final
+cdef class _Callback:
+    # What goes to a loop by the same way as a finished call.
+    cdef object callback
+    cdef tuple args
+    cdef object context
+
+    cdef int wake_in(self, object loop, bint directly) except -1:
+        if loop is None:
+            return 0
+        if not directly:
+            loop.call_soon(self.callback, *self.args, context=self.context)
+            return 0
+        try:
+            self.context.run(self.callback, *self.args)
+        except Exception as error:
+            loop.call_exception_handler(
+                {"message": f"Exception in callback {self.callback!r}", "exception": error}
+            )
+        return 0
+
+
+def call_soon(loop, callback, *args):
+    """``loop.call_soon_threadsafe(callback, *args)``, from a thread that runs a call of that loop.
+
+    Raises RuntimeError if the loop is closed.
+    """
+    cdef WakeChannel channel = _this_thread().running
+    cdef _Callback item
+    if channel is None or channel.generation != _generation or channel.loop() is not loop:
+        loop.call_soon_threadsafe(callback, *args)
+        return
+    if loop.is_closed():
+        raise RuntimeError("Event loop is closed")
+    item = _Callback.__new__(_Callback)
+    item.callback = callback
+    item.args = args
+    item.context = copy_context()
+    if not channel.send(item):
+        raise RuntimeError("Event loop is closed")
 
 
 cdef WakeChannel _wake_channel(object loop):

@@ -39,6 +39,7 @@ cdef class _Thread:
     # Of one thread, and only ever touched by it.
     cdef object home
     cdef WakeChannel channel  # of the loop that last ran here, or None
+    cdef WakeChannel running  # that of the call which it is running, or None
     cdef Inbox served  # if it is a worker: what it serves
 
     def __dealloc__(self):

@@ -12,6 +12,7 @@ from asgibridge._pure import (
     ThreadStorage as ThreadStorage,
     WakeChannel as WakeChannel,
     at_home as at_home,
+    call_soon as call_soon,
     current_home as current_home,
     peek as peek,
     restore_context as restore_context,

@@ -429,7 +429,7 @@ def _serve_while_on(
 
     result.add_done_callback(done)
     try:
-        loop.call_soon_threadsafe(_begin, loop, awaitable, result)
+        kernel.call_soon(loop, _begin, loop, awaitable, result)
     except RuntimeError:
         begun = False
         return False

@@ -6,7 +6,7 @@ kernel `asgibridge._backend` chose.
 
 from __future__ import annotations
 
-from .calls import AsyncCall, SyncCall, WakeChannel
+from .calls import AsyncCall, SyncCall, WakeChannel, call_soon
 from .context import restore_context
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
 from .handler import ThreadHandler
@@ -26,6 +26,7 @@ __all__ = [
     "ThreadStorage",
     "WakeChannel",
     "at_home",
+    "call_soon",
     "current_home",
     "peek",
     "restore_context",

@@ -37,7 +37,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import InvalidStateError
 from typing import Any
 
-__all__ = ["AsyncCall", "SyncCall", "WakeChannel", "wake_channel"]
+__all__ = ["AsyncCall", "SyncCall", "WakeChannel", "call_soon", "wake_channel"]
 
 
 class WakeChannel:
@@ -75,6 +75,16 @@ class WakeChannel:
             except IndexError:
                 return
             call.wake()
+
+
+def call_soon(
+    loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any
+) -> None:
+    """``loop.call_soon_threadsafe(callback, *args)``, from a thread that runs a call of that loop.
+
+    Raises RuntimeError if the loop is closed.
+    """
+    loop.call_soon_threadsafe(callback, *args)
 
 
 class _Cache(threading.local):
