@@ -189,7 +189,7 @@ class TestDescriptors:
         """Else a late worker would write to whatever was opened under that number since."""
         late = asyncio.run(self.calls(kernel))
         asyncio.run(asyncio.sleep(0))
-        files = [open(tmp_path / str(n), "w+b") for n in range(20)]
+        files = [open(tmp_path / str(n), "w+b") for n in range(20)]  # noqa: SIM115
         try:
             in_thread(lambda: run_and_deliver(late))
             assert [os.fstat(file.fileno()).st_size for file in files] == [0] * 20
@@ -218,9 +218,9 @@ def test_callbacks_of_a_closed_loop_are_refused(kernel):
 
     async def main():
         loop = asyncio.get_running_loop()
-        return loop, kernel.SyncCall(loop, lambda: kernel.call_soon(loop, print))
+        return kernel.SyncCall(loop, lambda: kernel.call_soon(loop, print))
 
-    loop, call = asyncio.run(main())
+    call = asyncio.run(main())
     call.run()
 
     async def outcome():

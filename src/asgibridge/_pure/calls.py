@@ -77,9 +77,7 @@ class WakeChannel:
             call.wake()
 
 
-def call_soon(
-    loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any
-) -> None:
+def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> None:
     """``loop.call_soon_threadsafe(callback, *args)``, from a thread that runs a call of that loop.
 
     Raises RuntimeError if the loop is closed.
