@@ -43,9 +43,12 @@ if choice != "off" and platform.python_implementation() == "CPython":
             """Compiles the kernel, or says that the package will do without."""
 
             def build_extension(self, ext):
-                super().build_extension(ext)
-                if not os.path.exists(self.get_ext_fullpath(ext.name)):
-                    self._notice("the compiler failed")
+                try:
+                    super().build_extension(ext)
+                except Exception as error:  # setuptools passes over it if it is optional
+                    if ext.optional:
+                        self._notice(f"{type(error).__name__}: {error}")
+                    raise
 
             def finalize_options(self):
                 super().finalize_options()
