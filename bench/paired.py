@@ -66,7 +66,7 @@ def table(times: Times, title: str) -> Table:
     """Minimum (and median) in microseconds, and how many times faster than asgiref."""
     names = list(dict.fromkeys(name for each in times.values() for name in each))
     result = Table(
-        "case", title=title, caption="µs: minimum (median); x: asgiref's minimum over it"
+        "case", title=title, caption="µs: minimum (median); x: asgiref's minimum divided by it"
     )
     for name in names:
         result.add_column(name, justify="right")
