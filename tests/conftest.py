@@ -22,8 +22,9 @@ import asgibridge
 KERNELS = {"pure": "asgibridge._pure"}
 try:
     importlib.import_module("asgibridge._speedups")
-except ModuleNotFoundError:
-    pass
+except ModuleNotFoundError as error:
+    if error.name != "asgibridge._speedups":
+        raise
 else:
     KERNELS["speedups"] = "asgibridge._speedups"
 

@@ -132,7 +132,9 @@ class TestRun:
             try:
                 (site / "link.py").symlink_to(site / "package" / "module.py")
             except OSError:
-                pytest.skip("this platform does not let us make a link")
+                if sys.platform != "win32":
+                    raise
+                pytest.skip("making a symbolic link needs a privilege on Windows")
         compile_one = "import py_compile; py_compile.compile('script.py', 'script.pyc')"
         assert children.run("-c", compile_one, cwd=site).returncode == 0
         expected = json.loads(children.run(*words, *self.ARGS, cwd=site).stdout)
@@ -275,8 +277,8 @@ class TestCommand:
     def test_is_looked_up_beside_this_python_too(self, output):
         """An environment need not be activated."""
         scripts = sysconfig.get_path("scripts")
-        if shutil.which("pytest", path=scripts) is None:
-            pytest.skip(f"no pytest command in {scripts}")
+        if sys.prefix == sys.base_prefix and shutil.which("pytest", path=scripts) is None:
+            pytest.skip("distributions put pytest's command elsewhere; an environment has it here")
         assert output("run", "pytest", "--version", PATH=os.devnull).startswith("pytest ")
 
     @POSIX

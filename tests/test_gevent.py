@@ -12,7 +12,7 @@ import pytest
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     pytest.skip("gevent has no free-threaded build", allow_module_level=True)
-pytest.importorskip("gevent")
+pytest.importorskip("gevent", reason="needs the extra: pip install asgibridge[gevent]")
 
 SCRIPT = """
     import warnings
@@ -101,3 +101,39 @@ def test_the_compiled_kernel_cannot_be_required(run_script):
     done = run_script(SCRIPT, ASGIBRIDGE_SPEEDUPS="require")
     assert done.returncode == 1
     assert "threading is monkey-patched" in done.stderr
+
+
+LATE = """
+    import asyncio, warnings
+    warnings.simplefilter("ignore")  # gevent's, about what was imported before
+    import asgibridge
+    from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+    from gevent import monkey; monkey.patch_all()
+
+    async def view(n):
+        await asyncio.sleep(0.01)
+        async with ThreadSensitiveContext():
+            return await sync_to_async(lambda: n)()
+"""
+
+
+def test_patched_after_the_import(script_output):
+    """The compiled kernel is loaded by then. With asgiref half of this hangs."""
+    assert script_output(
+        LATE
+        + """
+    print(async_to_sync(view)(1), asyncio.run(view(2)), asyncio.run(sync_to_async(int)("3")))
+    print(async_to_sync(view)(4), asgibridge.IMPLEMENTATION)
+    """
+    ).splitlines() == ["1 2 3", "4 pure"]
+
+
+def test_patched_after_the_import_with_async_outermost(script_output):
+    assert script_output(LATE + "    print(asyncio.run(view(1)), async_to_sync(view)(2))") == "1 2"
+
+
+def test_patched_after_the_import_of_a_required_kernel_says_what_to_do(run_script):
+    pytest.importorskip("asgibridge._speedups", reason="there is no compiled kernel here")
+    done = run_script(LATE + "    async_to_sync(view)(1)", ASGIBRIDGE_SPEEDUPS="require")
+    assert done.returncode == 1
+    assert "ASGIBRIDGE_SPEEDUPS=auto instead of require" in done.stderr

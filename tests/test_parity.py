@@ -19,7 +19,7 @@ from asgibridge import _pure
 from conftest import KERNELS
 
 if "speedups" not in KERNELS:
-    pytest.skip("there is no compiled kernel here", allow_module_level=True)
+    pytest.skip("a pure install has no second kernel to compare", allow_module_level=True)
 
 from asgibridge import _speedups
 

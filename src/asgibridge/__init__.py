@@ -22,8 +22,7 @@ def __getattr__(name: str) -> str:
     # Loaded when asked for: whoever wants to be in asgiref's place has to come first in a program,
     # before gevent's monkey-patching too, and asyncio must not come with it.
     if name == "IMPLEMENTATION":
-        from ._backend import IMPLEMENTATION
+        from . import _backend
 
-        globals()[name] = IMPLEMENTATION
-        return IMPLEMENTATION
+        return _backend.IMPLEMENTATION  # not kept: it may change, under monkey-patching
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,9 +5,10 @@
 ``auto`` (or unset)
     the compiled kernel if it was built, else the pure one; and the pure one where compiled code
     must not be used: under gevent's or eventlet's monkey-patched ``threading``, whose own objects
-    alone yield to other greenlets.
+    alone yield to other greenlets. If it is patched after we were loaded, the next call goes over.
 ``require``
-    the compiled kernel, or an ImportError: also under such patching.
+    the compiled kernel, or an ImportError: also under such patching (a RuntimeError if it comes
+    later).
 ``off``
     the pure kernel.
 
@@ -74,3 +75,21 @@ if TYPE_CHECKING:
     IMPLEMENTATION: str
 else:
     kernel, IMPLEMENTATION = _load()
+
+
+def leave_compiled_kernel() -> bool:
+    """``threading`` was monkey-patched after we were loaded: from now on, the pure kernel.
+
+    Returns whether that is a change. Raises RuntimeError if the environment requires the compiled
+    one, whose waiting would block every greenlet.
+    """
+    global kernel, IMPLEMENTATION
+    if IMPLEMENTATION == "pure":
+        return False
+    if _choice() == "require":
+        raise RuntimeError(
+            "threading was monkey-patched after asgibridge was loaded, and the compiled kernel "
+            "would block every greenlet: set ASGIBRIDGE_SPEEDUPS=auto instead of require"
+        )
+    kernel, IMPLEMENTATION = importlib.import_module("asgibridge._pure"), "pure"  # type: ignore[assignment, unused-ignore]
+    return True

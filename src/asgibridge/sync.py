@@ -40,7 +40,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _install
+from . import _backend, _install, current_thread_executor, runners
 from ._backend import kernel
 from .current_thread_executor import CurrentThreadExecutor
 from .local import Local
@@ -79,6 +79,23 @@ else:
         """Have `iscoroutinefunction` say True of ``func``."""
         func._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
         return func
+
+
+_get_ident = threading.get_ident
+
+
+def _go_on_under_monkey_patching() -> None:
+    # gevent has patched `threading` since we were loaded. What the compiled kernel made before
+    # stays usable for what runs on real threads; there is no greenlet yet that waits in it.
+    global _get_ident, kernel, CurrentThreadExecutor
+    if _backend.leave_compiled_kernel():
+        compiled, kernel = kernel, _backend.kernel
+        runners.kernel = kernel  # type: ignore[attr-defined]
+        CurrentThreadExecutor = kernel.CurrentThreadExecutor
+        current_thread_executor.CurrentThreadExecutor = CurrentThreadExecutor
+        if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
+            SyncToAsync.single_thread_executor = kernel.ThreadSensitiveExecutor()
+    _get_ident = threading.get_ident
 
 
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
@@ -281,6 +298,8 @@ class AsyncToSync(Generic[_P, _R]):
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         __traceback_hide__ = True
+        if threading.get_ident is not _get_ident:
+            _go_on_under_monkey_patching()
         loop = None if self.force_new_loop else _loop_of_this_thread()
         if asyncio._get_running_loop() is not None:
             raise RuntimeError(
@@ -531,6 +550,8 @@ class SyncToAsync(Generic[_P, _R]):
 
     async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         __traceback_hide__ = True
+        if threading.get_ident is not _get_ident:
+            _go_on_under_monkey_patching()
         loop = asyncio.get_running_loop()
         if self.context is None:
             before = contextvars.copy_context()
