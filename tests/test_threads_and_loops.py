@@ -300,6 +300,24 @@ class TestTopLevelCall:
         assert task.cancelled()
         assert loop.is_closed()
 
+    def test_serves_a_leftover_task_that_did_not_inherit_its_thread(self):
+        """To asgiref the loop is nobody's any more by then, and it takes the process's thread."""
+        seen = []
+
+        async def leftover():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                seen.append(await thread())
+
+        async def main():
+            kept.append(contextvars.Context().run(asyncio.ensure_future, leftover()))
+            await asyncio.sleep(0)
+
+        kept = []
+        async_to_sync(main)()
+        assert seen == [threading.current_thread()]
+
     def test_returns_when_async_generators_and_default_executor_are_shut_down(self):
         seen = []
 
