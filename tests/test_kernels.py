@@ -230,6 +230,30 @@ class TestSyncCall:
 
         assert asyncio.run(main()) == 42
 
+    def test_an_error_is_reported_whenever_it_is_revoked(self, kernel):
+        """A task can be cancelled between its wake-up and its next step, too."""
+
+        async def main(revoke_first):
+            reported = []
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, told: reported.append(told["exception"]))
+            error = ValueError("unheard")
+
+            def fail():
+                raise error
+
+            call = kernel.SyncCall(loop, fail)
+            call.run()
+            if revoke_first:
+                call.revoke()
+            call.wake()
+            if not revoke_first:
+                call.revoke()
+            return reported == [error]
+
+        assert asyncio.run(main(revoke_first=True))
+        assert asyncio.run(main(revoke_first=False))
+
     def test_given_up_it_is_cancelled(self, kernel):
         async def main():
             call = kernel.SyncCall(asyncio.get_running_loop(), lambda: 42)

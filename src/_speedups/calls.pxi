@@ -189,6 +189,8 @@ cdef class SyncCall:
         the loop's exception handler.
         """
         self.is_abandoned = True
+        if self.is_done:  # cancelled in the moment it was woken
+            self.report()
         return self.take_function() is not None
 
     def wake(self):

@@ -158,6 +158,8 @@ class SyncCall:
         the loop's exception handler.
         """
         self._abandoned = True
+        if self._done:  # cancelled in the moment it was woken
+            self._report()
         try:
             self._work.pop()
         except IndexError:
