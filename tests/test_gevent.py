@@ -137,3 +137,8 @@ def test_patched_after_the_import_of_a_required_kernel_says_what_to_do(run_scrip
     done = run_script(LATE + "    async_to_sync(view)(1)", ASGIBRIDGE_SPEEDUPS="require")
     assert done.returncode == 1
     assert "ASGIBRIDGE_SPEEDUPS=auto instead of require" in done.stderr
+
+
+def test_exit_with_an_idle_worker(script_output):
+    """From 3.13 on gevent waits for whatever does not look like a daemon, and ours do not."""
+    assert script_output(SCRIPT + '    print(asyncio.run(sync_to_async(int)("3")))') == "3"

@@ -12,9 +12,10 @@ daemons, only so that `threading` leaves the waiting to us: we do it later, in `
 user's own threads have ended; until then those go on bridging, each call on the thread it belongs
 to. And a second Ctrl-C in a top-level `async_to_sync` has to be able to leave a thread behind
 (`Worker.abandon`). To everybody else ours are ordinary, non-daemon threads, which matters to the
-threads that user code starts from them: ``daemon`` is inherited. Two cases come without that later
+threads that user code starts from them: ``daemon`` is inherited. Three cases come without that later
 moment, and end in `threading`'s own hook: children that multiprocessing forks, which leave without
-`atexit`, and subinterpreters that allow no daemons. A worker that is started still later serves
+`atexit`; subinterpreters that allow no daemons; and gevent, whose own waiting (from 3.13 on) looks
+at ``daemon`` itself. A worker that is started still later serves
 what it was started for, and ends.
 
 **Fork.** No thread of the parent lives on in the child. `generation` is bumped there; whoever holds
@@ -133,9 +134,15 @@ def _daemons_allowed() -> bool:
 
 
 def _before_threads_are_joined() -> None:
+    from ._backend import threading_is_patched  # not above: it loads the kernel, which needs us
+
     process = sys.modules.get("multiprocessing.process")
     leaves_without_atexit = process is not None and process.parent_process() is not None
-    if (leaves_without_atexit and not _has_users_threads()) or not _daemons_allowed():
+    if (
+        (leaves_without_atexit and not _has_users_threads())
+        or not _daemons_allowed()
+        or threading_is_patched()
+    ):
         _end_workers()
 
 
