@@ -12,11 +12,12 @@ daemons, only so that `threading` leaves the waiting to us: we do it later, in `
 user's own threads have ended; until then those go on bridging, each call on the thread it belongs
 to. And a second Ctrl-C in a top-level `async_to_sync` has to be able to leave a thread behind
 (`Worker.abandon`). To everybody else ours are ordinary, non-daemon threads, which matters to the
-threads that user code starts from them: ``daemon`` is inherited. Three cases come without that later
-moment, and end in `threading`'s own hook: children that multiprocessing forks, which leave without
-`atexit`; subinterpreters that allow no daemons; and gevent, whose own waiting (from 3.13 on) looks
-at ``daemon`` itself. A worker that is started still later serves
-what it was started for, and ends.
+threads that user code starts from them: ``daemon`` is inherited.
+
+Three cases come without that later moment, and end in `threading`'s own hook: children that
+multiprocessing forks, which leave without `atexit`; subinterpreters that allow no daemons; and
+gevent, whose own waiting (from 3.13 on) looks at ``daemon`` itself. A worker that is started still
+later serves what it was started for, and ends.
 
 **Fork.** No thread of the parent lives on in the child. `generation` is bumped there; whoever holds
 a worker or a frame of an older generation forgets it.
