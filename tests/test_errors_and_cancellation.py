@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from threads import join_idle
 
 from asgibridge.sync import (
     AsyncToSync,
@@ -367,26 +368,28 @@ class TestCancellation:
 
 
 class TestLeavingAContext:
-    def test_starts_no_thread_and_waits_for_nothing_when_idle(self):
-        async def main():
+    def test_starts_no_thread_and_waits_for_nothing_when_idle(self, monkeypatch):
+        async def leave():
             async with ThreadSensitiveContext():
                 own = await thread()
-                started = []
+                started, iterations = [], []
                 original = threading.Thread.start
-                threading.Thread.start = lambda self: started.append(self) or original(self)
-                loop = asyncio.get_running_loop()
-                iterations = []
-                loop.call_soon(iterations.append, 1)
-            try:
-                return own, started, list(iterations)
-            finally:
-                threading.Thread.start = original
+                with monkeypatch.context() as patch:
+                    patch.setattr(
+                        threading.Thread, "start", lambda self: started.append(self) or original(self)
+                    )
+                    asyncio.get_running_loop().call_soon(iterations.append, 1)
+            return own, started, list(iterations)
 
-        own, started, iterations = run(main())
-        assert started == []
-        assert iterations == []  # left without giving the loop a turn
-        own.join(10)
-        assert not own.is_alive()
+        async def main():
+            for _ in range(1000):
+                own, started, iterations = await leave()
+                assert started == []
+                if iterations == []:  # left without giving the loop a turn
+                    return own
+            pytest.fail("the worker never was idle in time")
+
+        join_idle(run(main()))
 
     def test_waits_for_the_calls_already_submitted(self):
         order = []
@@ -465,9 +468,7 @@ class TestLeavingAContext:
             SyncToAsync.thread_sensitive_context.reset(context.token)
             return own
 
-        own = run(main())
-        own.join(10)
-        assert not own.is_alive()
+        join_idle(run(main()))
 
 
 class TestMisuse:

@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from threads import join_idle
 
 import asgibridge
 from asgibridge import _backend, _pure
@@ -101,6 +102,7 @@ class TestInbox:
 
 class TestExecutors:
     def test_a_thread_of_its_own_started_at_the_first_call(self, kernel):
+        kernel.end_idle_workers()
         before = threading.active_count()
         executor = kernel.ThreadSensitiveExecutor()
         assert threading.active_count() == before
@@ -109,7 +111,7 @@ class TestExecutors:
             assert executor.submit(threading.current_thread).result(10) is one
             assert executor.submit(executor.owns_current_thread).result(10) is True
             assert executor.owns_current_thread() is False
-        assert not one.is_alive()
+        join_idle(one, kernel)
 
     def test_map_and_exceptions(self, kernel):
         with kernel.ThreadSensitiveExecutor() as executor:
@@ -168,6 +170,7 @@ class TestExecutors:
                 assert len({future.result() for future in futures}) == 1
 
     def test_a_worker_that_cannot_start_leaves_the_executor_usable(self, kernel, monkeypatch):
+        kernel.end_idle_workers()
         with kernel.ThreadSensitiveExecutor() as executor:
             with monkeypatch.context() as patch:
 

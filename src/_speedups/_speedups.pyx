@@ -44,8 +44,10 @@ __all__ = [
     "at_home",
     "call_soon",
     "current_home",
+    "end_idle_workers",
     "peek",
     "restore_context",
+    "start_run",
 ]
 
 # How many forks this process is away from the one that imported us: `_threads.generation`, without
@@ -70,4 +72,5 @@ include "channel.pxi"
 include "calls.pxi"
 include "handler.pxi"
 include "inbox.pxi"
+include "workers.pxi"
 include "executors.pxi"

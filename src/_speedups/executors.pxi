@@ -3,9 +3,6 @@
 # Each is a thin Python class over a cdef one: that alone can be a `concurrent.futures.Executor`, and
 # have subclasses, attributes and weak references like any other.
 
-cdef object _Worker = _threads.Worker
-
-
 @cython.final
 cdef class _FutureCall:
     # What ``submit`` puts into an inbox: the call, and the Future its outcome goes to. Of the
@@ -97,7 +94,7 @@ cdef class _CurrentThread:
                 )
             if executor is None:
                 raise RuntimeError("CurrentThreadExecutor already quit or is broken")
-            if executor.inbox.add(call):
+            if executor.inbox.add(call, 0, False):
                 return future
             executor = self.find_serving()
 
@@ -126,7 +123,7 @@ cdef class _CurrentThread:
 
     def post(self, item):
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
-        return self.generation == _generation and self.inbox.add(item)
+        return self.generation == _generation and self.inbox.add(item, 0, False)
 
     def serve(self):
         """Run what is posted until `close`. On the thread the executor was made in."""
@@ -145,7 +142,7 @@ cdef class _CurrentThread:
         self.inbox.shut()
         for item in self.inbox.drain():
             outer = self.find_serving()
-            if outer is None or not outer.inbox.add(item):
+            if outer is None or not outer.inbox.add(item, 0, False):
                 item.cancel()
                 item.deliver()
 
@@ -157,20 +154,24 @@ class CurrentThreadExecutor(_CurrentThread, Executor):
 
 
 cdef class _ThreadSensitive:
-    cdef object lock  # of threading: who holds it starts a thread and waits for that
+    cdef object lock  # of threading: who holds it takes or starts a worker and waits for that
     # Of any thread, under the critical section; changed only by who holds the lock, too.
     cdef unsigned long generation
-    cdef Inbox inbox
+    cdef Inbox inbox  # its worker's
+    cdef Py_ssize_t lease  # and with what number it takes our calls
     cdef object worker
     cdef Inbox served  # by the worker; `inbox` as soon as that has started
     cdef bint is_shut_down
+    cdef _Renewal renewal  # the lease's end, once it has been asked for
+    cdef object avoided  # a worker not to take; nothing changes it
 
     def __cinit__(self, *args, **kwargs):
         self.generation = _generation
         self.lock = threading.RLock()
 
-    def __init__(self):
-        pass  # refuses arguments
+    def __init__(self, avoiding=None):
+        if avoiding is not None:
+            self.avoided = (<_ThreadSensitive?>avoiding).current_worker()
 
     cdef Inbox current_inbox(self):
         with cython.critical_section(self):
@@ -190,10 +191,11 @@ cdef class _ThreadSensitive:
             self.served = served
         return 0
 
-    cdef int set_inbox(self, Inbox inbox) except -1:
+    cdef int set_inbox(self, Inbox inbox, Py_ssize_t lease) except -1:
         with cython.critical_section(self):
             old = self.inbox
             self.inbox = inbox
+            self.lease = lease
         return 0
 
     def submit(self, fn, /, *args, **kwargs):
@@ -210,43 +212,77 @@ cdef class _ThreadSensitive:
         """Give ``item`` to the thread, starting it if need be; False after `shutdown`."""
         return self.add(item)
 
+    cdef bint put(self, object item, bint is_last) except -1:
+        # To the worker that there is.
+        cdef Inbox inbox
+        cdef Py_ssize_t lease
+        with cython.critical_section(self):
+            inbox = self.inbox
+            lease = self.lease
+        return inbox is not None and inbox.add(item, lease, is_last)
+
     cdef bint add(self, object item) except -1:
-        cdef Inbox inbox, old_served
         if self.generation != _generation:
             self.forget_parent()
-        inbox = self.current_inbox()
-        if inbox is not None and inbox.add(item):
+        if self.put(item, False):
             return True
         with self.lock:
             if self.is_shut_down:
                 return False
-            inbox = self.current_inbox()
-            if inbox is None or not inbox.add(item):
-                inbox = Inbox.__new__(Inbox)
-                inbox.add(item)
-                old_worker, old_served = self.current_worker(), self.served
-                worker = _Worker(inbox, after=old_worker)
-                # Known before it runs: the item may ask who owns the thread it is on. But nobody
-                # else may put anything in as long as the start can fail.
-                self.set_worker(worker, inbox)
-                try:
-                    worker.start()
-                except BaseException:
-                    # Or a signal handler has raised, and it has started after all: let it end.
-                    inbox.shut()
-                    self.set_worker(old_worker, old_served)
-                    raise
-                self.set_inbox(inbox)
+            if not self.put(item, False) and not self.take_worker(item):
+                self.start_worker(item)
             if _threads.is_exiting():
                 # Nobody will come to close it: the worker ends when it has nothing to do.
-                inbox.shut()
+                self.current_inbox().shut()
         return True
+
+    cdef bint take_worker(self, object item) except -1:
+        # Go on with an idle worker, if this is our first.
+        cdef Inbox inbox
+        while self.worker is None:
+            inbox = take_idle(False, self.avoided)
+            if inbox is None:
+                return False
+            self.set_worker(inbox.kept.worker, inbox)
+            self.set_inbox(inbox, inbox.lease)
+            if self.put(item, False):
+                return True
+            self.set_worker(None, None)  # the exit has closed it just now
+            self.set_inbox(None, 0)
+        return False
+
+    cdef int start_worker(self, object item) except -1:
+        cdef Inbox inbox = Inbox.__new__(Inbox)
+        cdef Inbox old_served = self.served
+        old_worker = self.current_worker()
+        inbox.add(item, 0, False)
+        worker = _Worker(inbox, after=old_worker)
+        # Known before it runs: the item may ask who owns the thread it is on. But nobody else may
+        # put anything in as long as the start can fail.
+        self.set_worker(worker, inbox)
+        try:
+            worker.start()
+        except BaseException:
+            # Or a signal handler has raised, and it has started after all: let it end.
+            inbox.shut()
+            self.set_worker(old_worker, old_served)
+            raise
+        self.set_inbox(inbox, 0)
+        return 0
 
     def owns_current_thread(self):
         """Whether this is the executor's own thread."""
-        # Not by its ident, which is used again when it has ended.
+        return self.is_mine()
+
+    cdef bint is_mine(self):
+        # Not by its ident, which is used again when it has ended; and the worker is, too.
         cdef Inbox served = _this_thread().served
-        return served is not None and served is self.served and self.generation == _generation
+        return (
+            served is not None
+            and served is self.served
+            and served.lease == self.lease
+            and self.generation == _generation
+        )
 
     def is_idle(self):
         """Whether all that was posted has been run. From any thread."""
@@ -259,25 +295,60 @@ cdef class _ThreadSensitive:
         if worker is not None:
             worker.abandon()
 
-    def shutdown(self, wait=True, *, cancel_futures=False):
-        """Refuse further calls and let the thread end when it has run those it has.
+    def retire(self, loop):
+        """Refuse further calls, and let the thread go when it has run those it has.
 
-        :param wait: wait for the thread's end (not if called on that thread).
+        On ``loop``'s thread. Returns what to await for that; None if it is done already, or cannot
+        be waited for because this is that thread.
+        """
+        cdef SyncCall call
+        cdef _Renewal renewal
+        renewal = self.begin_to_end()
+        if renewal is None:
+            return None
+        call = SyncCall(loop, renewal)
+        if not self.put(call, True) or self.is_mine():
+            return None
+        return call
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """Refuse further calls and let the thread go when it has run those it has.
+
+        :param wait: wait for that (not if called on that thread).
         :param cancel_futures: cancel the calls that have not begun.
         """
         cdef Inbox inbox
+        cdef _Renewal renewal
+        renewal = self.begin_to_end()
+        if renewal is None:
+            return
+        inbox, worker = self.current_inbox(), self.current_worker()
+        if cancel_futures:
+            for item in inbox.drain_lease(self.lease):
+                item.cancel()
+                item.deliver()
+        self.put(renewal, True)  # refused if that is on its way already, or the worker is ending
+        if not wait or worker.abandoned or self.is_mine():
+            return
+        if inbox.closed:
+            worker.join()
+        else:
+            renewal.wait()
+
+    cdef _Renewal begin_to_end(self):
+        # Refuse further calls. Returns what has still to be run on the worker, if it has any.
+        cdef Inbox inbox
         with self.lock:
             self.is_shut_down = True
-            inbox, worker = self.current_inbox(), self.current_worker()
-        if inbox is None or worker is None or self.generation != _generation:
-            return
-        dropped = inbox.drain() if cancel_futures else ()
-        inbox.shut()
-        for item in dropped:
-            item.cancel()
-            item.deliver()
-        if wait and not worker.abandoned and worker is not threading.current_thread():
-            worker.join()
+            inbox = self.current_inbox()
+            if inbox is None or self.generation != _generation:
+                return None
+            if self.renewal is None:
+                if inbox.let_go(self.lease):
+                    self.set_inbox(None, 0)
+                    return None
+                self.renewal = _renewal(inbox, None)
+        return self.renewal
 
     cdef int forget_parent(self) except -1:
         # In a forked child, before anything else: the thread is not there, and a thread that is
@@ -286,20 +357,26 @@ cdef class _ThreadSensitive:
         old = self.lock
         self.lock = lock
         self.set_worker(None, None)
-        self.set_inbox(None)
+        self.set_inbox(None, 0)
         self.generation = _generation
         return 0
 
-    cdef int close_inbox(self) except -1:
-        if self.inbox is not None and self.generation == _generation:
-            self.inbox.shut()
+    cdef int let_worker_go(self) except -1:
+        # When we are dropped.
+        cdef Inbox inbox = self.inbox
+        if inbox is None or self.generation != _generation or inbox.let_go(self.lease):
+            return 0
+        inbox.add(_renewal(inbox, None), self.lease, True)
         return 0
 
 
 class ThreadSensitiveExecutor(_ThreadSensitive, Executor):
-    """Runs code in one thread of its own, one call after the other."""
+    """Runs code in one thread of its own, one call after the other.
+
+    :param avoiding: an executor whose thread this one must not get, though it may be free again.
+    """
 
     __slots__ = ()
 
     def __del__(self):
-        (<_ThreadSensitive>self).close_inbox()
+        (<_ThreadSensitive>self).let_worker_go()

@@ -27,10 +27,13 @@ cdef class ThreadHandler:
 
     def __call__(self):
         cdef _Thread thread = _this_thread()
-        names = self.threadlocal.__dict__
-        outer_loop = names.get("main_event_loop")
-        outer_pid = names.get("main_event_loop_pid")
-        outer_task_context = names.get("task_context")
+        cdef dict names = self.threadlocal.__dict__
+        cdef object outer_loop = None, outer_pid = None, outer_task_context = None
+        cdef bint is_outermost = not names
+        if not is_outermost:
+            outer_loop = names.get("main_event_loop")
+            outer_pid = names.get("main_event_loop_pid")
+            outer_task_context = names.get("task_context")
         names["main_event_loop"] = self.loop
         names["main_event_loop_pid"] = _pid
         names["task_context"] = self.task_context
@@ -39,7 +42,15 @@ cdef class ThreadHandler:
         try:
             return self.context.run(self.function)
         finally:
-            _this_thread().home = outer_home
-            names["main_event_loop"] = outer_loop
-            names["main_event_loop_pid"] = outer_pid
-            names["task_context"] = outer_task_context
+            thread = _this_thread()
+            thread.home = outer_home
+            if is_outermost:
+                names.pop("main_event_loop", None)
+                names.pop("main_event_loop_pid", None)
+                names.pop("task_context", None)
+                old = thread.names
+                thread.names = names
+            else:
+                names["main_event_loop"] = outer_loop
+                names["main_event_loop_pid"] = outer_pid
+                names["task_context"] = outer_task_context

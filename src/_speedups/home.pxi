@@ -41,6 +41,7 @@ cdef class _Thread:
     cdef WakeChannel channel  # of the loop that last ran here, or None
     cdef WakeChannel running  # that of the call which it is running, or None
     cdef Inbox served  # if it is a worker: what it serves
+    cdef dict names  # what the last ThreadHandler saw of SyncToAsync.threadlocal
 
     def __dealloc__(self):
         if asgibridge_thread_get() == <void*>self:

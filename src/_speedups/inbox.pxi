@@ -58,7 +58,7 @@ cdef extern from *:
 cdef class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
-    # All of it of any thread, under the critical section, but for `finished`.
+    # All of it of any thread, under the critical section, but for `finished` and `kept`.
     cdef list items  # from `begin` on; None before
     cdef Py_ssize_t begin
     cdef bint is_parked  # whether the owner has to be woken; who finds it so clears it and unlocks
@@ -66,6 +66,12 @@ cdef class Inbox:
     cdef readonly bint closed
     cdef readonly Py_ssize_t posted
     cdef readonly Py_ssize_t finished  # of the owner
+    # A worker's (see workers.pxi).
+    cdef _Kept kept  # of the owner; None if this is not a worker that can be kept
+    cdef Py_ssize_t lease  # the number of the current or next one
+    cdef bint is_ending  # the lease's last item has been put
+    cdef bint is_clean  # nothing of the lease will be left if it ends now; if `is_parked`
+    cdef bint is_resting  # parked, and no longer with a time-out
 
     def __cinit__(self):
         self.items = []
@@ -86,16 +92,18 @@ cdef class Inbox:
 
     def put(self, item):
         """Add ``item``, or return False if the inbox is closed. From any thread."""
-        return self.add(item)
+        return self.add(item, self.lease, False)
 
-    cdef bint add(self, object item) except -1:
+    cdef bint add(self, object item, Py_ssize_t lease, bint is_last) except -1:
+        # `is_last`: the lease is over when this has been run.
         cdef bint accepted
         cdef bint hand_over = type(item) is SyncCall and (<SyncCall>item).is_first()
         with cython.critical_section(self):
-            accepted = not self.closed
+            accepted = not self.closed and not self.is_ending and self.lease == lease
             if accepted:
                 self.items.append(item)
                 self.posted += 1
+                self.is_ending = is_last
                 self.wake_owner(hand_over)
         return accepted
 
@@ -115,6 +123,31 @@ cdef class Inbox:
             self.wake_owner(True)
         return 0
 
+    cdef bint let_go(self, Py_ssize_t lease) except -1:
+        # The lease is over here and now, if the worker has nothing to do for that.
+        cdef bint is_free
+        with cython.critical_section(self):
+            is_free = (
+                self.is_parked
+                and self.is_clean
+                and not self.is_resting
+                and not self.closed
+                and self.lease == lease
+            )
+            if is_free:
+                self.lease += 1
+        if is_free:
+            _idle.add(self, self.kept.worker.kept_loop is not None)
+        return is_free
+
+    cdef int offer(self) except -1:
+        # By the owner, renewed.
+        with cython.critical_section(self):
+            self.is_ending = False
+            self.lease += 1
+        _idle.add(self, self.kept.worker.kept_loop is not None)
+        return 0
+
     def is_idle(self):
         """Whether all that was put has been run. From any thread."""
         return self.posted == self.finished
@@ -123,11 +156,17 @@ cdef class Inbox:
         """Run what comes, until the inbox is closed and empty. On the owning thread."""
         cdef _Thread thread = _this_thread()
         cdef Inbox outer = thread.served
+        worker = threading.current_thread()
         thread.served = self
+        if ASGIBRIDGE_CAN_RENEW and type(worker) is _Worker:
+            self.kept = _Kept.__new__(_Kept)
+            self.kept.begin(worker)
         try:
             self.run()
         finally:
             thread.served = outer
+            if self.kept is not None:
+                self.kept.end()
 
     cdef int run(self) except -1:
         cdef SyncCall call
@@ -135,6 +174,9 @@ cdef class Inbox:
             item = self.take()
             if item is None:
                 return 0
+            if self.kept is not None and self.kept.lease != self.lease:
+                self.kept.lease = self.lease
+                _this_thread().home = Home.__new__(Home)
             if type(item) is SyncCall:
                 call = <SyncCall>item
                 item = None
@@ -159,9 +201,36 @@ cdef class Inbox:
             self.begin = 0
         return items[begin:] if begin else items
 
+    cdef list drain_lease(self, Py_ssize_t lease):
+        # What waits of a lease's calls, but for its end.
+        cdef list items, fresh = []
+        with cython.critical_section(self):
+            if self.lease != lease:
+                return fresh
+            items = self.items[self.begin:]
+            self.begin = 0
+            self.items = fresh
+            if self.is_ending and items:
+                fresh.append(items.pop())
+        return items
+
+    cdef bint add_run(self, object item, object then) except -1:
+        # `item`, as a lease of its own, and `then` when it is over.
+        cdef _Renewal renewal = _renewal(self, then)
+        cdef bint accepted
+        with cython.critical_section(self):
+            accepted = not self.closed
+            if accepted:
+                self.items.append(item)
+                self.items.append(renewal)
+                self.posted += 2
+                self.is_ending = True
+                self.wake_owner(True)
+        return accepted
+
     cdef object take(self):
         # The first item; waits for one. None at the end.
-        cdef bint must_wait
+        cdef bint must_wait, has_looked = self.kept is None
         while True:
             item = None
             must_wait = False
@@ -169,10 +238,15 @@ cdef class Inbox:
                 if self.begin < len(self.items):
                     item = self.first()
                 elif not self.closed:
-                    self.is_parked = must_wait = True
+                    must_wait = True
+                    self.is_parked = has_looked
             if not must_wait:
                 return item
-            self.park()
+            if has_looked:
+                self.park()
+            else:
+                self.is_clean = self.kept.look()
+                has_looked = True
 
     cdef object first(self):
         cdef Py_ssize_t begin = self.begin
@@ -196,11 +270,22 @@ cdef class Inbox:
     cdef int park(self) except -1:
         cdef PyLockStatus status
         cdef bint was_woken
+        cdef long long patience = ASGIBRIDGE_PATIENCE
+        if self.kept is not None:
+            patience = IDLE_SECONDS * 1000000
         while True:
             with nogil:
-                status = PyThread_acquire_lock_timed(self.bed, ASGIBRIDGE_PATIENCE, 1)
+                status = PyThread_acquire_lock_timed(self.bed, patience, 1)
             if status == PY_LOCK_ACQUIRED:
+                self.is_resting = False
                 return 0
+            if status == PY_LOCK_FAILURE and self.kept is not None:
+                if _idle.remove(self):
+                    self.shut()  # unlocks the bed
+                with cython.critical_section(self):
+                    self.is_resting = True  # leased: it waits for as long as that takes
+                patience = -1
+                continue
             try:
                 PyErr_CheckSignals()
             except BaseException:

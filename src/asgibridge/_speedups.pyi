@@ -14,6 +14,8 @@ from asgibridge._pure import (
     at_home as at_home,
     call_soon as call_soon,
     current_home as current_home,
+    end_idle_workers as end_idle_workers,
     peek as peek,
     restore_context as restore_context,
+    start_run as start_run,
 )

@@ -52,6 +52,8 @@ class Mailbox(Protocol):
 
     def serve(self) -> None: ...
 
+    def drain(self) -> list[Item]: ...
+
     def close(self) -> None: ...
 
 
@@ -88,6 +90,7 @@ class Worker(threading.Thread):
         self._inbox = inbox
         self._after = after
         self._left_to_us = False
+        self.kept_loop: Any = None  # a parked event loop: see `asgibridge.runners`
 
     @property
     def daemon(self) -> bool:
@@ -116,8 +119,17 @@ class Worker(threading.Thread):
                 self._after.join()
                 self._after = None
             self._inbox.serve()
+        except BaseException:
+            # Only what somebody else raised in this thread (PyThreadState_SetAsyncExc) gets here.
+            self._inbox.close()
+            for item in self._inbox.drain():
+                item.cancel()
+                item.deliver()
+            raise
         finally:
             _alive.discard(self)
+            if self.kept_loop is not None:
+                self.kept_loop.close()
 
     def close(self) -> None:
         """Let the thread end when it has served what is in its inbox. From any thread."""

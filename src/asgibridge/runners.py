@@ -67,6 +67,7 @@ class TopLevelRun:
         self._interrupts = 0
         self._cancel = [True]
         self._started = False
+        self._worker: Worker | None = None
         self._abandoned = False
         self._abandon_thread: Callable[[], None] | None = None
         self._error: BaseException | None = None
@@ -110,20 +111,19 @@ class TopLevelRun:
 
     def _start(self, on: Executor | None) -> None:
         if on is None:
-            inbox = kernel.Inbox()
-            worker = Worker(inbox)
-            inbox.put(_RunnerItem(self))
-            inbox.close()
-            self._abandon_thread = worker.abandon
             try:
-                worker.start()
+                kernel.start_run(_RunnerItem(self), self._executor.close, self._set_worker)
             finally:
                 # A signal handler may raise while we wait for the thread to report that it is up.
-                self._started = worker.ident is not None
+                self._started = self._worker is not None and self._worker.ident is not None
         else:
             self._abandon_thread = getattr(on, "abandon", None)
             on.submit(self._execute).add_done_callback(self._submitted)
             self._started = True
+
+    def _set_worker(self, worker: Worker) -> None:
+        self._worker = worker
+        self._abandon_thread = worker.abandon
 
     def _submitted(self, future: Future[None]) -> None:
         # An executor that was shut down or broke may not have run us; then it says why.
@@ -161,7 +161,6 @@ class TopLevelRun:
             if main is not None:
                 self._served.pop(main[0], None)
             del main
-            self._executor.close()
 
     async def _body(self) -> None:
         loop = asyncio.get_running_loop()

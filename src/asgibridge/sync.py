@@ -190,6 +190,7 @@ class ThreadSensitiveContext:
         self._executor = executor
         self.token: contextvars.Token[ThreadSensitiveContext] | None = None
         self._old_executor: CurrentThreadExecutor | None = None
+        self._left: kernel.ThreadSensitiveExecutor | None = None  # of the last time
         self._exited = False
 
     async def __aenter__(self) -> ThreadSensitiveContext:  # noqa: PYI034
@@ -230,21 +231,22 @@ class ThreadSensitiveContext:
                 self._old_executor = None
                 self._exited = True
             elif executor is not None:
+                if type(executor) is kernel.ThreadSensitiveExecutor:
+                    self._left = executor
                 await _retire(executor)
 
 
 async def _retire(executor: Executor) -> None:
-    # Shut it down and wait for what it has, without a thread to wait in: by a last call's return.
-    last = None
-    if not (
-        isinstance(executor, kernel.ThreadSensitiveExecutor)
-        and (executor.is_idle() or executor.owns_current_thread())
-    ):
+    # Shut it down and wait for what it has, without a thread to wait in.
+    if type(executor) is kernel.ThreadSensitiveExecutor:
+        last: Any = executor.retire(asyncio.get_running_loop())
+    else:  # a user put it in
+        last = None
         try:
             last = asyncio.wrap_future(executor.submit(_nothing))
         except RuntimeError:
             pass  # somebody has shut it down already
-    executor.shutdown(wait=False)
+        executor.shutdown(wait=False)
     if last is not None:
         await last
 
@@ -607,9 +609,7 @@ class SyncToAsync(Generic[_P, _R]):
         """
         __traceback_hide__ = True
         threadlocal = self.threadlocal.__dict__
-        outer_loop = threadlocal.get("main_event_loop")
-        outer_pid = threadlocal.get("main_event_loop_pid")
-        outer_task_context = threadlocal.get("task_context")
+        outer = threadlocal.copy()
         threadlocal["main_event_loop"] = loop
         threadlocal["main_event_loop_pid"] = os.getpid()
         threadlocal["task_context"] = task_context
@@ -626,9 +626,11 @@ class SyncToAsync(Generic[_P, _R]):
                 del handled, traceback
                 return func(*args, **kwargs)
         finally:
-            threadlocal["main_event_loop"] = outer_loop
-            threadlocal["main_event_loop_pid"] = outer_pid
-            threadlocal["task_context"] = outer_task_context
+            for name in ("main_event_loop", "main_event_loop_pid", "task_context"):
+                if name in outer:
+                    threadlocal[name] = outer[name]
+                else:
+                    threadlocal.pop(name, None)
 
     def _has_own_thread_handler(self) -> bool:
         return type(self).thread_handler is _THREAD_HANDLER and (
@@ -658,7 +660,8 @@ class SyncToAsync(Generic[_P, _R]):
                 )
             executor = self.context_to_thread_executor.get(context)
             if executor is None:
-                executor = kernel.ThreadSensitiveExecutor()
+                # A call that comes after the exit must not meet what is on the thread it had.
+                executor = kernel.ThreadSensitiveExecutor(context._left)
                 self.context_to_thread_executor[context] = executor
         else:
             frame = AsyncToSync.loop_thread_executors.get(loop)

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from .calls import AsyncCall, SyncCall, WakeChannel, call_soon
 from .context import restore_context
-from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
+from .executors import (
+    CurrentThreadExecutor,
+    ThreadSensitiveExecutor,
+    end_idle_workers,
+    start_run,
+)
 from .handler import ThreadHandler
 from .home import Home, at_home, current_home
 from .inbox import Inbox
@@ -28,6 +33,8 @@ __all__ = [
     "at_home",
     "call_soon",
     "current_home",
+    "end_idle_workers",
     "peek",
     "restore_context",
+    "start_run",
 ]

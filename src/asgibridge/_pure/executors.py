@@ -14,6 +14,9 @@
     executor is not shut down: the next call starts another worker, which first waits for the old
     one's end, so that there is never more than one.
 
+A thread that has served its executor, or one top-level run, ends. (The compiled kernel can make it as
+good as new, and keeps it for the next.)
+
 Both are `concurrent.futures.Executor`: ``submit`` is for others; our own hops are posted, with no
 Future. Either can be asked to run a call from its own thread, which could only wait for itself:
 `CurrentThreadExecutor.submit` and the shell's "would deadlock" say so instead.
@@ -21,6 +24,7 @@ Future. Either can be asked to run a call from its own thread, which could only 
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -29,9 +33,15 @@ from typing import Any, TypeVar
 from asgibridge import _threads
 from asgibridge._threads import Item, Worker
 
+from .calls import SyncCall
 from .inbox import Inbox
 
-__all__ = ["CurrentThreadExecutor", "ThreadSensitiveExecutor"]
+__all__ = [
+    "CurrentThreadExecutor",
+    "ThreadSensitiveExecutor",
+    "end_idle_workers",
+    "start_run",
+]
 
 _R = TypeVar("_R")
 
@@ -164,9 +174,12 @@ class CurrentThreadExecutor(Executor):
 
 
 class ThreadSensitiveExecutor(Executor):
-    """Runs code in one thread of its own, one call after the other."""
+    """Runs code in one thread of its own, one call after the other.
 
-    def __init__(self) -> None:
+    :param avoiding: an executor whose thread this one must not get, though it may be free again.
+    """
+
+    def __init__(self, avoiding: ThreadSensitiveExecutor | None = None) -> None:
         self._generation = _threads.generation()
         self._lock = threading.RLock()
         self._inbox: Inbox | None = None
@@ -233,10 +246,25 @@ class ThreadSensitiveExecutor(Executor):
         if self._worker is not None:
             self._worker.abandon()
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Refuse further calls and let the thread end when it has run those it has.
+    def retire(self, loop: asyncio.AbstractEventLoop) -> SyncCall | None:
+        """Refuse further calls, and let the thread go when it has run those it has.
 
-        :param wait: wait for the thread's end (not if called on that thread).
+        On ``loop``'s thread. Returns what to await for that; None if it is done already, or cannot
+        be waited for because this is that thread.
+        """
+        last: SyncCall | None = None
+        if not (self.is_idle() or self.owns_current_thread()):
+            last = SyncCall(loop, _nothing)
+            with self._lock:
+                if self._is_shut_down or not self.post(last):
+                    last = None
+        self.shutdown(wait=False)
+        return last
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse further calls and let the thread go when it has run those it has.
+
+        :param wait: wait for that (not if called on that thread).
         :param cancel_futures: cancel the calls that have not begun.
         """
         with self._lock:
@@ -263,3 +291,48 @@ class ThreadSensitiveExecutor(Executor):
         inbox = getattr(self, "_inbox", None)
         if inbox is not None and self._generation == _threads.generation():
             inbox.close()
+
+
+def _nothing() -> None:
+    pass
+
+
+def end_idle_workers() -> None:
+    """Have the threads that wait for a next lease end now. From any thread; waits for none."""
+
+
+def start_run(
+    item: Item, then: Callable[[], object], announce: Callable[[Worker], object]
+) -> None:
+    """Run ``item`` on a worker of its own, and then call ``then`` there. From any thread.
+
+    ``announce(worker)`` is called first, so that the caller knows whether that has started if this
+    raises: what keeps a thread from starting, or whatever a signal handler raises meanwhile.
+    """
+    inbox = Inbox()
+    inbox.put(item)
+    inbox.put(_Then(then))
+    inbox.close()
+    worker = Worker(inbox)
+    announce(worker)
+    worker.start()
+
+
+class _Then:
+    """The last item of a run."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self._then: Callable[[], object] | None = then
+
+    def run(self) -> None:
+        pass
+
+    def deliver(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then()
+
+    def cancel(self) -> None:
+        pass

@@ -45,15 +45,15 @@ class ThreadHandler:
     def __call__(self) -> Any:
         __traceback_hide__ = True
         threadlocal = self._threadlocal.__dict__
-        outer_loop = threadlocal.get("main_event_loop")
-        outer_pid = threadlocal.get("main_event_loop_pid")
-        outer_task_context = threadlocal.get("task_context")
+        outer = threadlocal.copy()
         threadlocal["main_event_loop"] = self._loop
         threadlocal["main_event_loop_pid"] = os.getpid()
         threadlocal["task_context"] = self._task_context
         try:
             return at_home(self._home, self._context.run, self._function)
         finally:
-            threadlocal["main_event_loop"] = outer_loop
-            threadlocal["main_event_loop_pid"] = outer_pid
-            threadlocal["task_context"] = outer_task_context
+            for name in ("main_event_loop", "main_event_loop_pid", "task_context"):
+                if name in outer:
+                    threadlocal[name] = outer[name]
+                else:
+                    threadlocal.pop(name, None)
