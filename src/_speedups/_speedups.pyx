@@ -19,11 +19,13 @@ beside it says to which.
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_XDECREF
 
 import asyncio
+import inspect
 import os
 import threading
+import types
 import weakref
 from concurrent.futures import Executor, Future, InvalidStateError
 from contextvars import Context, ContextVar, copy_context
@@ -41,9 +43,12 @@ __all__ = [
     "ThreadSensitiveExecutor",
     "ThreadStorage",
     "WakeChannel",
+    "are_same",
     "at_home",
+    "attach_reader",
     "call_soon",
     "current_home",
+    "drive",
     "end_idle_workers",
     "peek",
     "restore_context",

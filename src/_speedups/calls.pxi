@@ -261,6 +261,7 @@ cdef class AsyncCall:
 
     # Of the loop's thread until it is done, then of the waiting thread.
     cdef object callback
+    cdef object executor
     cdef object value
     cdef object error
     cdef bint is_done
@@ -297,6 +298,13 @@ cdef class AsyncCall:
             return value
         raise error
 
+    def wakes(self, executor):
+        """Have the thread that serves ``executor`` stop doing so when there is an outcome.
+
+        On that thread, before the coroutine can run; None takes that back.
+        """
+        self.executor = executor
+
     cdef int finish(self, value, error) except -1:
         cdef bint was_done
         with cython.critical_section(self):
@@ -305,10 +313,196 @@ cdef class AsyncCall:
                 self.value = value
                 self.error = error
                 self.is_done = True
-            callback = self.callback
-            self.callback = None
+            callback, executor = self.callback, self.executor
+            self.callback = self.executor = None
         if was_done:
             raise InvalidStateError("the outcome of this call is already set")
         if callback is not None:
             callback(self)
+        if executor is not None:
+            (<_CurrentThread>executor).inbox.shut()
         return 0
+
+
+cdef extern from *:
+    """
+    /* 1: it yielded `*result`; 0: it returned that; -1: it raised. */
+    static int asgibridge_send(PyObject *iterator, PyObject *value, PyObject **result) {
+    #if PY_VERSION_HEX >= 0x030A0000
+        switch (PyIter_Send(iterator, value, result)) {
+            case PYGEN_NEXT: return 1;
+            case PYGEN_RETURN: return 0;
+            default: return -1;
+        }
+    #else
+        *result = PyObject_CallMethod(iterator, "send", "O", value);
+        if (*result != NULL) return 1;
+        return _PyGen_FetchStopIterationValue(result) == 0 ? 0 : -1;
+    #endif
+    }
+    """
+    int asgibridge_send(object iterator, object value, PyObject** result) except -1
+    bint PyCoro_CheckExact(object coroutine)
+
+
+cdef object _iterator_of(awaitable):
+    # What ``await`` iterates over.
+    if PyCoro_CheckExact(awaitable):
+        return awaitable
+    if isinstance(awaitable, _GeneratorType) and awaitable.gi_code.co_flags & _ITERABLE_COROUTINE:
+        return awaitable
+    try:
+        get = type(awaitable).__await__
+    except AttributeError:
+        raise TypeError(
+            f"object {type(awaitable).__name__} can't be used in 'await' expression"
+        ) from None
+    return get(awaitable)
+
+
+cdef object _GeneratorType = types.GeneratorType
+cdef int _ITERABLE_COROUTINE = inspect.CO_ITERABLE_COROUTINE
+cdef object _current_task = asyncio.current_task
+
+
+@cython.final
+cdef class _Drive:
+    # The coroutine of `drive`. What a native one can't do: tell that it was thrown into, closed or
+    # dropped before its first step. Of the loop's thread.
+    cdef object call
+    cdef list task_context
+    cdef list context
+    cdef object awaitable
+    cdef object iterator  # None before the first step
+    cdef object task
+    cdef bint is_over
+
+    # Whoever looks at the task sees the function it is about.
+
+    @property
+    def __name__(self):
+        return getattr(self.awaitable, "__name__", type(self).__name__)
+
+    @property
+    def __qualname__(self):
+        return getattr(self.awaitable, "__qualname__", type(self).__name__)
+
+    @property
+    def cr_frame(self):
+        return getattr(self.awaitable, "cr_frame", None)
+
+    @property
+    def cr_code(self):
+        return getattr(self.awaitable, "cr_code", None)
+
+    @property
+    def cr_await(self):
+        return getattr(self.awaitable, "cr_await", None)
+
+    @property
+    def cr_running(self):
+        return getattr(self.awaitable, "cr_running", False)
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.step(None)
+
+    def send(self, value):
+        return self.step(value)
+
+    def throw(self, type, value=None, traceback=None):
+        if self.is_over:
+            raise RuntimeError("cannot reuse already awaited coroutine")
+        try:
+            if self.iterator is None:
+                self.begin()
+            if value is None and traceback is None:  # the other form is deprecated since 3.12
+                return self.iterator.throw(type)
+            return self.iterator.throw(type, value, traceback)
+        except StopIteration as error:
+            self.finish(error.value, None)
+        except BaseException as error:
+            self.finish(None, error)
+        raise StopIteration
+
+    def close(self):
+        if self.is_over:
+            return
+        try:
+            close = getattr(self.awaitable if self.iterator is None else self.iterator, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self.finish(None, RuntimeError(_DROPPED))
+
+    def __del__(self):
+        self.close()
+
+    cdef int begin(self) except -1:
+        if self.context is not None:
+            restore_context(self.context[0], copy_context())
+        if self.task_context is not None:
+            self.task = _current_task()
+            if self.task is not None:
+                self.task_context.append(self.task)
+        self.iterator = _iterator_of(self.awaitable)
+        return 0
+
+    cdef object step(self, value):
+        cdef PyObject* found = NULL
+        cdef int state
+        if self.is_over:
+            raise RuntimeError("cannot reuse already awaited coroutine")
+        try:
+            if self.iterator is None:
+                self.begin()
+            state = asgibridge_send(self.iterator, value, &found)
+        except BaseException as error:
+            self.finish(None, error)
+            raise StopIteration
+        result = <object>found
+        Py_DECREF(result)
+        if state == 1:
+            return result
+        self.finish(result, None)
+        raise StopIteration
+
+    cdef int finish(self, value, error) except -1:
+        call, context, task = self.call, self.context, self.task
+        self.is_over = True
+        if task is not None:
+            self.task_context.remove(task)
+        # Before the outcome: the caller goes on as soon as that is set.
+        if context is not None:
+            (<list>context)[0] = copy_context()
+        self.call = self.task_context = self.context = self.task = None
+        self.awaitable = self.iterator = None
+        if call.done():
+            return 0  # whoever failed to start us has said so
+        if error is None:
+            call.set_result(value)
+        else:
+            call.set_exception(error)
+        return 0
+
+
+_DROPPED = "the event loop was dropped before the async function had ended"
+
+
+def drive(call_result, task_context, context, awaitable):
+    """A coroutine that awaits ``awaitable`` and puts its outcome into ``call_result``.
+
+    :param task_context: lists the task while it runs, so that a cancellation can reach it.
+    :param context: a list of one: the caller's context, replaced by what became of it.
+    """
+    cdef _Drive coroutine = _Drive.__new__(_Drive)
+    coroutine.call = call_result
+    coroutine.task_context = task_context
+    coroutine.context = context
+    coroutine.awaitable = awaitable
+    return coroutine

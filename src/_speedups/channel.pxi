@@ -276,3 +276,12 @@ cdef WakeChannel _wake_channel(object loop):
     old = thread.channel
     thread.channel = channel
     return channel
+
+
+def attach_reader(loop):
+    """Have other threads wake ``loop`` the cheapest way from the first time on. If it is not running.
+
+    For a loop that will be used for long: it takes a file descriptor.
+    """
+    cdef WakeChannel channel = WakeChannel(loop)
+    channel.add_reader()

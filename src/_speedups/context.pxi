@@ -42,3 +42,14 @@ def restore_context(after, before):
     for variable, value in after.items():
         if before.get(variable, _MISSING) is not value and variable.get(_MISSING) is not value:
             variable.set(value)
+
+
+def are_same(these, list those):
+    """Whether ``these`` gives the objects of ``those``, in the same order. Nothing is compared."""
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t n = len(those)
+    for each in these:
+        if i == n or each is not those[i]:
+            return False
+        i += 1
+    return i == n

@@ -240,7 +240,7 @@ cdef class _ThreadSensitive:
         # Go on with an idle worker, if this is our first.
         cdef Inbox inbox
         while self.worker is None:
-            inbox = take_idle(False, self.avoided)
+            inbox = take_idle(self.avoided)
             if inbox is None:
                 return False
             self.set_worker(inbox.kept.worker, inbox)

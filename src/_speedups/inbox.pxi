@@ -10,6 +10,9 @@
 # the loop, by the first: when there are finished calls that the loop has not seen, it is better to
 # let calls gather. (Where there is no GIL there is nothing to let go of.)
 #
+# **Taking turns.** Better still if the waker is about to lie down itself, as who starts a top-level
+# run and who ends it are: it unlocks the other (`to_wake`) when it has let go of the GIL for that.
+#
 # There is no end marker: closed and empty is the end. Nothing that `put` does can run a finalizer,
 # so nothing can come between its steps.
 
@@ -22,6 +25,7 @@ cdef extern from "pythread.h":
     PyThread_type_lock PyThread_allocate_lock()
     void PyThread_free_lock(PyThread_type_lock lock)
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    void PyThread_release_lock(PyThread_type_lock lock) nogil
     PyLockStatus PyThread_acquire_lock_timed(
         PyThread_type_lock lock, long long microseconds, int interruptible
     ) nogil
@@ -72,6 +76,7 @@ cdef class Inbox:
     cdef bint is_ending  # the lease's last item has been put
     cdef bint is_clean  # nothing of the lease will be left if it ends now; if `is_parked`
     cdef bint is_resting  # parked, and no longer with a time-out
+    cdef Inbox to_wake  # of the owner: whom to unlock when lying down
 
     def __cinit__(self):
         self.items = []
@@ -123,6 +128,22 @@ cdef class Inbox:
             self.wake_owner(True)
         return 0
 
+    cdef bint shut_and_tell(self) except -1:
+        # Returns whether the owner has to be unlocked, by the caller.
+        cdef bint must_wake
+        with cython.critical_section(self):
+            self.closed = True
+            must_wake = self.is_parked
+            self.is_parked = False
+        return must_wake
+
+    cdef int wake_other(self) except -1:
+        cdef Inbox other = self.to_wake
+        if other is not None:
+            self.to_wake = None
+            asgibridge_unlock(other.bed, True)
+        return 0
+
     cdef bint let_go(self, Py_ssize_t lease) except -1:
         # The lease is over here and now, if the worker has nothing to do for that.
         cdef bint is_free
@@ -137,7 +158,7 @@ cdef class Inbox:
             if is_free:
                 self.lease += 1
         if is_free:
-            _idle.add(self, self.kept.worker.kept_loop is not None)
+            _idle.add(self)
         return is_free
 
     cdef int offer(self) except -1:
@@ -145,7 +166,7 @@ cdef class Inbox:
         with cython.critical_section(self):
             self.is_ending = False
             self.lease += 1
-        _idle.add(self, self.kept.worker.kept_loop is not None)
+        _idle.add(self)
         return 0
 
     def is_idle(self):
@@ -165,6 +186,7 @@ cdef class Inbox:
             self.run()
         finally:
             thread.served = outer
+            self.wake_other()
             if self.kept is not None:
                 self.kept.end()
 
@@ -174,9 +196,11 @@ cdef class Inbox:
             item = self.take()
             if item is None:
                 return 0
-            if self.kept is not None and self.kept.lease != self.lease:
-                self.kept.lease = self.lease
-                _this_thread().home = Home.__new__(Home)
+            if self.kept is not None:
+                self.kept.is_new = False
+                if self.kept.lease != self.lease:
+                    self.kept.lease = self.lease
+                    _this_thread().home = Home.__new__(Home)
             if type(item) is SyncCall:
                 call = <SyncCall>item
                 item = None
@@ -214,9 +238,10 @@ cdef class Inbox:
                 fresh.append(items.pop())
         return items
 
-    cdef bint add_run(self, object item, object then) except -1:
-        # `item`, as a lease of its own, and `then` when it is over.
-        cdef _Renewal renewal = _renewal(self, then)
+    cdef bint add_run(self, object item, Inbox served, bint* must_wake) except -1:
+        # `item`, as a lease of its own, and the end of who serves an inbox until that is over. Tells
+        # whether our owner has to be unlocked, by the caller.
+        cdef _Renewal renewal = _renewal(self, served)
         cdef bint accepted
         with cython.critical_section(self):
             accepted = not self.closed
@@ -225,7 +250,8 @@ cdef class Inbox:
                 self.items.append(renewal)
                 self.posted += 2
                 self.is_ending = True
-                self.wake_owner(True)
+                must_wake[0] = self.is_parked
+                self.is_parked = False
         return accepted
 
     cdef object take(self):
@@ -241,11 +267,12 @@ cdef class Inbox:
                     must_wait = True
                     self.is_parked = has_looked
             if not must_wait:
+                self.wake_other()
                 return item
             if has_looked:
                 self.park()
             else:
-                self.is_clean = self.kept.look()
+                self.is_clean = self.kept.is_new or self.kept.look()
                 has_looked = True
 
     cdef object first(self):
@@ -271,10 +298,18 @@ cdef class Inbox:
         cdef PyLockStatus status
         cdef bint was_woken
         cdef long long patience = ASGIBRIDGE_PATIENCE
+        cdef Inbox other = self.to_wake
+        cdef PyThread_type_lock other_bed = NULL
+        if other is not None:
+            self.to_wake = None
+            other_bed = other.bed
         if self.kept is not None:
             patience = IDLE_SECONDS * 1000000
         while True:
             with nogil:
+                if other_bed is not NULL:
+                    PyThread_release_lock(other_bed)
+                    other_bed = NULL
                 status = PyThread_acquire_lock_timed(self.bed, patience, 1)
             if status == PY_LOCK_ACQUIRED:
                 self.is_resting = False

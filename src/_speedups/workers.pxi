@@ -109,69 +109,60 @@ cdef frozenset _KNOWN = frozenset([_THREAD, "__asyncio_running_event_loop__", "P
 
 @cython.final
 cdef class _Idle:
-    # Inboxes of idle workers, under the critical section; those that have a kept loop apart.
-    cdef list plain
-    cdef list with_loop
+    # The idle workers' inboxes, under the critical section.
+    cdef list inboxes
 
-    cdef int add(self, Inbox inbox, bint has_loop) except -1:
+    def __cinit__(self):
+        self.inboxes = []
+
+    cdef int add(self, Inbox inbox) except -1:
         with cython.critical_section(self):
-            (self.with_loop if has_loop else self.plain).append(inbox)
+            self.inboxes.append(inbox)
         return 0
 
-    cdef Inbox pop(self, bint has_loop, object but):
-        # The last one, unless its worker is `but`.
-        cdef list inboxes
+    cdef Inbox pop(self, object but):
+        # The last one whose worker is not `but`; None if there is none.
         cdef Py_ssize_t i
         cdef Inbox inbox
         with cython.critical_section(self):
-            inboxes = self.with_loop if has_loop else self.plain
-            i = len(inboxes) - 1
+            i = len(self.inboxes) - 1
             while i >= 0:
-                inbox = <Inbox>inboxes[i]
+                inbox = <Inbox>self.inboxes[i]
                 if but is None or inbox.kept.worker is not but:
-                    del inboxes[i]
                     break
                 i -= 1
-            else:
+            if i < 0:
                 inbox = None
+            else:
+                del self.inboxes[i]
         return inbox
 
     cdef bint remove(self, Inbox inbox) except -1:
-        cdef list inboxes
-        cdef bint found = False
+        cdef bint found
         with cython.critical_section(self):
-            for inboxes in (self.plain, self.with_loop):
-                if inbox in inboxes:  # by identity: it has no __eq__
-                    inboxes.remove(inbox)
-                    found = True
-                    break
+            found = inbox in self.inboxes  # by identity: it has no __eq__
+            if found:
+                self.inboxes.remove(inbox)
         return found
 
 
-cdef _Idle _idle = _Idle.__new__(_Idle)
-_idle.plain = []
-_idle.with_loop = []
+cdef _Idle _idle = _Idle()
 
 
 def _forget_idle():
     global _idle
-    cdef _Idle idle = _Idle.__new__(_Idle)
-    idle.plain = []
-    idle.with_loop = []
-    _idle = idle
+    _idle = _Idle()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_idle)
 
 
-cdef Inbox take_idle(bint with_loop, object but):
+cdef Inbox take_idle(object but):
     # An idle worker's inbox, for who takes it to lease; None if there is none.
     cdef Inbox inbox
     while True:
-        inbox = _idle.pop(with_loop, but)
-        if inbox is None:
-            inbox = _idle.pop(not with_loop, but)
+        inbox = _idle.pop(but)
         if inbox is None or (not inbox.closed and inbox.kept.has_current_hooks()):
             return inbox
         inbox.shut()
@@ -189,6 +180,7 @@ cdef class _Kept:
     cdef object profile
     cdef object context  # in which its lease runs
     cdef Py_ssize_t lease  # the last that it has run a call of
+    cdef bint is_new  # renewed, and nothing has been run since
 
     cdef int begin(self, object worker) except -1:
         self.worker = worker
@@ -277,14 +269,16 @@ cdef class _Kept:
                     of_thread.pop(key, None)  # a finalizer before may have dropped it already
         else:
             asgibridge_drop_locals()
-        return self.local_count() == 0 and len(self.context) == 0 and self.is_fit()
+        self.is_new = self.local_count() == 0 and len(self.context) == 0 and self.is_fit()
+        return self.is_new
 
 
 @cython.final
 cdef class _Renewal:
     # The last item of a lease, or what a SyncCall that is the last item calls.
-    cdef Inbox inbox  # of who runs it
-    cdef object then  # to call when it is over
+    cdef Inbox inbox  # of who runs it, until it is run
+    cdef Inbox runs_in  # the same, if its owner will lie down next
+    cdef Inbox served  # to close when it is over
     # Of any thread, under the critical section.
     cdef object future
     cdef bint is_over
@@ -299,6 +293,7 @@ cdef class _Renewal:
             is_new = inbox.kept is not None and not inbox.closed and inbox.kept.renew()
         finally:
             if is_new:
+                self.runs_in = inbox
                 inbox.offer()
             else:
                 inbox.shut()
@@ -308,10 +303,13 @@ cdef class _Renewal:
         self()
 
     def deliver(self):
-        then = self.then
-        self.then = None
-        if then is not None:
-            then()
+        cdef Inbox served = self.served
+        self.served = None
+        if served is not None and served.shut_and_tell():
+            if self.runs_in is None:
+                asgibridge_unlock(served.bed, True)
+            else:
+                self.runs_in.to_wake = served
 
     def cancel(self):
         self.inbox = None
@@ -340,10 +338,10 @@ cdef class _Renewal:
         return 0
 
 
-cdef _Renewal _renewal(Inbox inbox, then):
+cdef _Renewal _renewal(Inbox inbox, Inbox served):
     cdef _Renewal renewal = _Renewal.__new__(_Renewal)
     renewal.inbox = inbox
-    renewal.then = then
+    renewal.served = served
     return renewal
 
 
@@ -351,37 +349,42 @@ def end_idle_workers():
     """Have the threads that wait for a next lease end now. From any thread; waits for none."""
     cdef Inbox inbox
     while True:
-        inbox = _idle.pop(False, None)
-        if inbox is None:
-            inbox = _idle.pop(True, None)
+        inbox = _idle.pop(None)
         if inbox is None:
             return
         inbox.shut()
 
 
-def start_run(item, then, announce):
-    """Run ``item`` on a worker of its own, and then call ``then`` there. From any thread.
+def start_run(item, executor, announce):
+    """Run ``item`` on a worker of its own, which then closes ``executor``; serve that meanwhile.
 
-    ``announce(worker)`` is called first, so that the caller knows whether that has started if this
-    raises: what keeps a thread from starting, or whatever a signal handler raises meanwhile.
+    On the thread the executor was made in. ``announce(worker)`` is called first, so that the caller
+    knows whether that has started if this raises: what keeps a thread from starting, or whatever a
+    signal handler raises. In the second case the executor can be served again.
     """
+    cdef Inbox served = (<_CurrentThread?>executor).inbox
     cdef Inbox inbox
+    cdef bint must_wake = False
     while True:
-        inbox = take_idle(True, None)
+        inbox = take_idle(None)
         if inbox is None:
             break
         announce(inbox.kept.worker)
-        if inbox.add_run(item, then):
+        if inbox.add_run(item, served, &must_wake):
+            if must_wake:
+                served.to_wake = inbox
             if _threads.is_exiting():
                 inbox.shut()
-            return
+            break
         # The exit has closed it just now.
-    inbox = Inbox.__new__(Inbox)
-    inbox.add_run(item, then)
-    worker = _Worker(inbox)
-    announce(worker)
-    try:
-        worker.start()
-    finally:
-        if _threads.is_exiting():
-            inbox.shut()
+    if inbox is None:
+        inbox = Inbox.__new__(Inbox)
+        inbox.add_run(item, served, &must_wake)
+        worker = _Worker(inbox)
+        announce(worker)
+        try:
+            worker.start()
+        finally:
+            if _threads.is_exiting():
+                inbox.shut()
+    served.run()

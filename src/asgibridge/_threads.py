@@ -32,6 +32,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 __all__ = ["Worker", "generation", "is_exiting"]
@@ -64,6 +65,7 @@ _generation = 0
 _lock = threading.RLock()
 _exiting = False
 _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
+when_a_worker_ends: list[Callable[[], object]] = []  # called on its thread
 
 
 def generation() -> int:
@@ -90,7 +92,6 @@ class Worker(threading.Thread):
         self._inbox = inbox
         self._after = after
         self._left_to_us = False
-        self.kept_loop: Any = None  # a parked event loop: see `asgibridge.runners`
 
     @property
     def daemon(self) -> bool:
@@ -128,8 +129,8 @@ class Worker(threading.Thread):
             raise
         finally:
             _alive.discard(self)
-            if self.kept_loop is not None:
-                self.kept_loop.close()
+            for callback in when_a_worker_ends:
+                callback()
 
     def close(self) -> None:
         """Let the thread end when it has served what is in its inbox. From any thread."""

@@ -26,21 +26,23 @@ the task is not cancelled again in the middle of its cleaning up.
 
 from __future__ import annotations
 
+import _signal  # signal's own functions take 10 µs to wrap what they return in enums
 import asyncio
-import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import contextmanager
 from contextvars import Context
 from types import FrameType
 from typing import Any
 
+from . import _loops
 from ._backend import kernel
 from ._threads import Worker
 from .current_thread_executor import CurrentThreadExecutor
 
 __all__ = ["TopLevelRun"]
+
+_SIGINT = int(_signal.SIGINT)
 
 
 class TopLevelRun:
@@ -64,6 +66,7 @@ class TopLevelRun:
         self._served = served
         self._home = kernel.current_home()
         self._main: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._interrupts = 0
         self._cancel = [True]
         self._started = False
@@ -80,12 +83,14 @@ class TopLevelRun:
         """
         pending: BaseException | None = None
         try:
-            with self._sigint():
+            handler = self._take_sigint()
+            try:
                 while True:
                     try:
-                        if not self._started:
-                            self._start(on)
-                        self._executor.serve()
+                        if self._started:
+                            self._executor.serve()
+                        else:
+                            self._start_and_serve(on)
                         break
                     except BaseException as error:
                         if not self._started:
@@ -96,6 +101,9 @@ class TopLevelRun:
                             raise
                         pending = error
                         self._interrupt()
+            finally:
+                _give_sigint_back(handler)
+                handler = None  # it refers to this run
             if self._abandoned:
                 # The second interrupt struck in a sync function, which kept the exception.
                 raise KeyboardInterrupt
@@ -109,10 +117,10 @@ class TopLevelRun:
         finally:
             pending = self._error = None
 
-    def _start(self, on: Executor | None) -> None:
+    def _start_and_serve(self, on: Executor | None) -> None:
         if on is None:
             try:
-                kernel.start_run(_RunnerItem(self), self._executor.close, self._set_worker)
+                kernel.start_run(_RunnerItem(self), self._executor, self._set_worker)
             finally:
                 # A signal handler may raise while we wait for the thread to report that it is up.
                 self._started = self._worker is not None and self._worker.ident is not None
@@ -120,6 +128,7 @@ class TopLevelRun:
             self._abandon_thread = getattr(on, "abandon", None)
             on.submit(self._execute).add_done_callback(self._submitted)
             self._started = True
+            self._executor.serve()
 
     def _set_worker(self, worker: Worker) -> None:
         self._worker = worker
@@ -152,29 +161,38 @@ class TopLevelRun:
     def _execute(self) -> None:
         # On the runner. asyncio.run is looked up now: a program may have replaced it.
         try:
-            kernel.at_home(self._home, self._context.run, _asyncio_run, self._body)
+            kernel.at_home(
+                self._home, self._context.run, _loops.run, self._body, 2, self._worker is not None
+            )
         except BaseException as error:
             self._error = error
         finally:
             self._drop_awaitable()
-            main, self._main = self._main, None
-            if main is not None:
-                self._served.pop(main[0], None)
-            del main
+            if self._loop is not None:
+                self._served.pop(self._loop, None)
+                self._loop = None
 
-    async def _body(self) -> None:
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
-        assert task is not None
-        self._served[loop] = self._executor
-        self._main = (loop, task)
-        if self._interrupts and self._may_cancel():
-            task.cancel()
+    async def _body(self, stop: Callable[[], None] | None) -> None:
         try:
-            awaitable = self._awaitable.pop()
-        except IndexError:
-            raise asyncio.CancelledError from None  # the caller has given up already
-        await awaitable
+            loop = asyncio.get_running_loop()
+            task = asyncio.current_task()
+            assert task is not None
+            self._loop = loop
+            self._served[loop] = self._executor
+            self._main = (loop, task)
+            if self._interrupts and self._may_cancel():
+                task.cancel()
+            try:
+                awaitable = self._awaitable.pop()
+            except IndexError:
+                raise asyncio.CancelledError from None  # the caller has given up already
+            await awaitable
+        finally:
+            # Nothing is left to cancel. And a loop that is known to more than the two above would
+            # not be kept.
+            self._main = awaitable = task = loop = None
+            if stop is not None:
+                stop()
 
     def _interrupt(self) -> None:
         # On the caller's thread, possibly in a signal handler.
@@ -193,14 +211,13 @@ class TopLevelRun:
         except IndexError:
             return False
 
-    @contextmanager
-    def _sigint(self) -> Iterator[None]:
+    def _take_sigint(self) -> Callable[[int, FrameType | None], None] | None:
+        # Put our handler in place of Python's; None if it is not ours to replace.
         if (
             threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+            or _signal.getsignal(_SIGINT) is not _signal.default_int_handler
         ):
-            yield
-            return
+            return None
 
         def handler(_signum: int, _frame: FrameType | None) -> None:
             if self._interrupts:
@@ -209,23 +226,15 @@ class TopLevelRun:
             self._interrupt()
 
         try:
-            signal.signal(signal.SIGINT, handler)
+            _signal.signal(_SIGINT, handler)
         except ValueError:  # the main thread of a subinterpreter: signals are not ours there
-            yield
-            return
-        try:
-            yield
-        finally:
-            if signal.getsignal(signal.SIGINT) is handler:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+            return None
+        return handler
 
 
-def _asyncio_run(body: Callable[[], Any]) -> None:
-    coroutine = body()
-    try:
-        asyncio.run(coroutine)
-    finally:
-        coroutine.close()
+def _give_sigint_back(handler: Callable[[int, FrameType | None], None] | None) -> None:
+    if handler is not None and _signal.getsignal(_SIGINT) is handler:
+        _signal.signal(_SIGINT, _signal.default_int_handler)
 
 
 class _RunnerItem:

@@ -37,7 +37,7 @@ import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from types import FunctionType, TracebackType
+from types import CoroutineType, FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import _backend, _install, current_thread_executor, runners
@@ -313,20 +313,21 @@ class AsyncToSync(Generic[_P, _R]):
         context = [contextvars.copy_context()]
         before = context[0]
         interrupted = False
-        result: Any = kernel.AsyncCall() if self._has_own_main_wrap() else Future()
+        is_plain = self._has_own_main_wrap()
+        result: Any = kernel.AsyncCall() if is_plain else Future()
         coroutine: Any = None
         try:
             self.executors.current = executor
             before = contextvars.copy_context()
             context[0] = before
             coroutine = self.awaitable(*args, **kwargs)
-            awaitable = self.main_wrap(
-                result,
-                sys.exc_info(),
-                getattr(SyncToAsync.threadlocal, "task_context", None),
-                context,
-                coroutine,
-            )
+            exc_info = sys.exc_info()
+            task_context = getattr(SyncToAsync.threadlocal, "task_context", None)
+            if is_plain and exc_info[1] is None:
+                awaitable = kernel.drive(result, task_context, context, coroutine)
+            else:
+                awaitable = self.main_wrap(result, exc_info, task_context, context, coroutine)
+            del exc_info
             if loop is None or not _serve_while_on(loop, awaitable, result, executor):
                 run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
                 try:
@@ -372,42 +373,12 @@ class AsyncToSync(Generic[_P, _R]):
         :param context: a list of one: the caller's context, replaced by what became of it.
         """
         __traceback_hide__ = True
-        if context is not None:
-            kernel.restore_context(context[0], contextvars.copy_context())
-        task = asyncio.current_task()
-        if task_context is None or task is None:
-            task_context = []
-        else:
-            task_context.append(task)
-        result: Any = None
-        error: BaseException | None = None
         handled = exc_info[1]
         del exc_info
-        try:
-            if handled is None:
-                result = await awaitable
-            else:
-                result = await _awaited_while_handling(handled, awaitable)
-        except GeneratorExit:
-            error = RuntimeError("the event loop was dropped before the async function had ended")
-            raise
-        except BaseException as raised:
-            error = raised
-        finally:
+        if handled is not None:
+            awaitable = _awaited_while_handling(handled, awaitable)
             del handled
-            if task_context:
-                task_context.remove(task)  # type: ignore[arg-type]
-            # Before the outcome: the caller goes on as soon as that is set.
-            if context is not None:
-                context[0] = contextvars.copy_context()
-            try:
-                if error is None:
-                    call_result.set_result(result)
-                else:
-                    call_result.set_exception(error)
-            finally:
-                # The traceback of the error refers to this frame.
-                del call_result, result, error, task, task_context
+        await kernel.drive(call_result, task_context, context, awaitable)
 
     def _has_own_main_wrap(self) -> bool:
         return type(self).main_wrap is _MAIN_WRAP and "main_wrap" not in self.__dict__
@@ -428,10 +399,12 @@ _NO_RESULT = "main_wrap ended without setting call_result, so the outcome is los
 
 def _loop_of_this_thread() -> asyncio.AbstractEventLoop | None:
     # Set by thread_handler. In a forked child the loop is the parent's (asgiref #194).
-    threadlocal = SyncToAsync.threadlocal
-    if getattr(threadlocal, "main_event_loop_pid", None) != os.getpid():
+    loop: asyncio.AbstractEventLoop | None = getattr(
+        SyncToAsync.threadlocal, "main_event_loop", None
+    )
+    if loop is None or SyncToAsync.threadlocal.main_event_loop_pid != os.getpid():
         return None
-    return getattr(threadlocal, "main_event_loop", None)
+    return loop
 
 
 def _serve_while_on(
@@ -442,17 +415,22 @@ def _serve_while_on(
 ) -> bool:
     # Run the awaitable on a loop of another thread, and serve until the result is there. False if
     # the loop is closed; then nothing has happened.
-    begun = True
+    is_there = True
 
     def done(_result: object) -> None:
-        if begun:
+        if is_there:
             executor.close()
 
-    result.add_done_callback(done)
+    if type(result) is kernel.AsyncCall:
+        result.wakes(executor)
+    else:
+        result.add_done_callback(done)
     try:
         kernel.call_soon(loop, _begin, loop, awaitable, result)
     except RuntimeError:
-        begun = False
+        is_there = False
+        if type(result) is kernel.AsyncCall:
+            result.wakes(None)
         return False
     executor.serve()
     return True
@@ -462,21 +440,35 @@ def _begin(
     loop: asyncio.AbstractEventLoop, awaitable: Coroutine[Any, Any, None], result: Any
 ) -> None:
     try:
-        task = loop.create_task(awaitable)
+        if _starts_eagerly(loop):
+            task = asyncio.tasks.Task(awaitable, loop=loop, eager_start=True)
+        else:
+            task = loop.create_task(awaitable)
     except BaseException as error:
+        if not result.done():
+            result.set_exception(error)
         awaitable.close()
-        result.set_exception(error)
         raise
-    task.add_done_callback(functools.partial(_ended, result))
+    if type(awaitable) is CoroutineType:
+        # Unlike the compiled kernel's, it can't tell if the task is cancelled before its first
+        # step; and a patched main_wrap may fail. The thread must not wait for ever.
+        task.add_done_callback(functools.partial(_ended, result))
 
 
 def _ended(result: Any, task: asyncio.Task[None]) -> None:
-    # A task cancelled before its first step never enters main_wrap, and a patched main_wrap may
-    # fail: the thread must not wait for ever.
     if result.done():
         return
     error = asyncio.CancelledError() if task.cancelled() else task.exception()
     result.set_exception(error or RuntimeError(_NO_RESULT))
+
+
+def _starts_eagerly(loop: asyncio.AbstractEventLoop) -> bool:
+    # A first step then and there saves a turn of the loop. Not where somebody makes tasks his way.
+    return (
+        sys.version_info >= (3, 12)
+        and loop.get_task_factory() is None
+        and type(loop).create_task is asyncio.BaseEventLoop.create_task
+    )
 
 
 async def _awaited_while_handling(handled: BaseException, awaitable: Awaitable[_R]) -> _R:

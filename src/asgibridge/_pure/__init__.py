@@ -6,8 +6,8 @@ kernel `asgibridge._backend` chose.
 
 from __future__ import annotations
 
-from .calls import AsyncCall, SyncCall, WakeChannel, call_soon
-from .context import restore_context
+from .calls import AsyncCall, SyncCall, WakeChannel, attach_reader, call_soon, drive
+from .context import are_same, restore_context
 from .executors import (
     CurrentThreadExecutor,
     ThreadSensitiveExecutor,
@@ -30,9 +30,12 @@ __all__ = [
     "ThreadSensitiveExecutor",
     "ThreadStorage",
     "WakeChannel",
+    "are_same",
     "at_home",
+    "attach_reader",
     "call_soon",
     "current_home",
+    "drive",
     "end_idle_workers",
     "peek",
     "restore_context",

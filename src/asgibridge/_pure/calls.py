@@ -33,11 +33,17 @@ import asyncio
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import InvalidStateError
-from typing import Any
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["AsyncCall", "SyncCall", "WakeChannel", "call_soon", "wake_channel"]
+from .context import restore_context
+
+if TYPE_CHECKING:
+    from .executors import CurrentThreadExecutor
+
+__all__ = ["AsyncCall", "SyncCall", "WakeChannel", "attach_reader", "call_soon", "drive", "wake_channel"]
 
 
 class WakeChannel:
@@ -85,9 +91,22 @@ def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], 
     loop.call_soon_threadsafe(callback, *args)
 
 
+def attach_reader(loop: asyncio.AbstractEventLoop) -> None:
+    """Have other threads wake ``loop`` the cheapest way from the first time on. If it is not running.
+
+    For a loop that will be used for long: it takes a file descriptor.
+    """
+    # There is no cheaper way than the loop's own, in Python: only a channel that stays the same.
+    _attached[loop] = WakeChannel(loop)
+
+
+_attached: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, WakeChannel] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 class _Cache(threading.local):
-    loop: Callable[[], asyncio.AbstractEventLoop | None] = staticmethod(lambda: None)
-    channel: WakeChannel
+    channel: WakeChannel | None = None
 
 
 _cache = _Cache()
@@ -99,11 +118,10 @@ def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
     A thread that goes to and fro between loops gets a new one each time; two channels for a loop
     cost a wake-up, not correctness.
     """
-    cache = _cache
-    if cache.loop() is not loop:
-        cache.loop = weakref.ref(loop)
-        cache.channel = WakeChannel(loop)
-    return cache.channel
+    channel = _cache.channel
+    if channel is None or channel._loop() is not loop:
+        channel = _cache.channel = _attached.get(loop) or WakeChannel(loop)
+    return channel
 
 
 class SyncCall:
@@ -219,9 +237,10 @@ class AsyncCall:
     It has the part of `concurrent.futures.Future` that a ``main_wrap`` needs.
     """
 
-    __slots__ = ("_callback", "_done", "_error", "_value")
+    __slots__ = ("_callback", "_done", "_error", "_executor", "_value")
 
     def __init__(self) -> None:
+        self._executor: CurrentThreadExecutor | None = None
         self._callback: Callable[[AsyncCall], Any] | None = None
         self._value: Any = None
         self._error: BaseException | None = None
@@ -256,6 +275,13 @@ class AsyncCall:
         finally:
             del error, self
 
+    def wakes(self, executor: CurrentThreadExecutor | None) -> None:
+        """Have the thread that serves ``executor`` stop doing so when there is an outcome.
+
+        On that thread, before the coroutine can run; None takes that back.
+        """
+        self._executor = executor
+
     def _finish(self, value: Any, error: BaseException | None) -> None:
         if self._done:
             raise InvalidStateError("the outcome of this call is already set")
@@ -264,5 +290,52 @@ class AsyncCall:
         self._done = True
         del value, error
         callback, self._callback = self._callback, None
+        executor, self._executor = self._executor, None
         if callback is not None:
             callback(self)
+        if executor is not None:
+            executor.close()
+
+
+async def drive(
+    call_result: Any,
+    task_context: list[asyncio.Task[Any]] | None,
+    context: list[Context] | None,
+    awaitable: Awaitable[Any],
+) -> None:
+    """A coroutine that awaits ``awaitable`` and puts its outcome into ``call_result``.
+
+    :param task_context: lists the task while it runs, so that a cancellation can reach it.
+    :param context: a list of one: the caller's context, replaced by what became of it.
+    """
+    __traceback_hide__ = True
+    if context is not None:
+        restore_context(context[0], copy_context())
+    task = asyncio.current_task()
+    if task_context is None or task is None:
+        task_context = []
+    else:
+        task_context.append(task)
+    result: Any = None
+    error: BaseException | None = None
+    try:
+        result = await awaitable
+    except GeneratorExit:
+        error = RuntimeError("the event loop was dropped before the async function had ended")
+        raise
+    except BaseException as raised:
+        error = raised
+    finally:
+        if task_context:
+            task_context.remove(task)  # type: ignore[arg-type]
+        # Before the outcome: the caller goes on as soon as that is set.
+        if context is not None:
+            context[0] = copy_context()
+        try:
+            if error is None:
+                call_result.set_result(result)
+            else:
+                call_result.set_exception(error)
+        finally:
+            # The traceback of the error refers to this frame.
+            del call_result, result, error, task, task_context

@@ -17,9 +17,11 @@ from __future__ import annotations
 import contextvars
 import gc
 import sysconfig
+from collections.abc import Collection
+from operator import is_
 from typing import Any
 
-__all__ = ["restore_context"]
+__all__ = ["are_same", "restore_context"]
 
 _MISSING = object()
 _get_referents = getattr(gc, "get_referents", None)
@@ -48,3 +50,8 @@ def restore_context(after: contextvars.Context, before: contextvars.Context) -> 
     for variable, value in after.items():
         if before.get(variable, _MISSING) is not value and variable.get(_MISSING) is not value:
             variable.set(value)
+
+
+def are_same(these: Collection[Any], those: list[Any]) -> bool:
+    """Whether ``these`` gives the objects of ``those``, in the same order. Nothing is compared."""
+    return len(these) == len(those) and all(map(is_, these, those))

@@ -302,37 +302,37 @@ def end_idle_workers() -> None:
 
 
 def start_run(
-    item: Item, then: Callable[[], object], announce: Callable[[Worker], object]
+    item: Item, executor: CurrentThreadExecutor, announce: Callable[[Worker], object]
 ) -> None:
-    """Run ``item`` on a worker of its own, and then call ``then`` there. From any thread.
+    """Run ``item`` on a worker of its own, which then closes ``executor``; serve that meanwhile.
 
-    ``announce(worker)`` is called first, so that the caller knows whether that has started if this
-    raises: what keeps a thread from starting, or whatever a signal handler raises meanwhile.
+    On the thread the executor was made in. ``announce(worker)`` is called first, so that the caller
+    knows whether that has started if this raises: what keeps a thread from starting, or whatever a
+    signal handler raises. In the second case the executor can be served again.
     """
     inbox = Inbox()
     inbox.put(item)
-    inbox.put(_Then(then))
+    inbox.put(_End(executor))
     inbox.close()
     worker = Worker(inbox)
     announce(worker)
     worker.start()
+    executor.serve()
 
 
-class _Then:
+class _End:
     """The last item of a run."""
 
-    __slots__ = ("_then",)
+    __slots__ = ("_executor",)
 
-    def __init__(self, then: Callable[[], object]) -> None:
-        self._then: Callable[[], object] | None = then
+    def __init__(self, executor: CurrentThreadExecutor) -> None:
+        self._executor = executor
 
     def run(self) -> None:
         pass
 
     def deliver(self) -> None:
-        then, self._then = self._then, None
-        if then is not None:
-            then()
+        self._executor.close()
 
     def cancel(self) -> None:
         pass

@@ -1,0 +1,311 @@
+"""`asyncio.run`, with a loop that is used again if nobody can tell.
+
+Making and closing an event loop is two thirds of what a top-level `async_to_sync` costs: three file
+descriptors, and five entries into the kernel each way. `run` keeps the loop of one call for the
+next, from whatever thread, when it is as good as new, and does what `asyncio.run` does when not. ::
+
+    made --> running --as good as new--> parked --> running ...
+                 `--anything else--> closed, as asyncio.run closes it
+
+**As good as new** is what another call could not tell from a new loop, and what nobody else can
+reach: otherwise a late ``call_soon_threadsafe`` would run in a stranger's call. Nothing ready,
+scheduled or registered; no default executor, no asynchronous generator; every attribute the object
+it was; and the reference counts too, so that a loop that was stashed away, or is known to a task, a
+lock or a WeakKeyDictionary, is not used again. All of that is asked of asyncio's own selector loop
+only. Of uvloop and others it is not known: they are made and closed, each time. So is every loop in
+debug mode, under another event loop policy, and where `asyncio.run`, or what it calls, is replaced.
+
+A parked loop belongs to `_parked`; who pops it owns it. More than `_MOST` are closed. Those that
+have lain there for long are closed when one of our threads ends, all of them at exit. A forked child
+closes its copies of the descriptors and nothing else: the loop's selector is shared with the parent,
+and to unregister from it there is to unregister here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from asyncio import coroutines, events, runners, tasks
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from . import _threads
+from ._backend import kernel
+
+__all__ = ["IDLE_SECONDS", "close_idle", "run"]
+
+IDLE_SECONDS = 10.0
+"""How long a loop may lie parked: as long as a worker."""
+
+_MOST = 8
+"""Loops parked at the same time, each of which holds four file descriptors."""
+
+_parked: list[_KeptLoop] = []
+_is_leaving = False
+_policy_of_other_loops: Any = None  # of which we know that it makes loops that can't be kept
+
+_IS_KNOWN = sys.version_info < (3, 15) and sys.implementation.name == "cpython"
+_LOOP_CLASS: Any = asyncio.SelectorEventLoop
+_asyncio_run = asyncio.run
+_asyncio_run_of_runners = runners.run
+_runner = getattr(runners, "Runner", None)  # 3.11
+_new_event_loop = events.new_event_loop
+_set_event_loop = events.set_event_loop
+_close = _LOOP_CLASS.close
+_create_task = _LOOP_CLASS.create_task
+_run_forever = _LOOP_CLASS.run_forever
+_run_once = _LOOP_CLASS._run_once
+
+
+def _is_asyncio_untouched() -> bool:
+    # Written out, because it is asked each time. What an instance has is compared there.
+    return (
+        asyncio.run is _asyncio_run
+        and asyncio.new_event_loop is _new_event_loop
+        and runners.run is _asyncio_run_of_runners
+        and getattr(runners, "Runner", None) is _runner
+        and events.new_event_loop is _new_event_loop
+        and events.set_event_loop is _set_event_loop
+        and _LOOP_CLASS.close is _close
+        and _LOOP_CLASS.create_task is _create_task
+        and _LOOP_CLASS.run_forever is _run_forever
+        and _LOOP_CLASS._run_once is _run_once
+    )
+
+
+def run(
+    main: Callable[[Callable[[], None] | None], Coroutine[Any, Any, None]],
+    held: int,
+    thread_ends: bool,
+) -> None:
+    """`asyncio.run` of ``main(None)`` or ``main(stop)``, on a thread that has no event loop.
+
+    The coroutine has to call ``stop``, if there is one, as the last thing it does.
+
+    :param held: how many references to the loop the caller will hold when the coroutine has ended.
+    :param thread_ends: whether it does afterwards, or is made as good as new.
+    """
+    kept = _take()
+    if kept is not None:
+        kept.run(main, held, thread_ends)
+        return
+    coroutine = main(None)
+    try:
+        asyncio.run(coroutine)
+    finally:
+        coroutine.close()
+
+
+def _take() -> _KeptLoop | None:
+    global _policy_of_other_loops
+    if not _IS_KNOWN or _is_leaving or not _is_asyncio_untouched() or _is_debug_mode():
+        return None
+    policy = getattr(events, "_event_loop_policy", None)
+    while True:
+        try:
+            kept = _parked.pop()
+        except IndexError:
+            break
+        if kept.policy is policy:
+            return kept
+        kept.loop.close()
+    if policy is not None and policy is _policy_of_other_loops:
+        return None
+    loop = asyncio.new_event_loop()
+    policy = getattr(events, "_event_loop_policy", None)
+    if type(loop) is _LOOP_CLASS and policy is not None:
+        return _KeptLoop(loop, policy)
+    loop.close()
+    _policy_of_other_loops = policy
+    return None
+
+
+def _is_debug_mode() -> bool:
+    # What asyncio asks too, but os.environ.get() takes longer than all the rest of this.
+    if _variables is None:
+        return bool(coroutines._is_debug_mode())  # type: ignore[attr-defined]
+    return _DEBUG in _variables or sys.flags.dev_mode
+
+
+_variables = getattr(os.environ, "_data", None)
+_DEBUG = getattr(os.environ, "encodekey", str)("PYTHONASYNCIODEBUG")
+
+
+class _KeptLoop:
+    """An event loop, and what it looks like when nobody knows it. Of one thread at a time."""
+
+    __slots__ = ("_descriptors", "_names", "_reference", "_references", "_values", "loop", "policy", "since")
+
+    def __init__(self, loop: Any, policy: Any) -> None:
+        self.loop = loop
+        self.policy = policy
+        self.since = 0.0
+        kernel.attach_reader(loop)
+        # The one weak reference without a callback that everybody shares.
+        self._reference = weakref.ref(loop)
+        # Some attributes come with the first run.
+        loop.call_soon(loop.stop)
+        loop.run_forever()
+        self._names = list(loop.__dict__)
+        self._values = list(loop.__dict__.values())
+        self._descriptors = len(loop._selector.get_map())
+        self._references: tuple[int, int, int] | None = None
+
+    def _count(self) -> tuple[int, int, int]:
+        return (
+            sys.getrefcount(self.loop),
+            weakref.getweakrefcount(self.loop),
+            sys.getrefcount(self._reference),
+        )
+
+    def _is_as_good_as_new(self, held: int) -> bool:
+        attributes = self.loop.__dict__
+        assert self._references is not None
+        references, *weak_references = self._references
+        return (
+            kernel.are_same(attributes, self._names)
+            and kernel.are_same(attributes.values(), self._values)
+            and not attributes["_ready"]
+            and not attributes["_scheduled"]
+            and not attributes["_asyncgens"].data
+            and not attributes["_signal_handlers"]
+            and len(attributes["_selector"]._fd_to_key) == self._descriptors
+            and self._count() == (references + held, *weak_references)
+        )
+
+    def run(
+        self,
+        main: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
+        held: int,
+        thread_ends: bool,
+    ) -> None:
+        is_as_good_as_new = False
+        asyncio.set_event_loop(self.loop)
+        if self._references is None:  # not in __init__, where a caller's frame has one, too
+            self._references = self._count()
+        try:
+            task, is_stopped = self._begin(main)
+            if not is_stopped:
+                self.loop.run_forever()
+            if not task.done():
+                raise RuntimeError("Event loop stopped before Future completed.")
+            if task.cancelled() or task.exception() is not None:
+                self._take_last_turn()
+                task.result()
+            del task
+            is_as_good_as_new = self._is_as_good_as_new(held)
+            if not is_as_good_as_new:
+                self._take_last_turn()
+        finally:
+            if is_as_good_as_new:
+                if not thread_ends:
+                    asyncio.set_event_loop(None)
+                self._park()
+            else:
+                self._close()
+
+    def _begin(
+        self, main: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+    ) -> tuple[asyncio.Task[None], bool]:
+        # Make the main task and run its first step, the way run_forever would; also returns whether
+        # the loop has been stopped. By hand, because a tenth of the whole call goes by while
+        # run_forever asks the selector and the timers of a new loop what has happened.
+        loop = self.loop
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(loop._asyncgen_firstiter_hook, loop._asyncgen_finalizer_hook)
+        loop._thread_id = threading.get_ident()
+        events._set_running_loop(loop)
+        try:
+            # What create_task makes where there is no task factory.
+            if sys.version_info >= (3, 12):
+                task = tasks.Task(main(loop.stop), loop=loop, eager_start=True)
+            else:
+                task = tasks.Task(main(loop.stop), loop=loop)
+                loop._ready.popleft()._run()
+            return task, loop._stopping
+        finally:
+            loop._stopping = False
+            loop._thread_id = None
+            events._set_running_loop(None)
+            sys.set_asyncgen_hooks(*hooks)
+
+    def _take_last_turn(self) -> None:
+        # As asyncio.run's loop does to find its main task done.
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+
+    def _park(self) -> None:
+        if len(_parked) >= _MOST or _is_leaving:
+            self.loop.close()
+            return
+        self.since = time.monotonic()
+        _parked.append(self)
+        if _is_leaving:  # by now: who emptied the list may not have seen this one
+            _close_parked()
+
+    def _close(self) -> None:
+        loop = self.loop
+        try:
+            runners._cancel_all_tasks(loop)  # type: ignore[attr-defined]
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor(*_JOIN_TIMEOUT))
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    def forget(self) -> None:
+        """In a forked child: let go of our copies of the descriptors."""
+        loop = self.loop
+        for owner in (loop._selector, loop._ssock, loop._csock):
+            try:
+                owner.close()
+            except OSError:
+                pass
+        loop._closed = True
+
+
+# asyncio.run waits five minutes for the default executor's threads, from 3.12 on.
+_JOIN_TIMEOUT = () if sys.version_info < (3, 12) else (asyncio.constants.THREAD_JOIN_TIMEOUT,)
+
+
+def close_idle() -> None:
+    """Close the loops that have been parked for `IDLE_SECONDS`. On any thread."""
+    before = time.monotonic() - IDLE_SECONDS
+    for kept in _parked[:]:
+        if kept.since <= before:
+            try:
+                _parked.remove(kept)
+            except ValueError:
+                continue  # it was taken just now
+            kept.loop.close()
+
+
+def _close_parked() -> None:
+    while True:
+        try:
+            kept = _parked.pop()
+        except IndexError:
+            return
+        kept.loop.close()
+
+
+def _leave() -> None:
+    global _is_leaving
+    _is_leaving = True
+    _close_parked()
+
+
+def _after_fork_in_child() -> None:
+    while _parked:
+        _parked.pop().forget()
+
+
+_threads.when_a_worker_ends.append(close_idle)
+atexit.register(_leave)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
