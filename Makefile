@@ -1,12 +1,14 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench lint clean
+.PHONY: help test demo bench memcheck lint clean
 
 help:
 	@echo "make test    the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
 	@echo "make demo    a Django and Channels site, on asgiref and on asgibridge (DEMOFLAGS=--quick)"
-	@echo "make bench   every crossing timed: asgiref, each kernel, and bare wake-ups (BENCHFLAGS=...)"
+	@echo "make bench   every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
+	@echo "             docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing)"
+	@echo "make memcheck  the compiled kernel under valgrind and on a debug build of CPython"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make clean   remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
@@ -21,6 +23,11 @@ demo:
 bench:
 	$(PYTHON) tests/environment.py .venv/bench bench
 	.venv/bench/bin/python bench/paired.py $(BENCHFLAGS)
+	.venv/bench/bin/python bench/suite.py $(filter --quick,$(BENCHFLAGS))
+
+memcheck:
+	$(PYTHON) tests/environment.py .venv/memcheck test
+	$(PYTHON) tests/memcheck.py $(MEMCHECKFLAGS)
 
 lint:
 	$(PYTHON) tests/environment.py .venv/lint lint

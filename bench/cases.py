@@ -1,28 +1,49 @@
-"""The benchmark's cases: what is timed, for one implementation, in one process.
+"""The cases: what is timed, defined once, for both runners (`paired.py` and the pytest suite).
 
-    python bench/cases.py asgibridge        print the seconds per operation of each case, as JSON
-
-A case is a function of the number of operations, built for the implementation's `sync` and `local`
-modules; everything it calls does nothing, so what is left is the bridge. ``floor`` is no
-implementation but the least there is: `SimpleQueue.put` there, `call_soon_threadsafe` of a
-future's `set_result` back. `bench/paired.py` runs this file, over and over, and makes the table.
+A case is made for a `Library`, or for the floor, and is then a function of the number of
+operations. Everything it calls does nothing, so what is left is the bridge. The curves are in
+`curves.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextvars
-import importlib
-import json
 import queue
-import sys
 import threading
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
-Case = Callable[[int], None]
+from implementations import Library
+
+Run = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure."""
+
+    key: str
+    title: str
+    group: str
+    operations: int
+    """How many make a sample."""
+    make: Callable[[Library], Run] | None
+    """Builds it for a bridge; None: it is the floor's alone."""
+    floor: Callable[[], Run] | None = None
+    """Builds the least that could do it, if there is such a thing."""
+    x: int | None = None
+    """Its place on a curve."""
+    measure: str = "time"
+    """``time``: the run is timed; ``latency``: it returns seconds of each operation; ``memory``: it
+    returns bytes per operation."""
+
+    def build(self, library: Library | None) -> Run | None:
+        """The function to measure, or None if there is nothing of this case to measure."""
+        if library is None:
+            return None if self.floor is None else self.floor()
+        return None if self.make is None else self.make(library)
 
 
 def nothing() -> None:
@@ -33,149 +54,238 @@ async def async_nothing() -> None:
     pass
 
 
-def _awaited(body: Callable[[int], Awaitable[None]]) -> Case:
+def in_loop(body: Callable[[int], Coroutine[Any, Any, Any]]) -> Run:
+    """Run the body on an event loop of its own."""
+    return lambda n: asyncio.run(body(n))
+
+
+def one_by_one(call: Callable[[], Awaitable[Any]]) -> Callable[[int], Coroutine[Any, Any, None]]:
+    async def body(n: int) -> None:
+        for _ in range(n):
+            await call()
+
+    return body
+
+
+def at_once(
+    call: Callable[[], Awaitable[Any]], width: int
+) -> Callable[[int], Coroutine[Any, Any, None]]:
+    async def body(n: int) -> None:
+        for _ in range(n // width):
+            await asyncio.gather(*(call() for _ in range(width)))
+
+    return body
+
+
+# Hops from a loop to a thread and back.
+
+
+def _sequential(library: Library) -> Run:
+    return in_loop(one_by_one(library.sync.sync_to_async(nothing)))
+
+
+def _gathered(library: Library) -> Run:
+    return in_loop(at_once(library.sync.sync_to_async(nothing), 100))
+
+
+def _pool(library: Library) -> Run:
+    return in_loop(one_by_one(library.sync.sync_to_async(nothing, thread_sensitive=False)))
+
+
+def with_variables(count: int) -> Callable[[Library], Run]:
+    """A hop with so many context variables set, none of which the function changes."""
+
+    def make(library: Library) -> Run:
+        variables = [contextvars.ContextVar[int](f"v{i}") for i in range(count)]
+        sequential = one_by_one(library.sync.sync_to_async(nothing))
+
+        async def body(n: int) -> None:
+            for variable in variables:
+                variable.set(0)
+            await sequential(n)
+
+        return in_loop(body)
+
+    return make
+
+
+def bare_hop(make_body: Callable[[Callable[[], Awaitable[None]]], Any]) -> Callable[[], Run]:
+    """`SimpleQueue.put` there, `call_soon_threadsafe(future.set_result)` back."""
+
+    def make() -> Run:
+        async def body(n: int) -> None:
+            loop = asyncio.get_running_loop()
+            inbox: queue.SimpleQueue[asyncio.Future[None] | None] = queue.SimpleQueue()
+
+            def work() -> None:
+                while True:
+                    future = inbox.get()
+                    if future is None:
+                        return
+                    loop.call_soon_threadsafe(future.set_result, None)
+
+            async def call() -> None:
+                future = loop.create_future()
+                inbox.put(future)
+                await future
+
+            worker = threading.Thread(target=work)
+            worker.start()
+            try:
+                await make_body(call)(n)
+            finally:
+                inbox.put(None)
+                worker.join()
+
+        return in_loop(body)
+
+    return make
+
+
+# From sync code to a loop.
+
+
+def _back_on_the_main_thread(library: Library) -> Run:
+    sequential = one_by_one(library.sync.sync_to_async(nothing))
+    return library.sync.async_to_sync(sequential)  # type: ignore[no-any-return]
+
+
+def _in_worker(library: Library) -> Run:
+    call = library.sync.async_to_sync(async_nothing)
+
+    def work(n: int) -> None:
+        for _ in range(n):
+            call()
+
+    return in_loop(library.sync.sync_to_async(work))
+
+
+def _top_level(library: Library) -> Run:
+    call = library.sync.async_to_sync(async_nothing)
+
     def run(n: int) -> None:
-        asyncio.run(body(n))  # type: ignore[arg-type]
+        for _ in range(n):
+            call()
 
     return run
 
 
-def hops(library: str) -> dict[str, tuple[Case, int]]:
-    """The cases of a bridge, each with how many operations make a sample."""
-    sync: Any = importlib.import_module(f"{library}.sync")
-    local: Any = importlib.import_module(f"{library}.local")
-    call = sync.sync_to_async(nothing)
-    pool_call = sync.sync_to_async(nothing, thread_sensitive=False)
-    top = sync.async_to_sync(async_nothing)
-    variables = [contextvars.ContextVar[int](f"v{i}") for i in range(100)]
+def _contexts(library: Library) -> Run:
+    call = library.sync.sync_to_async(nothing)
 
-    async def sequential(n: int) -> None:
+    async def body(n: int) -> None:
         for _ in range(n):
-            await call()
-
-    async def gathered(n: int) -> None:
-        for _ in range(n // 100):
-            await asyncio.gather(*(call() for _ in range(100)))
-
-    async def pool(n: int) -> None:
-        for _ in range(n):
-            await pool_call()
-
-    async def with_variables(n: int) -> None:
-        for variable in variables:
-            variable.set(0)
-        await sequential(n)
-
-    async def in_worker(n: int) -> None:
-        def work() -> None:
-            for _ in range(n):
-                top()
-
-        await sync.sync_to_async(work)()
-
-    async def contexts(n: int) -> None:
-        for _ in range(n):
-            async with sync.ThreadSensitiveContext():
+            async with library.sync.ThreadSensitiveContext():
                 await call()
 
-    def top_level(n: int) -> None:
-        for _ in range(n):
-            top()
+    return in_loop(body)
 
-    def build(n: int) -> None:
-        for _ in range(n):
-            sync.sync_to_async(nothing)
 
+# Wrappers.
+
+
+def _build_sync_to_async(library: Library) -> Run:
+    sync_to_async = library.sync.sync_to_async
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            sync_to_async(nothing)
+
+    return run
+
+
+def _build_async_to_sync(library: Library) -> Run:
+    async_to_sync = library.sync.async_to_sync
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            async_to_sync(async_nothing)
+
+    return run
+
+
+def _bind(library: Library) -> Run:
     class Methods:
-        method = call
+        method = library.sync.sync_to_async(nothing)
 
     methods = Methods()
 
-    def bind(n: int) -> None:
+    def run(n: int) -> None:
         for _ in range(n):
             methods.method  # noqa: B018
 
-    attributes = local.Local()
+    return run
+
+
+# Local; its floor is threading.local.
+
+
+def _read_of(attributes: Any) -> Run:
     attributes.value = 0
 
-    def read(n: int) -> None:
+    def run(n: int) -> None:
         for _ in range(n):
             attributes.value  # noqa: B018
 
-    def write(n: int) -> None:
+    return run
+
+
+def _write_of(attributes: Any) -> Run:
+    def run(n: int) -> None:
         for i in range(n):
             attributes.value = i
 
-    return {
-        "await sync_to_async(f)()": (_awaited(sequential), 500),
-        "100 gathered, per call": (_awaited(gathered), 1000),
-        "thread_sensitive=False": (_awaited(pool), 500),
-        "with 100 context variables": (_awaited(with_variables), 300),
-        "back on the waiting main thread": (sync.async_to_sync(sequential), 500),
-        "async_to_sync in a worker": (_awaited(in_worker), 500),
-        "async_to_sync at the top level": (top_level, 60),
-        "ThreadSensitiveContext, one call": (_awaited(contexts), 60),
-        "building a wrapper": (build, 3000),
-        "binding it to an instance": (bind, 3000),
-        "Local read": (read, 20000),
-        "Local write": (write, 20000),
-    }
+    return run
 
 
-def floor() -> dict[str, tuple[Case, int]]:
-    """The bare thread wake-ups, there and back, with none of a bridge's duties."""
-
-    async def sequential(n: int) -> None:
-        loop = asyncio.get_running_loop()
-        inbox: queue.SimpleQueue[asyncio.Future[None] | None] = queue.SimpleQueue()
-
-        def work() -> None:
-            while True:
-                future = inbox.get()
-                if future is None:
-                    return
-                loop.call_soon_threadsafe(future.set_result, None)
-
-        worker = threading.Thread(target=work)
-        worker.start()
-        for _ in range(n):
-            future = loop.create_future()
-            inbox.put(future)
-            await future
-        inbox.put(None)
-        worker.join()
-
-    return {"await sync_to_async(f)()": (_awaited(sequential), 500)}
-
-
-def sample(case: Case, operations: int, samples: int) -> list[float]:
-    """Seconds per operation of each sample, after one that does not count."""
-    case(max(operations // 10, 100 if operations >= 1000 else 1))
-    times = []
-    for _ in range(samples):
-        start = time.perf_counter()
-        case(operations)
-        times.append((time.perf_counter() - start) / operations)
-    return times
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("implementation", choices=["asgiref", "asgibridge", "floor"])
-    parser.add_argument("--samples", type=int, default=5)
-    parser.add_argument("--uvloop", action="store_true", help="run all loops on uvloop")
-    options = parser.parse_args()
-    if options.uvloop:
-        import uvloop
-
-        uvloop.install()
-    kernel = options.implementation
-    if kernel == "asgibridge":
-        kernel = f"asgibridge {importlib.import_module('asgibridge').IMPLEMENTATION}"
-    cases = floor() if kernel == "floor" else hops(options.implementation)
-    times = {name: sample(case, n, options.samples) for name, (case, n) in cases.items()}
-    json.dump({"implementation": kernel, "times": times}, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+ROWS = (
+    Case(
+        "hop",
+        "`await sync_to_async(f)()`",
+        "hops",
+        1000,
+        _sequential,
+        bare_hop(one_by_one),
+    ),
+    Case(
+        "gathered",
+        "100 of them gathered, per call",
+        "hops",
+        1000,
+        _gathered,
+        bare_hop(lambda call: at_once(call, 100)),
+    ),
+    Case("pool", "`thread_sensitive=False`", "hops", 1000, _pool),
+    Case("variables", "with 100 context variables set", "hops", 1000, with_variables(100)),
+    Case("main", "back on the waiting main thread", "hops", 1000, _back_on_the_main_thread),
+    Case("worker", "`async_to_sync` in a worker", "hops", 1000, _in_worker),
+    Case("top", "`async_to_sync` at the top level", "contexts", 60, _top_level),
+    Case("context", "`ThreadSensitiveContext`, one call", "contexts", 60, _contexts),
+    Case("build", "building a `sync_to_async` wrapper", "wrappers", 3000, _build_sync_to_async),
+    Case("bind", "its `__get__`", "wrappers", 3000, _bind),
+    Case("build-a2s", "building an `async_to_sync` one", "wrappers", 3000, _build_async_to_sync),
+    Case(
+        "read",
+        "`Local` read",
+        "local",
+        20000,
+        lambda library: _read_of(library.local.Local()),
+        lambda: _read_of(threading.local()),
+    ),
+    Case(
+        "write",
+        "`Local` write, a new value each time",
+        "local",
+        20000,
+        lambda library: _write_of(library.local.Local()),
+        lambda: _write_of(threading.local()),
+    ),
+    Case(
+        "read-critical",
+        "thread-critical `Local` read",
+        "local",
+        20000,
+        lambda library: _read_of(library.local.Local(thread_critical=True)),
+        lambda: _read_of(threading.local()),
+    ),
+)

@@ -1,0 +1,15 @@
+"""Making and binding wrappers."""
+
+from __future__ import annotations
+
+import pytest
+
+from cases import ROWS, Case
+from conftest import Bench
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.key) for case in ROWS if case.group == "wrappers"]
+)
+def bench_wrappers(bench: Bench, case: Case) -> None:
+    bench(case)

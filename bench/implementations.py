@@ -1,0 +1,60 @@
+"""What is measured: each implementation by name, and never another one silently in its place.
+
+``floor`` is no bridge but the least there is: bare thread wake-ups, bare futures, threading.local.
+asgibridge's kernel is chosen once per process, so each implementation needs a process of its own,
+started with `environment(name)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Any
+
+IMPLEMENTATIONS = ("floor", "asgiref", "pure", "compiled")
+
+_CHOICES = {"pure": "off", "compiled": "require"}
+_KERNELS = {"pure": "pure", "compiled": "speedups"}
+
+
+@dataclass(frozen=True)
+class Library:
+    """The modules of a bridge that cases are made of."""
+
+    name: str
+    sync: Any
+    local: Any
+
+
+def available() -> tuple[str, ...]:
+    """All of them, without the compiled kernel if it is not installed."""
+    if importlib.util.find_spec("asgibridge._speedups") is None:
+        return tuple(name for name in IMPLEMENTATIONS if name != "compiled")
+    return IMPLEMENTATIONS
+
+
+def environment(name: str) -> dict[str, str]:
+    """The environment of a process that is to measure ``name``."""
+    hidden = ("ASGIBRIDGE_SPEEDUPS", "PYTHONPATH", "PYTHONDEVMODE", "PYTHONASYNCIODEBUG")
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    return {**kept, "ASGIBRIDGE_SPEEDUPS": _CHOICES.get(name, "auto")}
+
+
+def load(name: str) -> Library | None:
+    """Import ``name``; None for the floor. RuntimeError if this process has another kernel."""
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(f"{name!r}: must be one of {', '.join(IMPLEMENTATIONS)}")
+    if name == "floor":
+        return None
+    package = "asgiref" if name == "asgiref" else "asgibridge"
+    if package == "asgibridge":
+        found = importlib.import_module("asgibridge").IMPLEMENTATION
+        if found != _KERNELS[name]:
+            raise RuntimeError(
+                f"asked to measure {name}, but asgibridge runs its {found!r} kernel: start the "
+                f"process with ASGIBRIDGE_SPEEDUPS={_CHOICES[name]}"
+            )
+    modules = [importlib.import_module(f"{package}.{module}") for module in ("sync", "local")]
+    return Library(name, *modules)

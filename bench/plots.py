@@ -1,0 +1,139 @@
+"""The plots of docs/benchmarks.md: transparent, in tones that stand out on white and on black."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+from cases import ROWS
+from curves import CURVES
+from results import Measured, Results
+
+mpl.use("Agg")
+
+_GREY = "#7d8590"
+COLOURS = {"floor": _GREY, "asgiref": "#d9730d", "pure": "#2f9e6e", "compiled": "#3b82f6"}
+_MARKERS = {"floor": "x", "asgiref": "s", "pure": "^", "compiled": "o"}
+_LINES = {"floor": ":", "asgiref": "--", "pure": "-.", "compiled": "-"}
+_STYLE = {
+    "axes.edgecolor": _GREY,
+    "axes.labelcolor": _GREY,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _GREY,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.size": 11,
+    "grid.alpha": 0.3,
+    "grid.color": _GREY,
+    "savefig.facecolor": "none",
+    "svg.hashsalt": "asgibridge",
+    "text.color": _GREY,
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+}
+_CURVES = (
+    ("variables", "context variables", "context variables set", "µs per hop"),
+    ("in-flight", "in flight", "calls in flight", "µs per call"),
+    ("nesting", "nesting", "levels of async and sync", "µs per level"),
+)
+
+
+def draw(results: Results, folder: Path) -> dict[str, str]:
+    """Save the plots as PNG and SVG into ``folder``; their names, and what they show."""
+    drawn = {}
+    with mpl.rc_context(_STYLE):
+        if "pinned" in results.passes:
+            name = f"{results.name}-rows"
+            _save(_rows(results, results.passes["pinned"]), folder / name)
+            drawn[name] = f"Microseconds per operation, {results.python}"
+        if any(each in results.passes for each, *_ in _CURVES):
+            name = f"{results.name}-curves"
+            _save(_curves(results), folder / name)
+            drawn[name] = f"How the cost grows, {results.python}"
+    return drawn
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".png"), dpi=150)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+
+
+def _rows(results: Results, measured: Measured) -> Any:
+    cases = [case for case in ROWS if case.key in measured.cases]
+    figure, axes = plt.subplots(figsize=(10, 0.42 * len(cases) + 1.4), layout="constrained")
+    for name, colour in COLOURS.items():
+        places, values = [], []
+        for place, case in enumerate(cases):
+            if measured.has(case.key, name):
+                places.append(place)
+                values.append(measured.least(case.key, name) * 1e6)
+        if not places:
+            continue
+        axes.plot(values, places, _MARKERS[name], color=colour, markersize=8, label=name, zorder=3)
+    for place, case in enumerate(cases):
+        values = [
+            measured.least(case.key, name) * 1e6
+            for name in ("asgiref", "compiled")
+            if measured.has(case.key, name)
+        ]
+        axes.hlines(place, min(values), max(values), color=_GREY, alpha=0.5, linewidth=1)
+        if measured.has(case.key, "compiled"):
+            ratio = measured.ratio(case.key, "asgiref", "compiled")
+            axes.annotate(
+                f"{ratio:.1f}x",
+                (max(values), place),
+                textcoords="offset points",
+                xytext=(9, -4),
+                color=_GREY,
+            )
+    axes.set_yticks(range(len(cases)), [case.title.replace("`", "") for case in cases])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.09)
+    axes.grid(axis="x")
+    axes.set_xlabel("µs per operation, minimum, log scale; x: asgiref / compiled")
+    axes.set_title(f"Every crossing, pinned to one core, CPython {results.python}")
+    figure.legend(loc="outside lower center", ncols=len(COLOURS), frameon=False)
+    return figure
+
+
+def _curves(results: Results) -> Any:
+    panels = [each for each in _CURVES if each[0] in results.passes]
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 4.2), layout="constrained", squeeze=False
+    )
+    labelled: dict[str, Any] = {}
+    for axes, (pass_name, group, x_label, y_label) in zip(row[0], panels):
+        measured = results.passes[pass_name]
+        for name, colour in COLOURS.items():
+            cases = [c for c in CURVES if c.group == group and measured.has(c.key, name)]
+            if not cases:
+                continue
+            (labelled[name],) = axes.plot(
+                [case.x for case in cases],
+                [measured.least(case.key, name) * 1e6 for case in cases],
+                _LINES[name],
+                marker=_MARKERS[name],
+                color=colour,
+            )
+        axes.set_xscale("symlog" if group == "context variables" else "log")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid()
+    labels = [name for name in COLOURS if name in labelled]
+    figure.legend(
+        [labelled[name] for name in labels],
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+    )
+    figure.suptitle(f"How the cost grows, pinned to one core, CPython {results.python}")
+    return figure

@@ -1,0 +1,96 @@
+"""Writes the README's table of speeds from the benchmark's results.
+
+    python bench/readme.py            replace what is between the markers
+    python bench/readme.py --check    exit with 1 if that would change anything
+
+The markers are ``<!-- bench:begin -->`` and ``<!-- bench:end -->``, each on a line of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cases import ROWS
+from implementations import IMPLEMENTATIONS
+from report import micro
+from results import Measured, Results, load_all
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+
+HEADINGS = {
+    "floor": "floor",
+    "asgiref": "asgiref",
+    "pure": "pure kernel",
+    "compiled": "compiled kernel",
+}
+
+
+def table(found: list[Results]) -> str:
+    """The table, a figure for each Python in each cell, and the line that says how it was made."""
+    passes = [results.passes["pinned"] for results in found]
+    pythons = " / ".join(results.python for results in found)
+    columns = [name for name in IMPLEMENTATIONS if any(_has(each, name) for each in passes)]
+    rows = [f"| CPython {pythons} | " + " | ".join(HEADINGS[name] for name in columns) + " |"]
+    rows.append("|---" * (len(columns) + 1) + "|")
+    for case in ROWS:
+        if any(case.key in measured.cases for measured in passes):
+            cells = [_cell(passes, case.key, name) for name in columns]
+            rows.append(f"| {case.title} | " + " | ".join(cells) + " |")
+    return f"{_how(found, passes)}\n\n" + "\n".join(rows)
+
+
+def _has(measured: Measured, name: str) -> bool:
+    return any(name in by_name for by_name in measured.cases.values())
+
+
+def _cell(passes: list[Measured], case: str, name: str) -> str:
+    figures = [
+        micro(measured.least(case, name)) if measured.has(case, name) else "-"
+        for measured in passes
+    ]
+    return " / ".join(figures) if any(figure != "-" for figure in figures) else ""
+
+
+def _how(found: list[Results], passes: list[Measured]) -> str:
+    rounds = "/".join(dict.fromkeys(str(measured.rounds) for measured in passes))
+    machines = "; ".join(dict.fromkeys(results.conditions["machine"] for results in found))
+    asgiref = "/".join(dict.fromkeys(results.conditions["asgiref"] for results in found))
+    return (
+        f"`make bench`, µs per operation (minimum of {rounds} processes each, in turn, pinned to "
+        f"one core;\n{machines}; asgiref {asgiref}). `floor` is the least there is: "
+        "`SimpleQueue.put` there and\n`call_soon_threadsafe` back, `threading.local` for `Local`. "
+        "Spread, all cores, latency, uvloop and\nhow the cost grows: "
+        "[docs/benchmarks.md](docs/benchmarks.md)."
+    )
+
+
+def replaced(text: str, between: str) -> str:
+    """The text with what is between the markers replaced."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        sys.exit(f"README.md must have the lines {BEGIN} and {END}, once each, in this order")
+    head, _, rest = text.partition(BEGIN)
+    return f"{head}{BEGIN}\n{between}\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    parser.add_argument("files", nargs="*", type=Path, help="default: docs/benchmarks/*.json")
+    options = parser.parse_args()
+    files = options.files or sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
+    found = [results for results in load_all(files) if "pinned" in results.passes]
+    if not found:
+        sys.exit("no results: run `make bench` first")
+    readme = ROOT / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = replaced(old, table(found))
+    if options.check:
+        sys.exit("README.md's speeds are not docs/benchmarks': run bench/readme.py" * (old != new))
+    readme.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

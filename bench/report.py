@@ -1,0 +1,294 @@
+"""Tables of the results: in the terminal, and in docs/benchmarks.md with the plots.
+
+python bench/report.py            make docs/benchmarks.md anew from docs/benchmarks/*.json
+python bench/report.py FILE...    print the tables of these
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cases import ROWS, Case
+from curves import CROWD, CURVES, MEMORY
+from implementations import IMPLEMENTATIONS
+from passes import PASSES
+from results import Measured, Results, load_all
+from targets import AIM, MANY, at_least, growth, verdicts
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+NAMES = {"floor": "floor", "asgiref": "asgiref", "pure": "pure", "compiled": "compiled"}
+
+
+@dataclass
+class Section:
+    """A table, for either output."""
+
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        lines = [f"### {self.title}", "", self.note, ""]
+        lines.append("| " + " | ".join(self.header) + " |")
+        lines.append("|---" + "|---:" * (len(self.header) - 1) + "|")
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        return "\n".join(lines) + "\n"
+
+    def terminal(self) -> Table:
+        table = Table(title=self.title, title_justify="left", caption=self.note)
+        for number, name in enumerate(self.header):
+            table.add_column(name, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*(cell.replace("`", "").replace("**", "") for cell in row))
+        return table
+
+
+def micro(seconds: float) -> str:
+    """Microseconds to three digits or so."""
+    value = seconds * 1e6
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def times(value: float) -> str:
+    return f"{value:.1f}x" if value >= 10 else f"{value:.2f}x"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{min(values):.1f}-{max(values):.1f}"
+
+
+def _figures(measured: Measured, case: str, measure: str = "wall") -> list[str]:
+    # Minimum (median) of each implementation.
+    cells = []
+    for name in IMPLEMENTATIONS:
+        if measured.has(case, name, measure):
+            least, median = (
+                measured.least(case, name, measure),
+                measured.median(case, name, measure),
+            )
+            cells.append(f"{micro(least)} ({micro(median)})")
+        else:
+            cells.append("")
+    return cells
+
+
+def _ratio(measured: Measured, case: str, name: str, measure: str = "wall") -> str:
+    if not (measured.has(case, "asgiref", measure) and measured.has(case, name, measure)):
+        return ""
+    spread = _spread(measured.ratios(case, "asgiref", name, measure))
+    return f"{times(measured.ratio(case, 'asgiref', name, measure))} ({spread})"
+
+
+def _conditions_of(measured: Measured) -> str:
+    where = "pinned to one core" if measured.pinned else "not pinned"
+    return (
+        f"{where}, {measured.loop}, {measured.rounds} processes of each in turn, "
+        f"{measured.samples} samples in each"
+    )
+
+
+_HOW = "µs: minimum (median); x: asgiref's minimum divided by ours (range over the rounds)"
+
+
+def _table(results: Results, measured: Measured) -> Section:
+    rows = []
+    for case in _measured_cases(ROWS, measured):
+        least = at_least(case.key, results)
+        ratio = (
+            measured.ratio(case.key, "asgiref", "compiled")
+            if "compiled" in _of(measured, case)
+            else None
+        )
+        met = "" if least is None or ratio is None else "met" if ratio >= least else "**not met**"
+        rows.append(
+            [
+                case.title,
+                *_figures(measured, case.key),
+                _ratio(measured, case.key, "pure"),
+                _ratio(measured, case.key, "compiled"),
+                "" if least is None else f"{least:g}x {met}",
+                f"{AIM[case.key]:g}x" if case.key in AIM else "",
+            ]
+        )
+    header = ["case", *NAMES.values(), "pure, x", "compiled, x", "at least", "aim"]
+    return Section("Every crossing", f"{_HOW}; {_conditions_of(measured)}", header, rows)
+
+
+def _of(measured: Measured, case: Case) -> set[str]:
+    return set(measured.cases.get(case.key, {}))
+
+
+def _measured_cases(cases: Iterable[Case], measured: Measured) -> list[Case]:
+    return [case for case in cases if case.key in measured.cases]
+
+
+def _with_cpu(title: str) -> Callable[[Results, Measured], Section]:
+    def section(_results: Results, measured: Measured) -> Section:
+        rows = []
+        for case in _measured_cases(ROWS, measured):
+            cpu = [
+                micro(measured.least(case.key, name, "cpu"))
+                for name in ("asgiref", "compiled")
+                if measured.has(case.key, name, "cpu")
+            ]
+            rows.append(
+                [
+                    case.title,
+                    *_figures(measured, case.key),
+                    _ratio(measured, case.key, "pure"),
+                    _ratio(measured, case.key, "compiled"),
+                    " / ".join(cpu),
+                ]
+            )
+        header = ["case", *NAMES.values(), "pure, x", "compiled, x", "CPU, asgiref / compiled"]
+        return Section(title, f"{_HOW}; {_conditions_of(measured)}", header, rows)
+
+    return section
+
+
+def _latency(_results: Results, measured: Measured) -> Section:
+    rows = []
+    for measure in ("p50", "p99"):
+        rows.append(
+            [
+                f"{measure} of a hop",
+                *_figures(measured, "latency", measure),
+                _ratio(measured, "latency", "compiled", measure),
+            ]
+        )
+    header = ["percentile", *NAMES.values(), "compiled, x"]
+    title = f"Latency, {CROWD} tasks hopping at the same time"
+    return Section(title, f"{_HOW}; {_conditions_of(measured)}", header, rows)
+
+
+def _curve(group: str, title: str, x: str) -> Callable[[Results, Measured], Section]:
+    def section(_results: Results, measured: Measured) -> Section:
+        rows = [
+            [f"{case.x:,}", *_figures(measured, case.key), _ratio(measured, case.key, "compiled")]
+            for case in _measured_cases(CURVES, measured)
+            if case.group == group
+        ]
+        if group == "in flight":
+            for case in _measured_cases(CURVES, measured):
+                if case.group == "bare futures":
+                    cells = _figures(measured, case.key)
+                    rows.append([f"{case.x:,} bare futures, no thread", *cells, ""])
+            growths = [
+                times(growth(measured, "in-flight", name))
+                if measured.has(f"in-flight-{MANY}", name)
+                else ""
+                for name in IMPLEMENTATIONS
+            ]
+            bare = times(growth(measured, "bare-futures", "floor"))
+            rows.append([f"100 -> {MANY:,} (bare futures: {bare})", *growths, ""])
+        header = [x, *NAMES.values(), "compiled, x"]
+        return Section(title, f"{_HOW}; {_conditions_of(measured)}", header, rows)
+
+    return section
+
+
+def _memory(_results: Results, measured: Measured) -> Section:
+    rows = []
+    for case in _measured_cases(MEMORY, measured):
+        cells = [
+            f"{measured.least(case.key, name, 'bytes'):,.0f}"
+            if measured.has(case.key, name, "bytes")
+            else ""
+            for name in IMPLEMENTATIONS
+        ]
+        rows.append([case.title, *cells, _ratio(measured, case.key, "compiled", "bytes")])
+    header = ["bytes per call", *NAMES.values(), "compiled, x"]
+    title = f"Memory of {MANY:,} calls in flight"
+    return Section(title, _conditions_of(measured), header, rows)
+
+
+_SECTIONS: dict[str, Callable[[Results, Measured], Section]] = {
+    "pinned": _table,
+    "unpinned": _with_cpu("On all cores"),
+    "latency": _latency,
+    "uvloop": _with_cpu("With uvloop"),
+    "variables": _curve("context variables", "Context variables that no call changes", "set"),
+    "in-flight": _curve("in flight", "Calls in flight, per call", "in flight"),
+    "nesting": _curve("nesting", "Nested async and sync code, per level", "levels"),
+    "memory": _memory,
+}
+
+
+def sections(results: Results) -> list[Section]:
+    """A table for each pass that was run, and one of the targets."""
+    found = [
+        _SECTIONS[each.name](results, results.passes[each.name])
+        for each in PASSES
+        if each.name in results.passes
+    ]
+    judged = verdicts(results)
+    if judged:
+        met = sum(verdict.met for verdict in judged)
+        rows = [
+            [verdict.case, verdict.condition, verdict.measured, "yes" if verdict.met else "**no**"]
+            for verdict in judged
+        ]
+        found.append(
+            Section(
+                "Targets",
+                f"{met} of {len(judged)} met; the compiled kernel's unless another is named",
+                ["case", "target", "measured", "met"],
+                rows,
+            )
+        )
+    return found
+
+
+def _about(results: Results) -> str:
+    return "; ".join(f"{name} {value}" for name, value in results.conditions.items())
+
+
+def show(results: Results) -> None:
+    """Print all tables."""
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    console.print(_about(results), highlight=False)
+    for section in sections(results):
+        console.print(section.terminal())
+
+
+_HEAD = """\
+# Benchmarks
+
+Made by `make bench`; do not edit. Each implementation runs in processes of its own, in turn, and
+all functions called do nothing, so what is left is the bridge. `floor` is the least there is:
+`SimpleQueue.put` there and `call_soon_threadsafe(future.set_result)` back, and `threading.local`
+for `Local`. Every sample is in [benchmarks/](benchmarks/); `python bench/paired.py --compare OLD
+NEW` compares two such files. `make bench PYTHON=python3.13` measures another Python.
+"""
+
+
+def write(docs: Path) -> None:
+    """Make docs/benchmarks.md and its plots of the results beside it."""
+    import plots
+
+    folder = docs / "benchmarks"
+    parts = [_HEAD]
+    for results in reversed(load_all(folder.glob("*.json"))):
+        parts.append(f"## {results.conditions['implementation']} {results.python}\n")
+        parts.append(_about(results) + ".\n")
+        for name, title in plots.draw(results, folder).items():
+            parts.append(f"![{title}](benchmarks/{name}.svg)\n")
+        parts += [section.markdown() for section in sections(results)]
+    (docs / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        for found in load_all(map(Path, sys.argv[1:])):
+            show(found)
+    else:
+        write(DOCS)
