@@ -18,7 +18,7 @@ _GREY = "#7d8590"
 COLOURS = {"floor": _GREY, "asgiref": "#d9730d", "pure": "#2f9e6e", "compiled": "#3b82f6"}
 _MARKERS = {"floor": "x", "asgiref": "s", "pure": "^", "compiled": "o"}
 _LINES = {"floor": ":", "asgiref": "--", "pure": "-.", "compiled": "-"}
-_STYLE = {
+_STYLE: Any = {
     "axes.edgecolor": _GREY,
     "axes.labelcolor": _GREY,
     "axes.spines.right": False,

@@ -139,8 +139,16 @@ cdef class WakeChannel:
                 try:
                     loop.call_soon_threadsafe(self._drain, context=Context())
                     return 1
-                except RuntimeError:  # the loop is closed
-                    if not loop.is_closed():
+                except BaseException as error:
+                    # A RecursionError is a RuntimeError, and leaves no frame to ask the loop in.
+                    if (
+                        isinstance(error, RecursionError)
+                        or not isinstance(error, RuntimeError)
+                        or not loop.is_closed()
+                    ):
+                        # Not told: the next one tries again, for all.
+                        with cython.critical_section(self):
+                            self.idle = True
                         raise
         fresh = []
         with cython.critical_section(self):

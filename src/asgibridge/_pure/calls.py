@@ -68,8 +68,16 @@ class WakeChannel:
             if loop is not None:
                 loop.call_soon_threadsafe(self._drain)
                 return
-        except RuntimeError:  # the loop is closed
-            pass
+        except BaseException as error:
+            # A RecursionError is a RuntimeError, and leaves no frame to ask the loop in.
+            if (
+                isinstance(error, RecursionError)
+                or not isinstance(error, RuntimeError)
+                or (loop is not None and not loop.is_closed())
+            ):
+                # Not told: the next one tries again, for all.
+                self._idle.append(True)
+                raise
         self._finished.clear()
         self._idle.append(True)
 
