@@ -83,6 +83,9 @@ else:
 
 _get_ident = threading.get_ident
 
+# The exception's own, whatever its class has under that name.
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+
 
 def _go_on_under_monkey_patching() -> None:
     # gevent has patched `threading` since we were loaded. What the compiled kernel made before
@@ -96,6 +99,9 @@ def _go_on_under_monkey_patching() -> None:
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
             SyncToAsync.single_thread_executor = kernel.ThreadSensitiveExecutor()
     _get_ident = threading.get_ident
+
+# The exception's own, whatever its class has under that name.
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
@@ -473,11 +479,11 @@ def _starts_eagerly(loop: asyncio.AbstractEventLoop) -> bool:
 
 async def _awaited_while_handling(handled: BaseException, awaitable: Awaitable[_R]) -> _R:
     # Await within the ``except`` block of the caller's exception, and leave its traceback alone.
-    traceback = handled.__traceback__
+    traceback = _TRACEBACK.__get__(handled)
     try:
         raise handled
     except BaseException:
-        handled.__traceback__ = traceback
+        _TRACEBACK.__set__(handled, traceback)
         del handled, traceback
         return await awaitable
 
@@ -610,11 +616,11 @@ class SyncToAsync(Generic[_P, _R]):
         try:
             if handled is None:
                 return func(*args, **kwargs)
-            traceback = handled.__traceback__
+            traceback = _TRACEBACK.__get__(handled)
             try:
                 raise handled
             except BaseException:
-                handled.__traceback__ = traceback
+                _TRACEBACK.__set__(handled, traceback)
                 del handled, traceback
                 return func(*args, **kwargs)
         finally:
