@@ -421,7 +421,8 @@ class TestCallbacks:
         kept, log = run(main())
         assert log.count(None) == 0
         assert kept[1] is False
-        assert kept[0] and kept[2]
+        assert kept[0]
+        assert kept[2]
 
     def test_of_an_outcome_that_set_it_again(self, kernel):
         call, heard = kernel.AsyncCall(), []
@@ -821,9 +822,15 @@ class TestRecursion:
 
     def test_in_a_worker(self):
         async def main():
+            waiting = asyncio.all_tasks() - {asyncio.current_task()}
             counts = await sync_to_async(at_each_depth_to_the_limit)(async_to_sync(self.coroutine))
             self.check(counts)
             assert await every_crossing(1)
+            # Nor does what a failed call has begun wait for ever.
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert {task for task in others if not task.done()} == waiting
 
         run(main())
 

@@ -100,6 +100,7 @@ def _go_on_under_monkey_patching() -> None:
             SyncToAsync.single_thread_executor = kernel.ThreadSensitiveExecutor()
     _get_ident = threading.get_ident
 
+
 # The exception's own, whatever its class has under that name.
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 

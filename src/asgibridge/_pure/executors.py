@@ -93,22 +93,10 @@ class _FutureCall:
             future.set_running_or_notify_cancel()
 
 
-_FRAMES = 30
-"""As many as delivering a call takes, with something to spare for a loop in debug mode."""
-
-
-def _reserve_frames(count: int) -> None:
-    # Close to the recursion limit the thread could take a call and then not tell anybody what came
-    # of it: raise RecursionError before anything has begun. A microsecond.
-    if count:
-        _reserve_frames(count - 1)
-
-
 class CurrentThreadExecutor(Executor):
     """Runs code in the thread it is made in, while that thread waits for async code."""
 
     def __init__(self, old_executor: CurrentThreadExecutor | None) -> None:
-        _reserve_frames(_FRAMES)
         self._thread_ident = threading.get_ident()
         self._generation = _threads.generation()
         self._inbox = Inbox()
