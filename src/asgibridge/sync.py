@@ -101,10 +101,6 @@ def _go_on_under_monkey_patching() -> None:
     _get_ident = threading.get_ident
 
 
-# The exception's own, whatever its class has under that name.
-_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
-
-
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
 
 
