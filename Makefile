@@ -26,7 +26,6 @@ bench:
 	.venv/bench/bin/python bench/suite.py $(filter --quick,$(BENCHFLAGS))
 
 memcheck:
-	$(PYTHON) tests/environment.py .venv/memcheck test
 	$(PYTHON) tests/memcheck.py $(MEMCHECKFLAGS)
 
 lint:
