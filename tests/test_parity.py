@@ -30,7 +30,7 @@ FUNCTIONS = [name for name in _pure.__all__ if name not in CLASSES]
 PYTHONS = {"__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 PYTHONS |= {"__dict__", "__doc__", "__firstlineno__", "__module__", "__slots__", "__weakref__"}
 PYTHONS |= {"__static_attributes__", "__abstractmethods__", "__parameters__", "__orig_bases__"}
-PYTHONS |= {"__new__", "__init__", "__pyx_vtable__"}
+PYTHONS |= {"__new__", "__init__", "__pyx_vtable__", "__getstate__"}
 # A cdef class has the one where it would be slow with the other, and no third without a second.
 PYTHONS |= {"__getattr__", "__getattribute__", "__setattr__", "__delattr__", "__del__"}
 

@@ -22,6 +22,7 @@ from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
 from cpython.ref cimport Py_DECREF, Py_XDECREF
 
 import asyncio
+import functools
 import inspect
 import os
 import threading
@@ -34,15 +35,18 @@ from asgibridge import _threads
 
 __all__ = [
     "AsyncCall",
+    "AsyncWrapper",
     "ContextStorage",
     "CurrentThreadExecutor",
     "Home",
     "Inbox",
     "SyncCall",
+    "SyncWrapper",
     "ThreadHandler",
     "ThreadSensitiveExecutor",
     "ThreadStorage",
     "WakeChannel",
+    "adopt",
     "are_same",
     "at_home",
     "attach_reader",
@@ -50,6 +54,7 @@ __all__ = [
     "current_home",
     "drive",
     "end_idle_workers",
+    "is_async_def",
     "peek",
     "restore_context",
     "start_run",
@@ -79,3 +84,4 @@ include "handler.pxi"
 include "inbox.pxi"
 include "workers.pxi"
 include "executors.pxi"
+include "wrappers.pxi"

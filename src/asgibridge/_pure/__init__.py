@@ -18,18 +18,22 @@ from .handler import ThreadHandler
 from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
+from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
 
 __all__ = [
     "AsyncCall",
+    "AsyncWrapper",
     "ContextStorage",
     "CurrentThreadExecutor",
     "Home",
     "Inbox",
     "SyncCall",
+    "SyncWrapper",
     "ThreadHandler",
     "ThreadSensitiveExecutor",
     "ThreadStorage",
     "WakeChannel",
+    "adopt",
     "are_same",
     "at_home",
     "attach_reader",
@@ -37,6 +41,7 @@ __all__ = [
     "current_home",
     "drive",
     "end_idle_workers",
+    "is_async_def",
     "peek",
     "restore_context",
     "start_run",
