@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -236,3 +237,109 @@ class TestPeek:
         """``AsyncToSync.executors`` may have been replaced."""
         assert kernel.peek(threading.local(), "value", "default") == "default"
         assert kernel.peek(kernel, "peek", "default") is kernel.peek
+
+
+class TestManyAttributes:
+    """Few attributes and many are kept in different ways; nobody may notice which."""
+
+    NAMES = [f"attribute_{number}" for number in range(20)]
+
+    def test_from_none_to_many_and_back(self, kernel):
+        storage = kernel.ContextStorage()
+        seen = {}
+        for number, name in enumerate(self.NAMES):
+            setattr(storage, name, number)
+            seen[name] = number
+            assert {each: getattr(storage, each, None) for each in self.NAMES} == {
+                each: seen.get(each) for each in self.NAMES
+            }
+        for name in self.NAMES:
+            setattr(storage, name, seen[name] + 100)
+            assert getattr(storage, name) == seen[name] + 100
+        for name in reversed(self.NAMES):
+            delattr(storage, name)
+            with pytest.raises(AttributeError):
+                getattr(storage, name)
+            with pytest.raises(AttributeError):
+                delattr(storage, name)
+        storage.again = 1
+        assert storage.again == 1
+
+    @pytest.mark.parametrize("count", [1, 8, 9, 20])
+    def test_a_copied_context_keeps_what_it_had(self, kernel, count):
+        storage = kernel.ContextStorage()
+        for name in self.NAMES[:count]:
+            setattr(storage, name, "before")
+        copied = contextvars.copy_context()
+        last = self.NAMES[count - 1]
+        setattr(storage, last, "after")
+        storage.one_more = 1
+        assert copied.run(getattr, storage, last) == "before"
+        assert not copied.run(hasattr, storage, "one_more")
+        copied.run(delattr, storage, last)
+        assert getattr(storage, last) == "after"
+
+    @pytest.mark.parametrize("count", [1, 20])
+    def test_names_made_at_run_time(self, kernel, count):
+        storage = kernel.ContextStorage()
+        for name in self.NAMES[:count]:
+            setattr(storage, name, 0)
+        made = "".join(["made ", "at run time"])
+        storage.__setattr__("".join(["made ", "at run time"]), 1)
+        assert getattr(storage, made) == getattr(storage, "".join(list(made))) == 1
+        storage.__setattr__("".join(list(made)), 2)
+        assert getattr(storage, made) == 2
+        storage.__delattr__("".join(list(made)))
+        assert not hasattr(storage, made)
+        with pytest.raises(AttributeError, match="_data"):
+            storage.__setattr__("".join(["_da", "ta"]), 1)
+
+    @pytest.mark.parametrize("count", [1, 20])
+    def test_names_of_a_subclass_of_str(self, kernel, count):
+        class Name(str):
+            __slots__ = ()
+
+            def __hash__(self):
+                return hash(str(self))
+
+            def __eq__(self, other):
+                compared.append(other)
+                return str(self) == other
+
+        compared = []
+        storage = kernel.ContextStorage()
+        for name in self.NAMES[:count]:
+            setattr(storage, name, 0)
+        setattr(storage, Name("own"), 1)
+        assert storage.own == 1
+        assert getattr(storage, Name("own")) == 1
+        assert getattr(storage, Name(self.NAMES[0])) == 0
+        setattr(storage, Name("own"), 2)
+        storage.other = 3
+        assert (storage.own, storage.other) == (2, 3)
+        delattr(storage, Name("own"))
+        assert not hasattr(storage, "own")
+        assert compared
+
+    def test_values_end_when_they_are_replaced(self, kernel, no_gc):
+        class Value:
+            pass
+
+        storage = kernel.ContextStorage()
+        lives = []
+        for _ in range(3):
+            storage.value = Value()
+            lives.append(weakref.ref(storage.value))
+        assert [each() is None for each in lives] == [True, True, False]
+        del storage.value
+        assert lives[-1]() is None
+
+    def test_a_value_that_writes_when_it_ends(self, kernel):
+        class Value:
+            def __del__(self):
+                storage.note = storage.value
+
+        storage = kernel.ContextStorage()
+        storage.value = Value()
+        storage.value = 1
+        assert (storage.value, storage.note) == (1, 1)

@@ -25,6 +25,7 @@ import asyncio
 import functools
 import inspect
 import os
+import sys
 import threading
 import types
 import weakref

@@ -15,10 +15,55 @@ cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
 
 
+cdef extern from *:
+    """
+    /* What a Local has at one home, if it is not much: (home, name, value, name, value, ...), all
+       names interned. A write makes this one object (which the interpreter recycles) where a dict
+       takes three. It is immutable, because contexts share it. */
+    #define ASGIBRIDGE_FEW (1 + 2 * 8)
+
+    /* Where the name is, -1 if it is not there, or -2 if it takes more than identity to tell. */
+    static Py_ssize_t asgibridge_few_index(PyObject *few, PyObject *name) {
+        Py_ssize_t n = PyTuple_GET_SIZE(few);
+        for (Py_ssize_t i = 1; i < n; i += 2)
+            if (PyTuple_GET_ITEM(few, i) == name)
+                return i;
+        return PyUnicode_CheckExact(name) && PyUnicode_CHECK_INTERNED(name) ? -1 : -2;
+    }
+    /* A copy, with the value at the index, or at the end if that is -1. */
+    static PyObject *asgibridge_few_with(PyObject *few, Py_ssize_t index, PyObject *name,
+                                         PyObject *value) {
+        Py_ssize_t n = PyTuple_GET_SIZE(few);
+        PyObject *with = PyTuple_New(index < 0 ? n + 2 : n);
+        if (with == NULL)
+            return NULL;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyObject *item = i == index + 1 && index >= 0 ? value : PyTuple_GET_ITEM(few, i);
+            Py_INCREF(item);
+            PyTuple_SET_ITEM(with, i, item);
+        }
+        if (index < 0) {
+            Py_INCREF(name);
+            PyTuple_SET_ITEM(with, n, name);
+            Py_INCREF(value);
+            PyTuple_SET_ITEM(with, n + 1, value);
+        }
+        return with;
+    }
+    """
+    Py_ssize_t ASGIBRIDGE_FEW
+    Py_ssize_t asgibridge_few_index(object few, object name)
+    object asgibridge_few_with(object few, Py_ssize_t index, object name, object value)
+    bint PyTuple_CheckExact(object of)
+    Py_ssize_t PyTuple_GET_SIZE(object of)
+    PyObject* PyTuple_GET_ITEM(object of, Py_ssize_t index)
+    bint PyUnicode_CheckExact(object of)
+    bint PyUnicode_CHECK_INTERNED(object of)
+
+
 @cython.final
-@cython.freelist(32)
-cdef class _Attributes:
-    # A Local's attributes at one home; immutable.
+cdef class _Many:
+    # If it is more, or has names that are not plain strings; immutable, too.
     cdef object home
     cdef dict data
 
@@ -50,24 +95,85 @@ cdef inline bint _has_type(local, key):
     return isinstance(key, str) and _PyType_Lookup(Py_TYPE(local), key) is not NULL
 
 
-cdef inline _Attributes _current(object variable):
-    # What is set in the current context, at whatever home, or None.
+cdef inline object _current(object variable):
+    # What is set in the current context at this thread's home, as few or _Many, or None.
     cdef PyObject* found = NULL
+    cdef void* thread
+    cdef PyObject* home
     PyContextVar_Get(variable, NULL, &found)
-    current = <_Attributes>found
+    current = <object>found
     Py_XDECREF(found)
-    return current
-
-
-cdef inline _Attributes _changeable(object variable):
-    cdef _Attributes current = _current(variable)
-    cdef _Attributes changed = _Attributes.__new__(_Attributes)
-    changed.home = _this_thread().home
-    if current is not None and current.home is changed.home:
-        changed.data = current.data.copy()
+    if current is None:
+        return None
+    if PyTuple_CheckExact(current):
+        home = PyTuple_GET_ITEM(current, 0)
     else:
-        changed.data = {}
-    return changed
+        home = <PyObject*>(<_Many>current).home
+    thread = asgibridge_thread_get()
+    if thread is not NULL and home is <PyObject*>(<_Thread>thread).home:
+        return current
+    return None  # also if this thread has no home yet: then nothing was set at it
+
+
+cdef Py_ssize_t _index(object few, object name) except -2:
+    cdef Py_ssize_t index = asgibridge_few_index(few, name)
+    if index != -2:
+        return index
+    # Not interned, or a subclass's, which may compare as it likes: as a dict does it.
+    return _numbered(few).get(name, -1)
+
+
+cdef dict _numbered(tuple few):
+    return {few[index]: index for index in range(1, len(few), 2)}
+
+
+cdef object _value(object current, object name):
+    # Or _MISSING.
+    cdef Py_ssize_t index
+    cdef PyObject* value
+    if current is None:
+        return _MISSING
+    if PyTuple_CheckExact(current):
+        index = _index(current, name)
+        return _MISSING if index < 0 else <object>PyTuple_GET_ITEM(current, index + 1)
+    # Borrowed from a dict that `current` keeps and nobody changes.
+    value = PyDict_GetItemWithError((<_Many>current).data, name)
+    return _MISSING if value is NULL else <object>value
+
+
+cdef inline object _interned(object name):
+    return name if PyUnicode_CHECK_INTERNED(name) else sys.intern(name)
+
+
+cdef dict _copied(object current):
+    # As a dict of its own.
+    if current is None:
+        return {}
+    if PyTuple_CheckExact(current):
+        return dict(zip(current[1::2], current[2::2]))
+    return (<_Many>current).data.copy()
+
+
+cdef _Many _many(dict data):
+    cdef _Many many = _Many.__new__(_Many)
+    many.home = _this_thread().home
+    many.data = data
+    return many
+
+
+cdef object _with(object current, object name, object value):
+    cdef Py_ssize_t index
+    cdef dict data
+    if PyUnicode_CheckExact(name):
+        if current is None:
+            return (_this_thread().home, _interned(name), value)
+        if PyTuple_CheckExact(current):
+            index = _index(current, name)
+            if index >= 0 or PyTuple_GET_SIZE(current) < ASGIBRIDGE_FEW:
+                return asgibridge_few_with(current, index, _interned(name), value)
+    data = _copied(current)
+    data[name] = value
+    return _many(data)
 
 
 cdef class ContextStorage:
@@ -83,34 +189,37 @@ cdef class ContextStorage:
         pass  # refuses arguments
 
     def __getattribute__(self, key):
-        cdef _Attributes current
-        cdef PyObject* value
         if _belongs_to_python(key) and _has_type(self, key):
             return PyObject_GenericGetAttr(self, key)
-        current = _current(self.variable)
-        if current is not None and current.home is _this_thread().home:
-            # Borrowed from a dict that `current` keeps and nobody changes.
-            value = PyDict_GetItemWithError(current.data, key)
-            if value is not NULL:
-                return <object>value
+        value = _value(_current(self.variable), key)
+        if value is not _MISSING:
+            return value
         if _has_type(self, key):
             return PyObject_GenericGetAttr(self, key)
         asgibridge_missing(self, key)
 
     def __setattr__(self, key, value):
-        cdef _Attributes changed
+        cdef Py_ssize_t index
+        current = _current(self.variable)
+        if current is not None and PyTuple_CheckExact(current):
+            index = asgibridge_few_index(current, key)
+            if index > 0:  # the usual case, and nothing to refuse
+                current = asgibridge_few_with(current, index, key, value)
+                PyContextVar_Set(self.variable, current)
+                return
         if key == "_data":
             raise AttributeError("Cannot set attribute '_data' on Local")
-        changed = _changeable(self.variable)
-        changed.data[key] = value
-        PyContextVar_Set(self.variable, changed)
+        PyContextVar_Set(self.variable, _with(current, key, value))
 
     def __delattr__(self, key):
-        cdef _Attributes changed = _changeable(self.variable)
-        if key not in changed.data:
+        cdef dict data = _copied(_current(self.variable))
+        if key not in data:
             asgibridge_missing(self, key)
-        del changed.data[key]
-        PyContextVar_Set(self.variable, changed)
+        del data[key]
+        current = None
+        for name, value in data.items():
+            current = _with(current, name, value)
+        PyContextVar_Set(self.variable, current)
 
 
 def peek(local, key, default):
@@ -118,15 +227,10 @@ def peek(local, key, default):
 
     That costs a microsecond, and on most hops there is nothing to find.
     """
-    cdef _Attributes current
-    cdef PyObject* value
     if not isinstance(local, ContextStorage):
         return getattr(local, key, default)
-    current = _current((<ContextStorage>local).variable)
-    if current is None or current.home is not _this_thread().home:
-        return default
-    value = PyDict_GetItemWithError(current.data, key)
-    return default if value is NULL else <object>value
+    value = _value(_current((<ContextStorage>local).variable), key)
+    return default if value is _MISSING else value
 
 
 class _ThreadNamespace(threading.local):
