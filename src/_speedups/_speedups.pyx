@@ -41,6 +41,7 @@ __all__ = [
     "CurrentThreadExecutor",
     "Home",
     "Inbox",
+    "PoolInbox",
     "SyncCall",
     "SyncWrapper",
     "ThreadHandler",
@@ -84,5 +85,6 @@ include "calls.pxi"
 include "handler.pxi"
 include "inbox.pxi"
 include "workers.pxi"
+include "pool.pxi"
 include "executors.pxi"
 include "wrappers.pxi"

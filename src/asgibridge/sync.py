@@ -40,7 +40,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _backend, _install, current_thread_executor, runners
+from . import _backend, _install, current_thread_executor, pools, runners
 from ._backend import kernel
 from .current_thread_executor import CurrentThreadExecutor
 from .local import Local
@@ -100,7 +100,7 @@ def _go_on_under_monkey_patching() -> None:
     global _get_ident, kernel, CurrentThreadExecutor
     if _backend.leave_compiled_kernel():
         compiled, kernel = kernel, _backend.kernel
-        runners.kernel = kernel  # type: ignore[attr-defined]
+        runners.kernel = pools.kernel = kernel  # type: ignore[attr-defined]
         CurrentThreadExecutor = kernel.CurrentThreadExecutor
         current_thread_executor.CurrentThreadExecutor = CurrentThreadExecutor
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
@@ -598,6 +598,12 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
     def _send(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], _R]) -> Any:
         # Have the handler run in the right thread; what is returned can be awaited.
         if not self._thread_sensitive:
+            if self._executor is None:
+                pool = pools.executor_of(loop)
+                if pool is not None:
+                    call = kernel.SyncCall(loop, handler)
+                    pool.post(call)
+                    return call
             return _ExecutorCall(loop.run_in_executor(self._executor, _guarded, handler))
         if not _warned and _install.real_asgiref_loaded():
             _warn_of_real_asgiref()

@@ -18,6 +18,7 @@ from .handler import ThreadHandler
 from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
+from .pool import PoolInbox
 from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "CurrentThreadExecutor",
     "Home",
     "Inbox",
+    "PoolInbox",
     "SyncCall",
     "SyncWrapper",
     "ThreadHandler",

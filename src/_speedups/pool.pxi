@@ -1,0 +1,180 @@
+# An inbox that several threads serve.
+#
+# The lists and numbers change under the critical section; each thread that serves has a lock of its
+# own as a bed, as the owner of an `Inbox` has.
+
+@cython.final
+cdef class _Bed:
+    cdef PyThread_type_lock lock  # locked, unless the sleeper has been woken and has not noticed yet
+
+    def __cinit__(self):
+        self.lock = PyThread_allocate_lock()
+        if self.lock is NULL:
+            raise MemoryError("can't allocate lock")
+        PyThread_acquire_lock(self.lock, 0)
+
+    def __dealloc__(self):
+        if self.lock is not NULL:
+            PyThread_acquire_lock(self.lock, 0)
+            asgibridge_unlock(self.lock, False)
+            PyThread_free_lock(self.lock)
+
+
+@cython.final
+cdef class PoolInbox:
+    """A closable first-in-first-out queue of calls with up to ``limit`` consumers."""
+
+    # All of it of any thread, under the critical section.
+    cdef list items  # from `begin` on; None before
+    cdef Py_ssize_t begin
+    cdef list parked  # the beds of those who have to be woken; last in, first out
+    cdef Py_ssize_t looking  # how many threads are free and will look into the inbox by themselves
+    cdef Py_ssize_t threads
+    cdef Py_ssize_t limit
+    cdef readonly bint closed
+
+    def __init__(self, limit):
+        self.limit = limit
+
+    def __cinit__(self, *args, **kwargs):
+        self.items = []
+        self.parked = []
+
+    cdef inline Py_ssize_t waiting(self):
+        return len(self.items) - self.begin
+
+    def put(self, item):
+        """Add ``item``, or return False if the inbox is closed. From any thread.
+
+        Then ask `hire`.
+        """
+        cdef bint accepted
+        cdef bint hand_over = type(item) is SyncCall and (<SyncCall>item).is_first()
+        cdef _Bed bed = None
+        with cython.critical_section(self):
+            accepted = not self.closed
+            if accepted:
+                self.items.append(item)
+                if self.parked and self.waiting() > self.looking:
+                    bed = self.parked.pop()
+                    self.looking += 1
+        if bed is not None:
+            asgibridge_unlock(bed.lock, hand_over)
+        return accepted
+
+    def hire(self):
+        """Whether one more thread should `serve`, because all are busy. From any thread.
+
+        If so it counts as one that does; `dismiss` it if it can't be started.
+        """
+        cdef bint wanted
+        with cython.critical_section(self):
+            wanted = self.threads < self.limit and (
+                self.waiting() > self.looking + len(self.parked)
+            )
+            if wanted:
+                self.threads += 1
+                self.looking += 1
+        return wanted
+
+    def dismiss(self):
+        """The thread that was to be hired did not start. On the thread that called `hire`."""
+        with cython.critical_section(self):
+            self.threads -= 1
+            self.looking -= 1
+
+    def close(self):
+        """Refuse what comes from now on; `serve` ends when the rest has been run. Any thread."""
+        cdef list parked, fresh = []
+        with cython.critical_section(self):
+            self.closed = True
+            parked = self.parked
+            self.parked = fresh
+            self.looking += len(parked)
+        for bed in parked:
+            asgibridge_unlock((<_Bed>bed).lock, False)
+
+    def drain(self):
+        """Take out all that waits in the inbox now. From any thread."""
+        cdef list items, fresh = []
+        cdef Py_ssize_t begin
+        with cython.critical_section(self):
+            items = self.items
+            self.items = fresh
+            begin = self.begin
+            self.begin = 0
+        return items[begin:] if begin else items
+
+    def qsize(self):
+        """How many calls wait in the inbox."""
+        cdef Py_ssize_t waiting
+        with cython.critical_section(self):
+            waiting = self.waiting()
+        return waiting
+
+    def serve(self):
+        """Run what comes, until the inbox is closed and empty. On each thread that was hired."""
+        cdef _Bed bed = _Bed.__new__(_Bed)
+        cdef SyncCall call
+        while True:
+            item = self.take(bed)
+            if item is None:
+                return
+            if type(item) is SyncCall:
+                call = <SyncCall>item
+                item = None
+                call.execute()
+                # Before the task is told: what that sends next needs no other thread than this.
+                self.is_free()
+                call.send_back()
+                call = None
+            else:
+                item.run()
+                item.deliver()  # which may run callbacks, and those may wait for another call
+                item = None
+                self.is_free()
+
+    cdef int is_free(self) except -1:
+        with cython.critical_section(self):
+            self.looking += 1
+        return 0
+
+    cdef object take(self, _Bed bed):
+        # The first item; waits for one. None at the end.
+        cdef PyLockStatus status
+        cdef bint at_end
+        while True:
+            item = None
+            at_end = False
+            with cython.critical_section(self):
+                self.looking -= 1
+                if self.begin < len(self.items):
+                    item = self.first()
+                elif self.closed:
+                    at_end = True
+                    self.threads -= 1
+                else:
+                    self.parked.append(bed)
+            if at_end or item is not None:
+                return item
+            while True:
+                with nogil:
+                    status = PyThread_acquire_lock_timed(bed.lock, ASGIBRIDGE_PATIENCE, 0)
+                if status == PY_LOCK_ACQUIRED:
+                    break
+
+    cdef object first(self):
+        cdef Py_ssize_t begin = self.begin
+        cdef Py_ssize_t end = len(self.items)
+        item = self.items[begin]
+        if begin + 1 == end:
+            self.begin = 0
+            self.items.clear()  # of this item and None
+            return item
+        self.items[begin] = None
+        begin += 1
+        if begin >= 1024 and begin * 2 >= end:
+            del self.items[:begin]  # of None
+            begin = 0
+        self.begin = begin
+        return item

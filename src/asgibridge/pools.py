@@ -1,0 +1,220 @@
+"""The default executor of an event loop, for calls that are not thread-sensitive.
+
+asyncio makes a ThreadPoolExecutor the first time a loop needs one. `LoopExecutor` is one, of the
+same size, and takes its place: `loop.run_in_executor` and whoever else submits to it find the stock
+``submit``, ``map`` and ``shutdown``, and so does everybody who has patched them. Underneath lies an
+inbox of the kernel in place of the stock queue, and our calls are posted there: no Future is made,
+and no idle thread is counted by a semaphore.
+
+Who may do what: the executor owns the inbox and, under ``_shutdown_lock`` as in the stock one,
+starts the threads, which know the inbox only. So an executor that is dropped closes the inbox on
+its way, and its threads end. ``shutdown`` closes it too; what is in it is run, or with
+``cancel_futures`` cancelled. A call that is cancelled before it has begun is not run. At
+interpreter exit the threads are joined like our other workers (`_threads`); in a forked child,
+where none of them is, the executor begins anew.
+
+**Which loops.** Those of asyncio's whose ``run_in_executor`` nobody has overridden or patched, and
+as long as nobody has patched ``ThreadPoolExecutor.submit``; an executor that was set by the user,
+or already made by asyncio, stays. In all other cases the call goes through
+``loop.run_in_executor``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures.thread
+import os
+import queue
+import sys
+import weakref
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType, ModuleType
+from typing import Any
+
+from . import _threads
+from ._backend import kernel
+from ._threads import Item, Worker
+
+__all__ = ["LoopExecutor", "executor_of"]
+
+
+_executors: weakref.WeakSet[LoopExecutor] = weakref.WeakSet()
+
+
+class LoopExecutor(ThreadPoolExecutor):
+    """A ThreadPoolExecutor that also takes a kernel's calls."""
+
+    _work_queue: Any
+    _threads: Any
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="asyncio")
+        self._begin()
+        _executors.add(self)
+
+    def _begin(self) -> None:
+        self._generation = _threads.generation()
+        self._inbox = kernel.PoolInbox(self._max_workers)
+        self._work_queue = _Queue(self._inbox, self)
+
+    def post(self, call: Item) -> None:
+        """Run ``call`` in one of the threads. RuntimeError after `shutdown`. From any thread."""
+        with self._shutdown_lock:
+            if _threads.is_exiting():
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            if not self._inbox.put(call):
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            try:
+                self._adjust_thread_count()
+            except BaseException:
+                call.cancel()
+                raise
+
+    def _adjust_thread_count(self) -> None:
+        # Called by `submit`, too, when the item is in the queue; under the lock.
+        inbox = self._inbox
+        if not inbox.hire():
+            return
+        try:
+            worker = Worker(inbox)
+            worker.name = f"{self._thread_name_prefix}_{len(self._threads)}"
+            worker.start()
+        except BaseException:
+            inbox.dismiss()
+            raise
+        self._threads.add(worker)
+
+    def _forget_parent(self) -> None:
+        # In a forked child: a thread that is not there may hold the lock.
+        self._shutdown_lock = type(self._shutdown_lock)()
+        self._threads = set()
+        self._begin()
+
+    def __del__(self) -> None:
+        inbox = getattr(self, "_inbox", None)
+        if inbox is not None and self._generation == _threads.generation():
+            inbox.close()
+
+
+def _after_fork_in_child() -> None:
+    # After that of `_threads`, which is imported above.
+    for executor in list(_executors):
+        executor._forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class _Queue:
+    """The executor's inbox, as the stock ``submit`` and ``shutdown`` use their queue."""
+
+    def __init__(self, inbox: kernel.PoolInbox, executor: ThreadPoolExecutor) -> None:
+        self._inbox = inbox
+        self._drained: deque[Item] = deque()
+        # From 3.14 on a work item is run with a context of its thread; without an initializer
+        # there is nothing in it. Not the executor: that would be a cycle.
+        make_context = getattr(executor, "_create_worker_context", None)
+        self._arguments = () if make_context is None else (make_context(),)
+
+    def put(self, work: Any) -> None:
+        if work is None:  # shutdown's: let the threads end
+            self._inbox.close()
+        else:
+            self._inbox.put(_Work(work, self._arguments))
+
+    def get_nowait(self) -> Any:
+        # For shutdown, under its lock, until there is no more.
+        if not self._drained:
+            self._drained.extend(self._inbox.drain())
+            if not self._drained:
+                raise queue.Empty
+        item = self._drained.popleft()
+        return item.work if type(item) is _Work else _Given(item)
+
+    def qsize(self) -> int:
+        return self._inbox.qsize()
+
+    def empty(self) -> bool:
+        return self.qsize() == 0
+
+
+class _Work:
+    """What ``submit`` makes, as an item of the inbox."""
+
+    __slots__ = ("arguments", "work")
+
+    def __init__(self, work: Any, arguments: tuple[Any, ...]) -> None:
+        self.work = work
+        self.arguments = arguments
+
+    def run(self) -> None:
+        work, self.work = self.work, None
+        work.run(*self.arguments)
+
+    def deliver(self) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
+
+
+class _Given:
+    """A kernel's call, as shutdown cancels what ``submit`` made."""
+
+    def __init__(self, item: Item) -> None:
+        self._item = item
+
+    @property
+    def future(self) -> _Given:
+        return self
+
+    def cancel(self) -> None:
+        self._item.cancel()
+        self._item.deliver()
+
+
+def _stock(owner: Any, name: str, module: ModuleType) -> Any:
+    # The method, if it is the standard library's; else nothing that any class has. What is built on
+    # above has been looked at in these versions only.
+    method = owner.__dict__.get(name)
+    if (
+        sys.version_info < (3, 15)
+        and type(method) is FunctionType
+        and method.__globals__ is module.__dict__
+    ):
+        return method
+    return object()
+
+
+_RUN_IN_EXECUTOR = _stock(asyncio.BaseEventLoop, "run_in_executor", asyncio.base_events)
+_SET_DEFAULT_EXECUTOR = _stock(asyncio.BaseEventLoop, "set_default_executor", asyncio.base_events)
+_SUBMIT = _stock(ThreadPoolExecutor, "submit", concurrent.futures.thread)
+
+
+def executor_of(loop: Any) -> LoopExecutor | None:
+    """The running loop's default executor, set now if it has none; None if it is not ours to use.
+
+    On the loop's thread.
+    """
+    cls = type(loop)
+    if (
+        getattr(cls, "run_in_executor", None) is not _RUN_IN_EXECUTOR
+        or ThreadPoolExecutor.submit is not _SUBMIT
+        or "run_in_executor" in loop.__dict__
+    ):
+        return None
+    executor = loop._default_executor
+    if type(executor) is LoopExecutor:
+        return executor
+    if (
+        executor is not None
+        or loop._executor_shutdown_called
+        or cls.set_default_executor is not _SET_DEFAULT_EXECUTOR
+        or "set_default_executor" in loop.__dict__
+    ):
+        return None
+    executor = LoopExecutor()
+    loop.set_default_executor(executor)
+    return executor
