@@ -26,6 +26,7 @@ import concurrent.futures.thread
 import os
 import queue
 import sys
+import threading
 import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +88,7 @@ class LoopExecutor(ThreadPoolExecutor):
 
     def _forget_parent(self) -> None:
         # In a forked child: a thread that is not there may hold the lock.
-        self._shutdown_lock = type(self._shutdown_lock)()
+        self._shutdown_lock = threading.Lock()
         self._threads = set()
         self._begin()
 
