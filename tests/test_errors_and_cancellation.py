@@ -8,7 +8,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from threads import join_idle
 
 from asgibridge.sync import (
     AsyncToSync,
@@ -17,6 +16,7 @@ from asgibridge.sync import (
     async_to_sync,
     sync_to_async,
 )
+from threads import join_idle
 
 thread = sync_to_async(threading.current_thread)
 
@@ -374,10 +374,13 @@ class TestLeavingAContext:
                 own = await thread()
                 started, iterations = [], []
                 original = threading.Thread.start
+
+                def start(self):
+                    started.append(self)
+                    original(self)
+
                 with monkeypatch.context() as patch:
-                    patch.setattr(
-                        threading.Thread, "start", lambda self: started.append(self) or original(self)
-                    )
+                    patch.setattr(threading.Thread, "start", start)
                     asyncio.get_running_loop().call_soon(iterations.append, 1)
             return own, started, list(iterations)
 
@@ -445,9 +448,7 @@ class TestLeavingAContext:
                 await block.__aexit__(None, None, None)
             return own
 
-        own = run(main())
-        own.join(10)
-        assert not own.is_alive()
+        join_idle(run(main()))
 
     def test_restores_what_was_current(self):
         async def main():

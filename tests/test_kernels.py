@@ -11,10 +11,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from threads import join_idle
 
 import asgibridge
 from asgibridge import _backend, _pure
+from threads import join_idle
 
 
 class Item:

@@ -8,7 +8,6 @@ import threading
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
-from threads import join_idle
 
 from asgibridge import _backend
 from asgibridge.current_thread_executor import CurrentThreadExecutor
@@ -20,6 +19,7 @@ from asgibridge.sync import (
     async_to_sync,
     sync_to_async,
 )
+from threads import join_idle
 
 thread = sync_to_async(threading.current_thread)
 
@@ -343,14 +343,13 @@ class TestTopLevelCall:
         assert sorted(seen) == ["executor", "generator"]
 
     def test_leaves_no_thread_and_no_entry(self):
-        before = threading.active_count()
-        for _ in range(5):
-            async_to_sync(asyncio.sleep)(0)
+        async def current():
+            return threading.current_thread()
+
+        threads = {async_to_sync(current)() for _ in range(5)}
         assert AsyncToSync.loop_thread_executors == {}
-        for other in threading.enumerate():
-            if other is not threading.current_thread() and other.name.startswith("asgibridge-"):
-                other.join(0.5)
-        assert threading.active_count() <= before
+        for thread in threads:
+            join_idle(thread)
 
     def test_uses_whatever_asyncio_run_is(self, monkeypatch):
         """Programs replace it: nest_asyncio, debuggers, uvloop's helpers."""

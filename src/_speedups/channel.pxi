@@ -287,9 +287,9 @@ cdef WakeChannel _wake_channel(object loop):
 
 
 def attach_reader(loop):
-    """Have other threads wake ``loop`` the cheapest way from the first time on. If it is not running.
+    """Have other threads wake ``loop`` the cheapest way from the first time on.
 
-    For a loop that will be used for long: it takes a file descriptor.
+    For a loop that will be used for long, while it is not running: it takes a file descriptor.
     """
     cdef WakeChannel channel = WakeChannel(loop)
     channel.add_reader()

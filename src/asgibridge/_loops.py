@@ -16,9 +16,9 @@ only. Of uvloop and others it is not known: they are made and closed, each time.
 debug mode, under another event loop policy, and where `asyncio.run`, or what it calls, is replaced.
 
 A parked loop belongs to `_parked`; who pops it owns it. More than `_MOST` are closed. Those that
-have lain there for long are closed when one of our threads ends, all of them at exit. A forked child
-closes its copies of the descriptors and nothing else: the loop's selector is shared with the parent,
-and to unregister from it there is to unregister here.
+have lain there for long are closed when one of our threads ends, all of them at exit. A forked
+child closes its copies of the descriptors and nothing else: the loop's selector is shared with the
+parent, and to unregister from it there is to unregister here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import sys
 import threading
 import time
 import weakref
-from asyncio import coroutines, events, runners, tasks
+from asyncio import constants, coroutines, events, runners, tasks
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -139,7 +139,10 @@ _DEBUG = getattr(os.environ, "encodekey", str)("PYTHONASYNCIODEBUG")
 class _KeptLoop:
     """An event loop, and what it looks like when nobody knows it. Of one thread at a time."""
 
-    __slots__ = ("_descriptors", "_names", "_reference", "_references", "_values", "loop", "policy", "since")
+    __slots__ = (
+        *("_descriptors", "_names", "_reference", "_references", "_values"),
+        *("loop", "policy", "since"),
+    )
 
     def __init__(self, loop: Any, policy: Any) -> None:
         self.loop = loop
@@ -270,7 +273,7 @@ class _KeptLoop:
 
 
 # asyncio.run waits five minutes for the default executor's threads, from 3.12 on.
-_JOIN_TIMEOUT = () if sys.version_info < (3, 12) else (asyncio.constants.THREAD_JOIN_TIMEOUT,)
+_JOIN_TIMEOUT = () if sys.version_info < (3, 12) else (constants.THREAD_JOIN_TIMEOUT,)  # type: ignore[attr-defined, unused-ignore]
 
 
 def close_idle() -> None:

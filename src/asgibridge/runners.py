@@ -26,7 +26,8 @@ the task is not cancelled again in the middle of its cleaning up.
 
 from __future__ import annotations
 
-import _signal  # signal's own functions take 10 µs to wrap what they return in enums
+# signal's own functions take 10 µs to wrap what they return in enums.
+import _signal  # type: ignore[import-not-found]
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
@@ -190,7 +191,8 @@ class TopLevelRun:
         finally:
             # Nothing is left to cancel. And a loop that is known to more than the two above would
             # not be kept.
-            self._main = awaitable = task = loop = None
+            self._main = None
+            awaitable = task = loop = None  # type: ignore[assignment]
             if stop is not None:
                 stop()
 

@@ -413,7 +413,7 @@ def _begin(
 ) -> None:
     try:
         if _starts_eagerly(loop):
-            task = asyncio.tasks.Task(awaitable, loop=loop, eager_start=True)
+            task = asyncio.tasks.Task(awaitable, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
         else:
             task = loop.create_task(awaitable)
     except BaseException as error:
@@ -439,7 +439,7 @@ def _starts_eagerly(loop: asyncio.AbstractEventLoop) -> bool:
     return (
         sys.version_info >= (3, 12)
         and loop.get_task_factory() is None
-        and type(loop).create_task is asyncio.BaseEventLoop.create_task
+        and getattr(loop.create_task, "__func__", None) is asyncio.BaseEventLoop.create_task
     )
 
 

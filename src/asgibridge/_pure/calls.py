@@ -43,7 +43,15 @@ from .context import restore_context
 if TYPE_CHECKING:
     from .executors import CurrentThreadExecutor
 
-__all__ = ["AsyncCall", "SyncCall", "WakeChannel", "attach_reader", "call_soon", "drive", "wake_channel"]
+__all__ = [
+    "AsyncCall",
+    "SyncCall",
+    "WakeChannel",
+    "attach_reader",
+    "call_soon",
+    "drive",
+    "wake_channel",
+]
 
 
 class WakeChannel:
@@ -100,9 +108,9 @@ def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], 
 
 
 def attach_reader(loop: asyncio.AbstractEventLoop) -> None:
-    """Have other threads wake ``loop`` the cheapest way from the first time on. If it is not running.
+    """Have other threads wake ``loop`` the cheapest way from the first time on.
 
-    For a loop that will be used for long: it takes a file descriptor.
+    For a loop that will be used for long, while it is not running: it takes a file descriptor.
     """
     # There is no cheaper way than the loop's own, in Python: only a channel that stays the same.
     _attached[loop] = WakeChannel(loop)

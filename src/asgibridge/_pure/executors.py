@@ -14,8 +14,8 @@
     executor is not shut down: the next call starts another worker, which first waits for the old
     one's end, so that there is never more than one.
 
-A thread that has served its executor, or one top-level run, ends. (The compiled kernel can make it as
-good as new, and keeps it for the next.)
+A thread that has served its executor, or one top-level run, ends. (The compiled kernel can make it
+as good as new, and keeps it for the next.)
 
 Both are `concurrent.futures.Executor`: ``submit`` is for others; our own hops are posted, with no
 Future. Either can be asked to run a call from its own thread, which could only wait for itself:
