@@ -154,6 +154,7 @@ cdef class Inbox:
                 and not self.is_resting
                 and not self.closed
                 and self.lease == lease
+                and self.kept.has_same_attributes()  # it may have been abandoned since it looked
             )
             if is_free:
                 self.lease += 1
@@ -304,7 +305,7 @@ cdef class Inbox:
             self.to_wake = None
             other_bed = other.bed
         if self.kept is not None:
-            patience = IDLE_SECONDS * 1000000
+            patience = <long long>(IDLE_SECONDS * 1000000.0)
         while True:
             with nogil:
                 if other_bed is not NULL:

@@ -204,6 +204,9 @@ cdef class _Kept:
             and self.profile is _of_threading["_profile_hook"]
         )
 
+    cdef inline bint has_same_attributes(self) noexcept:
+        return len(self.attributes) == self.attribute_count
+
     cdef Py_ssize_t local_count(self) except -1:
         # How many `threading.local` have a value of this thread.
         cdef PyObject* found
@@ -234,7 +237,7 @@ cdef class _Kept:
         hook = asgibridge_profile()
         self.profile = None if hook is NULL else <object>hook
         return (
-            len(self.attributes) == self.attribute_count
+            self.has_same_attributes()
             and self.attributes.get("_name") is self.name
             and self.has_current_hooks()
             and asgibridge_same_mask(&self.mask)
