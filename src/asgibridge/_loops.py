@@ -201,8 +201,11 @@ class _KeptLoop:
                 self._take_last_turn()
                 task.result()
             del task
+            has_had_last_turn = bool(self.loop._ready or self.loop._scheduled)
+            if has_had_last_turn:  # perhaps only a cancelled timer is left
+                self._take_last_turn()
             is_as_good_as_new = self._is_as_good_as_new(held)
-            if not is_as_good_as_new:
+            if not (is_as_good_as_new or has_had_last_turn):
                 self._take_last_turn()
         finally:
             if is_as_good_as_new:
@@ -238,7 +241,7 @@ class _KeptLoop:
             sys.set_asyncgen_hooks(*hooks)
 
     def _take_last_turn(self) -> None:
-        # As asyncio.run's loop does to find its main task done.
+        # As asyncio.run's loop does, to find its main task done.
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
 
