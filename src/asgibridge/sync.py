@@ -523,12 +523,18 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         else:
             before = context = self.context
         task_context: list[asyncio.Task[Any]] = []
-        child = functools.partial(self.func, *args, **kwargs)
-        exc_info = sys.exc_info()
+        child: Callable[[], _R]
         handler: Callable[[], _R]
-        if exc_info[1] is None and self._has_own_thread_handler():
+        exc_info = sys.exc_info()
+        if (
+            exc_info[1] is None
+            and type(self).thread_handler is _THREAD_HANDLER
+            and "thread_handler" not in self.__dict__
+        ):
+            child = functools.partial(self.func, *args, **kwargs) if args or kwargs else self.func
             handler = kernel.ThreadHandler(self.threadlocal, loop, task_context, context, child)
         else:
+            child = functools.partial(self.func, *args, **kwargs)
             handler = functools.partial(
                 self.thread_handler,
                 loop,
@@ -589,11 +595,6 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
                     threadlocal[name] = outer[name]
                 else:
                     threadlocal.pop(name, None)
-
-    def _has_own_thread_handler(self) -> bool:
-        return type(self).thread_handler is _THREAD_HANDLER and (
-            "thread_handler" not in self.__dict__
-        )
 
     def _send(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], _R]) -> Any:
         # Have the handler run in the right thread; what is returned can be awaited.
