@@ -225,7 +225,7 @@ def test_class_attributes_are_not_hidden_by_the_functions():
     assert wrapper.note == 1
 
 
-def test_what_is_async():
+def test_what_is_async(kernel):
     async def coroutine_function():
         pass
 
@@ -241,6 +241,21 @@ def test_what_is_async():
         with pytest.raises(TypeError, match="only be applied to sync functions"):
             sync_to_async(each)
         async_to_sync(each)  # and no warning
+
+    class Partial:
+        async def method(self, a):
+            pass
+
+        bound = functools.partialmethod(method, 1)
+
+    for each in (Partial().method, Partial().bound, Partial.bound):
+        assert bool(kernel.is_async_def(each)) <= iscoroutinefunction(each)
+        assert kernel.is_async_def(each) is not False or not iscoroutinefunction(each)
+    assert kernel.is_async_def(Partial().method)
+    assert kernel.is_async_def(with_names)
+    assert kernel.is_async_def(noted) is False
+    assert kernel.is_async_def(Callable().method) is False
+    assert kernel.is_async_def(len) is None
     for each in (1, "no"):
         with pytest.raises(TypeError, match="only be applied to sync functions"):
             sync_to_async(each)

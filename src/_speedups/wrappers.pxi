@@ -78,6 +78,11 @@ cdef dict _wrapper_names = dict.fromkeys(
     )
 )
 cdef dict _bound_names = dict.fromkeys((*_ASSIGNMENTS, "__wrapped__"))
+# What, in a function's __dict__, inspect would go by.
+cdef frozenset _SAY_MORE = frozenset(
+    ("_is_coroutine", "_is_coroutine_marker", "_partialmethod", "__partialmethod__")
+)
+cdef object _Method = types.MethodType
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
 
 
@@ -111,7 +116,11 @@ def is_async_def(function):
 
     Then `inspect.iscoroutinefunction` has to be asked, of it and of its ``__call__``.
     """
-    if _is_bare(function):
+    if type(function) is _Method:
+        function = function.__func__
+    if _is_bare(function) or (
+        PyFunction_Check(function) and _SAY_MORE.isdisjoint(function.__dict__)
+    ):
         return (function.__code__.co_flags & 0x80) != 0  # inspect.CO_COROUTINE
     return None
 

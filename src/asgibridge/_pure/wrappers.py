@@ -10,12 +10,16 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["AsyncWrapper", "SyncWrapper", "adopt", "is_async_def"]
 
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
+# What, in a function's __dict__, inspect would go by.
+_SAY_MORE = frozenset(
+    ("_is_coroutine", "_is_coroutine_marker", "_partialmethod", "__partialmethod__")
+)
 _NOTHING: dict[str, Any] = {}
 
 
@@ -34,7 +38,9 @@ def is_async_def(function: Any) -> bool | None:
 
     Then `inspect.iscoroutinefunction` has to be asked, of it and of its ``__call__``.
     """
-    if type(function) is FunctionType and not function.__dict__:
+    if type(function) is MethodType:
+        function = function.__func__
+    if type(function) is FunctionType and _SAY_MORE.isdisjoint(function.__dict__):
         return bool(function.__code__.co_flags & inspect.CO_COROUTINE)
     return None
 
