@@ -90,6 +90,15 @@ class TestIsKept:
     def test_after(self, main):
         assert is_kept_after(main)
 
+    def test_after_what_was_ready_has_run(self):
+        log = []
+
+        async def main():
+            asyncio.get_running_loop().call_soon(log.append, "run")
+
+        assert is_kept_after(main)
+        assert log == ["run"]
+
     def test_after_an_exception(self):
         async def fail():
             raise ValueError
@@ -232,15 +241,6 @@ class TestIsClosed:
 
         assert not is_kept_after(main)
         assert closed == [1]
-
-    def test_when_what_was_ready_has_run(self):
-        log = []
-
-        async def main():
-            asyncio.get_running_loop().call_soon(log.append, "run")
-
-        assert not is_kept_after(main)
-        assert log == ["run"]
 
     def test_when_leftover_tasks_have_been_cancelled(self):
         log = []
