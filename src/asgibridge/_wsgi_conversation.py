@@ -282,9 +282,10 @@ class Response:
         self._conversation: Conversation | None = conversation
         self._wait = wait
         self._is_complete = False
+        self._is_bodyless = False
         self._first: bytes | None = None
 
-    def begin(self, start_response: Callable[..., Any]) -> None:
+    def begin(self, start_response: Callable[..., Any], *, is_head: bool) -> None:
         """Wait for the response's beginning and hand on status and headers.
 
         Raises what the application raised before that.
@@ -298,6 +299,10 @@ class Response:
         self._first = body.get("body") or b""
         self._is_complete = not body.get("more_body")
         status = start["status"]
+        # These have no body, whatever the application sends (RFC 9110, 6.4.1).
+        self._is_bodyless = is_head or status < 200 or status in (204, 304)
+        if self._is_bodyless:
+            self._first = b""
         headers = [
             (bytes(name).decode("latin1"), bytes(value).decode("latin1"))
             for name, value in start.get("headers") or ()
@@ -324,7 +329,7 @@ class Response:
                 message = self._message("in the middle of its response (more_body was True)")
                 self._is_complete = not message.get("more_body")
                 chunk = message.get("body")
-                if chunk:
+                if chunk and not self._is_bodyless:
                     return chunk
                 if self._is_complete:
                     raise StopIteration

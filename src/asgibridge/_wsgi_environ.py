@@ -81,7 +81,12 @@ def build_environ(
     except (AttributeError, KeyError, TypeError, ValueError):
         explain_scope(scope)
         raise
-    if not (type(method) is type(scheme) is type(server_name) is str):
+    if not (
+        type(method) is type(scheme) is type(server_name) is str
+        and method.isascii()
+        and scheme.isascii()
+        and environ["SERVER_PROTOCOL"].isascii()
+    ):
         explain_scope(scope)
     return environ
 
@@ -128,14 +133,16 @@ def add_headers(headers: Any, environ: dict[str, Any], limit: int | None) -> Non
 # --- malformed scopes ----------------------------------------------------------------------------
 
 
-def _is_address(value: Any, *, port_may_be_missing: bool) -> bool:
+def _is_address(value: Any) -> bool:
     try:
         host, port = value
     except (TypeError, ValueError):
         return False
-    return isinstance(host, str) and (
-        (port is None and port_may_be_missing) or (isinstance(port, int) and port >= 0)
-    )
+    return isinstance(host, str) and (port is None or (isinstance(port, int) and port >= 0))
+
+
+def _is_ascii(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii()
 
 
 def _is_text(value: Any) -> bool:
@@ -149,23 +156,15 @@ def _is_text(value: Any) -> bool:
 
 
 _KEYS: dict[str, tuple[bool, str, Callable[[Any], bool]]] = {
-    "http_version": (True, "a str such as '1.1'", _is_text),
-    "method": (True, "a str such as 'GET'", _is_text),
+    "http_version": (True, "a str such as '1.1'", _is_ascii),
+    "method": (True, "a str such as 'GET'", _is_ascii),
     "path": (True, "a str of decoded UTF-8", _is_text),
-    "scheme": (False, "a str", _is_text),
+    "scheme": (False, "a str such as 'http'", _is_ascii),
     "root_path": (False, "a str", _is_text),
     "query_string": (False, "bytes", lambda value: isinstance(value, bytes)),
     "raw_path": (False, "bytes or None", lambda value: isinstance(value, bytes)),
-    "server": (
-        False,
-        "a pair of a host (str) and a port (int or None), or None",
-        lambda value: _is_address(value, port_may_be_missing=True),
-    ),
-    "client": (
-        False,
-        "a pair of a host (str) and a port (int), or None",
-        lambda value: _is_address(value, port_may_be_missing=True),
-    ),
+    "server": (False, "a pair of a host (str) and a port (int or None), or None", _is_address),
+    "client": (False, "a pair of a host (str) and a port (int or None), or None", _is_address),
 }
 
 

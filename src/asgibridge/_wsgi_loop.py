@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _threads
+from .compatibility import guarantee_single_callable
 
 __all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
 
@@ -34,6 +35,10 @@ SHUTDOWN_SECONDS = 10.0
 """How long an application may take to answer ``lifespan.shutdown``."""
 
 _services: weakref.WeakSet[Service] = weakref.WeakSet()
+
+_LIFESPAN_ANSWERS = frozenset(
+    f"lifespan.{what}.{how}" for what in ("startup", "shutdown") for how in ("complete", "failed")
+)
 
 MODES = ("auto", "on", "off")
 
@@ -44,7 +49,7 @@ class LoopThread:
     def __init__(self, application: Callable[..., Any], lifespan: str) -> None:
         if lifespan not in MODES:
             raise ValueError(f"lifespan={lifespan!r}: must be one of {', '.join(MODES)}")
-        self._application = application
+        self._application = guarantee_single_callable(application)
         self._lifespan = lifespan
         self._service: Service | None = None
         self._generation = _threads.generation()
@@ -58,6 +63,11 @@ class LoopThread:
         service = self._service
         if service is None or self._generation != _threads.generation() or service.has_ended:
             service = self._start()
+        elif service.worker is threading.current_thread():
+            raise RuntimeError(
+                "AsgiToWsgi was called on the thread of its own event loop, would deadlock: it "
+                "would wait there for itself. Await the ASGI application instead"
+            )
         service.wait_until_ready()
         return service
 
@@ -190,6 +200,7 @@ class _Lifespan:
         self._task: asyncio.Task[None] | None = None
         self.state: dict[str, Any] = {}
         self.is_supported = False
+        self._is_stopping = False
 
     async def _run(self) -> None:
         scope = {
@@ -198,12 +209,20 @@ class _Lifespan:
             "state": self.state,
         }
         try:
-            await self._application(scope, self._incoming.get, self._answers.put)
-            await self._answers.put({"type": "ended"})
+            await self._application(scope, self._incoming.get, self._send)
+            self._answers.put_nowait({"type": "ended"})
         except BaseException as error:
-            await self._answers.put({"type": "ended", "error": error})
+            if self.is_supported and not self._is_stopping and isinstance(error, Exception):
+                _report("the ASGI application's lifespan has died", error)
+            self._answers.put_nowait({"type": "ended", "error": error})
             if not isinstance(error, Exception):
                 raise
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] not in _LIFESPAN_ANSWERS:
+            # An application that takes every scope for a request ends here, as having no lifespan.
+            raise RuntimeError(f"send() got {message['type']!r} in a lifespan")
+        self._answers.put_nowait(message)
 
     async def start(self, *, must_have: bool) -> None:
         """Send ``lifespan.startup``; raises if the application says that it failed.
@@ -212,7 +231,7 @@ class _Lifespan:
         the specification, unless it ``must_have`` one.
         """
         self._task = asyncio.get_running_loop().create_task(self._run())
-        await self._incoming.put({"type": "lifespan.startup"})
+        self._incoming.put_nowait({"type": "lifespan.startup"})
         answer = await self._answers.get()
         kind = answer.get("type")
         if kind == "lifespan.startup.complete":
@@ -220,7 +239,7 @@ class _Lifespan:
         elif kind == "lifespan.startup.failed":
             raise RuntimeError(answer.get("message") or "its lifespan startup failed")
         elif kind != "ended":
-            raise RuntimeError(f"it answered lifespan.startup with {answer!r:.80}")
+            raise RuntimeError(f"it answered lifespan.startup with {kind!r}")
         elif must_have:
             raise answer.get("error") or RuntimeError(
                 "it has no lifespan (it ended without an answer to lifespan.startup), and "
@@ -231,23 +250,28 @@ class _Lifespan:
         """Send ``lifespan.shutdown`` and wait for the answer, not for ever."""
         if not self.is_supported or self._task is None or self._task.done():
             return
-        await self._incoming.put({"type": "lifespan.shutdown"})
-        problem: dict[str, Any] = {}
+        self._is_stopping = True
+        self._incoming.put_nowait({"type": "lifespan.shutdown"})
         try:
             answer = await asyncio.wait_for(self._answers.get(), SHUTDOWN_SECONDS)
-            if answer.get("type") == "lifespan.shutdown.failed":
-                problem = {"message": f"lifespan.shutdown failed: {answer.get('message')}"}
+            if answer["type"] == "lifespan.shutdown.failed":
+                _report(f"the ASGI application's shutdown failed: {answer.get('message')}")
             elif answer.get("error") is not None:
-                problem = {"message": "lifespan.shutdown failed", "exception": answer["error"]}
+                _report("the ASGI application's shutdown failed", answer["error"])
             else:
                 await asyncio.wait([self._task], timeout=SHUTDOWN_SECONDS)
         except asyncio.TimeoutError:
-            problem = {
-                "message": "the ASGI application did not answer lifespan.shutdown within "
+            _report(
+                "the ASGI application did not answer lifespan.shutdown within "
                 f"{SHUTDOWN_SECONDS:g} seconds"
-            }
-        if problem:
-            asyncio.get_running_loop().call_exception_handler(problem)
+            )
+
+
+def _report(what: str, error: BaseException | None = None) -> None:
+    context: dict[str, Any] = {"message": what}
+    if error is not None:
+        context["exception"] = error
+    asyncio.get_running_loop().call_exception_handler(context)
 
 
 def _end_services() -> None:

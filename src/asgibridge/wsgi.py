@@ -470,7 +470,7 @@ class AsgiToWsgi:
         conversation = Conversation(service, scope, environ.get("wsgi.input"), length)
         response = Response(conversation, self.wait)
         conversation.begin()
-        response.begin(start_response)
+        response.begin(start_response, is_head=scope["method"] == "HEAD")
         return response
 
     def close(self) -> None:
