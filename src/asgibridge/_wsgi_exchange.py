@@ -377,9 +377,12 @@ class Exchange:
         except asyncio.CancelledError:
             await self.abort()
             raise
+        error = self.error
+        # For threads of the application's that go on.
+        self.fail(RuntimeError("the request is over"))
         self._tidy()
-        if raising and self.error is not None and not self.is_disconnected:
-            raise self.error
+        if raising and error is not None and not self.is_disconnected:
+            raise error
 
     async def abort(self) -> None:
         """The request was cancelled: stop sending. In the request's task."""
