@@ -222,6 +222,8 @@ class _Lifespan:
         if message["type"] not in _LIFESPAN_ANSWERS:
             # An application that takes every scope for a request ends here, as having no lifespan.
             raise RuntimeError(f"send() got {message['type']!r} in a lifespan")
+        if message["type"] == "lifespan.startup.complete":
+            self.is_supported = True
         self._answers.put_nowait(message)
 
     async def start(self, *, must_have: bool) -> None:
@@ -235,8 +237,8 @@ class _Lifespan:
         answer = await self._answers.get()
         kind = answer.get("type")
         if kind == "lifespan.startup.complete":
-            self.is_supported = True
-        elif kind == "lifespan.startup.failed":
+            return
+        if kind == "lifespan.startup.failed":
             raise RuntimeError(answer.get("message") or "its lifespan startup failed")
         elif kind != "ended":
             raise RuntimeError(f"it answered lifespan.startup with {kind!r}")
