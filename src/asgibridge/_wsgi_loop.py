@@ -240,9 +240,9 @@ class _Lifespan:
             return
         if kind == "lifespan.startup.failed":
             raise RuntimeError(answer.get("message") or "its lifespan startup failed")
-        elif kind != "ended":
+        if kind != "ended":
             raise RuntimeError(f"it answered lifespan.startup with {kind!r}")
-        elif must_have:
+        if must_have:
             raise answer.get("error") or RuntimeError(
                 "it has no lifespan (it ended without an answer to lifespan.startup), and "
                 "lifespan='on' asks for one"
