@@ -17,15 +17,23 @@ import pytest
 
 import children
 
-SECONDS = 20
+SECONDS = 10
 
 COMMANDS = {
-    "uvicorn": ["-m", "uvicorn", "--fd", "{fd}", "--no-access-log", "wsgi_sites:{site}"],
-    "hypercorn": ["-m", "hypercorn", "--bind", "fd://{fd}", "wsgi_sites:{site}"],
-    "gunicorn": ["-m", "gunicorn", "--bind", "fd://{fd}", "wsgi_sites:{site}"],
+    "uvicorn": ["-m", "uvicorn", "--fd", "{fd}", "--no-access-log", "wsgi_sites:application"],
+    "hypercorn": [
+        "-m",
+        "hypercorn",
+        "--workers",
+        "0",
+        "--bind",
+        "fd://{fd}",
+        "wsgi_sites:application",
+    ],
+    "gunicorn": ["-m", "gunicorn", "--bind", "fd://{fd}", "wsgi_sites:application"],
     "gunicorn-threads": [
         *["-m", "gunicorn", "--bind", "fd://{fd}", "--worker-class", "gthread"],
-        *["--threads", "4", "wsgi_sites:{site}"],
+        *["--threads", "4", "wsgi_sites:application"],
     ],
 }
 
@@ -52,9 +60,10 @@ class Server:
         self.port: int = self._socket.getsockname()[1]
         self._log = tempfile.TemporaryFile()
         fd = self._socket.fileno()
-        words = [word.format(fd=fd, site=self._site) for word in COMMANDS[self._name]]
+        words = [word.format(fd=fd) for word in COMMANDS[self._name]]
         here = str(Path(__file__).parent)
         env = children.environment()
+        env["WSGI_SITE"] = self._site
         env["PYTHONPATH"] = os.pathsep.join([here, *children.python_path()])
         self._process = subprocess.Popen(
             [sys.executable, *words],

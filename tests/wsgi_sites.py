@@ -1,11 +1,12 @@
 """What the server tests serve: conforming and broken applications, WSGI and ASGI, and frameworks.
 
-Imported by the servers, as ``wsgi_sites:NAME``; each framework only where its site is asked for.
+Imported by the servers, as ``wsgi_sites:application``: which site that is, WSGI_SITE says.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -373,8 +374,5 @@ _SITES: dict[str, Callable[[], Any]] = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _SITES:
-        raise AttributeError(name)
-    site = globals()[name] = _SITES[name]()
-    return site
+if "WSGI_SITE" in os.environ:
+    application = _SITES[os.environ["WSGI_SITE"]]()
