@@ -1,12 +1,13 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench lint clean
+.PHONY: help test demo bench bench-wsgi lint clean
 
 help:
 	@echo "make test    the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
 	@echo "make demo    a Django and Channels site, on asgiref and on asgibridge (DEMOFLAGS=--quick)"
 	@echo "make bench   every crossing timed: asgiref, each kernel, and bare wake-ups (BENCHFLAGS=...)"
+	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make clean   remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
@@ -21,6 +22,10 @@ demo:
 bench:
 	$(PYTHON) tests/environment.py .venv/bench bench
 	.venv/bench/bin/python bench/paired.py $(BENCHFLAGS)
+
+bench-wsgi:
+	$(PYTHON) tests/environment.py .venv/bench-wsgi bench-wsgi
+	.venv/bench-wsgi/bin/python bench/wsgi.py $(BENCHFLAGS)
 
 lint:
 	$(PYTHON) tests/environment.py .venv/lint lint

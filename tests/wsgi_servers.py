@@ -39,12 +39,15 @@ COMMANDS = {
 
 
 def needs(*modules: str) -> None:
-    """Skip the test, and say what to install, unless all are there."""
+    """Skip the test, and say what to install, unless all are there; fail it in CI."""
     if sys.platform == "win32":
         pytest.skip("a listening socket can't be handed to a server here")
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        pytest.skip(f"NOT INSTALLED: {', '.join(missing)} (asgibridge[servers] has them)")
+        told = f"NOT INSTALLED: {', '.join(missing)} (asgibridge[servers] has them)"
+        if os.environ.get("CI"):
+            pytest.fail(told)
+        pytest.skip(told)
 
 
 class Server:
