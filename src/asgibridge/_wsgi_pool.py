@@ -14,10 +14,15 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _backend, _threads
 from .sync import SyncToAsync
+
+if TYPE_CHECKING:
+    _SyncToAsync = SyncToAsync[..., Any]
+else:
+    _SyncToAsync = SyncToAsync  # 3.9 knows no dots there
 
 __all__ = ["Pool", "PooledCall"]
 
@@ -93,7 +98,7 @@ class _Job:
         self._call.cancel()
 
 
-class PooledCall(SyncToAsync[..., Any]):
+class PooledCall(_SyncToAsync):
     """A `SyncToAsync` that runs on a pool's threads."""
 
     def __init__(self, func: Callable[..., Any], pool: Pool) -> None:
