@@ -69,7 +69,8 @@ def prepare(environment: Path, interpreter: Interpreter) -> Interpreter:
     create(environment, interpreter)
     # gevent has no free-threaded build.
     gevent = "" if interpreter.name.endswith("t") else ",gevent"
-    install(environment, f"test,upstream,servers{gevent}")
+    # Django needs asgiref, and asgiref's own suite its absence: asgibridge stands in for it.
+    install(environment, f"test,upstream,servers{gevent}", alone="django>=4.2")
     inside = probe(python_in(environment))
     assert inside is not None
     return inside

@@ -44,7 +44,10 @@ def needs(*modules: str) -> None:
         pytest.skip("a listening socket can't be handed to a server here")
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        told = f"NOT INSTALLED: {', '.join(missing)} (asgibridge[servers] has them)"
+        told = (
+            f"NOT INSTALLED: {', '.join(missing)} (asgibridge[servers] has them, but for Django: "
+            "tests/matrix.py installs that without asgiref)"
+        )
         if os.environ.get("CI"):
             pytest.fail(told)
         pytest.skip(told)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import asgibridge
 from asgibridge.wsgi import AsgiToWsgi, WsgiToAsgi
 
 TEXT = [("Content-Type", "text/plain; charset=utf-8")]
@@ -252,6 +253,7 @@ def _flask() -> Any:
 
 
 def _django(kind: str) -> Any:
+    asgibridge.install()  # asgiref need not be there
     django = importlib.import_module("django")
     conf = importlib.import_module("django.conf")
     http = importlib.import_module("django.http")
