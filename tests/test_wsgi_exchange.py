@@ -633,6 +633,15 @@ async def test_nothing_outlives_the_request(no_gc):
     assert len(asyncio.all_tasks()) == 1
 
 
+@pytest.mark.asyncio
+async def test_nobody_listens_for_the_client_when_the_response_is_complete():
+    connection = Connection()
+    await connection.serve(answering(Chunks(b"1", b"2", b"3", b"4")))
+    for _ in range(3):  # a cancelled task's last step
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 # Subclasses, as they are in the wild
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-import sys
 import threading
 import time
 
@@ -12,6 +12,7 @@ import pytest
 
 from asgibridge.sync import async_to_sync, sync_to_async
 from asgibridge.wsgi import WsgiToAsgi
+from threads import join_idle
 from wsgi_tools import EMPTY_REQUEST, END, answering, http_scope, respond, start
 
 WAIT = 10
@@ -242,10 +243,5 @@ async def test_a_dropped_adapter_lets_its_threads_end():
     application = WsgiToAsgi(wsgi_application, workers=2)
     await application(http_scope(), receive, drop)
     del application, wsgi_application
-    if sys.version_info >= (3, 14):
-        await asyncio.sleep(0)  # the task's last step may still hold it
-    import gc
-
     gc.collect()
-    await asyncio.get_running_loop().run_in_executor(None, threads[0].join, WAIT)
-    assert not threads[0].is_alive()
+    await asyncio.get_running_loop().run_in_executor(None, join_idle, threads[0])
