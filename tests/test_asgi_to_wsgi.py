@@ -14,6 +14,7 @@ from wsgiref.validate import validator
 
 import pytest
 
+from asgibridge._wsgi_conversation import Conversation
 from asgibridge.sync import sync_to_async
 from asgibridge.wsgi import AsgiToWsgi, ClientDisconnected, WsgiToAsgi
 from wsgi_tools import content, http_scope, parts, respond
@@ -855,6 +856,54 @@ def test_closing_while_requests_wait_for_an_answer(adapt):
     assert errors == [
         "the ASGI application was cancelled without having sent a response: is the process ending?"
     ]
+
+
+@pytest.mark.parametrize("is_noticed", [True, False])
+def test_a_request_that_comes_while_the_service_ends(adapt, reported, monkeypatch, is_noticed):
+    stopping, begun, errors = threading.Event(), threading.Event(), []
+
+    async def application(scope, receive, send):
+        if scope["type"] == "http":
+            await hello(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        stopping.set()
+        assert begun.wait(WAIT)
+        await send({"type": "lifespan.shutdown.complete"})
+
+    adapter = adapt(application)
+    get(adapter)
+    service = adapter._loop_thread.service()
+    take = Conversation.take
+
+    def noted(self):
+        begun.set()
+        return take(self)
+
+    monkeypatch.setattr(Conversation, "take", noted)
+    if not is_noticed:  # as if its callback had come too late to be called at all
+        monkeypatch.setattr(Conversation, "_start", lambda self: None)
+
+    def request():
+        try:
+            get(adapter)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    service.close()
+    assert stopping.wait(WAIT)
+    thread = threading.Thread(target=request)
+    thread.start()
+    thread.join(WAIT)
+    assert not thread.is_alive()
+    assert [error.partition(":")[0] for error in errors] == [
+        "the ASGI application was cancelled without having sent a response"
+    ]
+    service.worker.join(WAIT)
+    assert service.conversations == set()
+    assert reported() == []
 
 
 def test_context_variables_of_the_servers_thread_are_seen(adapt):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import io
 import logging
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 
 import pytest
 
@@ -640,6 +643,89 @@ async def test_nobody_listens_for_the_client_when_the_response_is_complete():
     for _ in range(3):  # a cancelled task's last step
         await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# All of it at once
+
+
+@pytest.mark.parametrize("workers", [None, 8])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.asyncio
+async def test_a_storm_of_requests(seed, workers, reported):
+    random = Random(seed)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def wsgi_application(environ, start_response):
+        write = start_response("200 OK", [])
+        plan = Random(int(environ["QUERY_STRING"]))
+        for _ in range(plan.randrange(3)):
+            write(b"w" * plan.randrange(20_000))
+        for _ in range(plan.randrange(20)):
+            if plan.random() < 0.3:
+                yield environ["wsgi.input"].read(plan.randrange(1, 5000))
+            else:
+                yield b"y" * plan.randrange(1, plan.choice([2, 50_000]))
+        yield environ["wsgi.input"].read()
+
+    async def request(number):
+        plan = Random(-number - 1)
+        whole = bytes(plan.randrange(30_000))
+        cuts = sorted(plan.randrange(len(whole) + 1) for _ in range(plan.randrange(6)))
+        messages = parts(*(whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)])))
+        end = plan.choice(["whole", "whole", "cancelled", "disconnected", "send fails"])
+        steps = plan.randrange(20)
+        hops = plan.random() < 0.3
+        sent = []
+
+        async def step():
+            nonlocal steps
+            steps -= 1
+            if hops:
+                await sync_to_async(int)()
+            elif plan.random() < 0.5:
+                await asyncio.sleep(0)
+            if end == "cancelled" and steps == 0:
+                task.cancel()
+
+        async def receive():
+            await step()
+            if end == "disconnected" and steps < 0:
+                return {"type": "http.disconnect"}
+            if not messages:
+                await asyncio.get_running_loop().create_future()
+            return messages.pop(0)
+
+        async def send(message):
+            await step()
+            if end == "send fails" and steps < 0:
+                raise BrokenPipeError
+            sent.append(message)
+
+        scope = http_scope(query_string=b"%d" % number)
+        task = asyncio.ensure_future(application(scope, receive, send))
+        try:
+            await task
+        except asyncio.CancelledError:
+            assert end == "cancelled"
+            return
+        if end == "whole":
+            assert content(sent) == reference(number, whole)
+
+    def reference(number, whole):
+        written = []
+        environ = {"QUERY_STRING": str(number), "wsgi.input": io.BytesIO(whole)}
+        for chunk in wsgi_application(environ, lambda status, headers: written.append):
+            written.append(chunk)
+        return b"".join(written)
+
+    application = WsgiToAsgi(wsgi_application, workers=workers)
+    try:
+        numbers = [random.randrange(10**6) for _ in range(60)]
+        await asyncio.wait_for(asyncio.gather(*map(request, numbers)), 4 * WAIT)
+        await sync_to_async(int)()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 # Subclasses, as they are in the wild

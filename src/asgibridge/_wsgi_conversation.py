@@ -165,6 +165,9 @@ class Conversation:
     # The loop's side.
 
     def _start(self) -> None:
+        if self._service.is_ending:  # and has told its tasks
+            self.give_up()
+            return
         # Held here: a loop holds its tasks weakly.
         self._task = asyncio.get_running_loop().create_task(self._run())
 

@@ -109,6 +109,7 @@ class Service:
     """One thread's loop; what a `_threads.Worker` serves."""
 
     worker: _threads.Worker | None = None
+    is_ending = False
     has_ended = False
     state: dict[str, Any] | None = None
     """What the application put into the lifespan's ``state``; None without lifespan."""
@@ -120,7 +121,6 @@ class Service:
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._must_end = False
         self.conversations: set[Any] = set()  # that may wait for an answer
 
     def wait_until_ready(self) -> None:
@@ -146,7 +146,7 @@ class Service:
 
     def close(self) -> None:
         """Begin to end. From any thread."""
-        self._must_end = True
+        self.is_ending = True
         self.call_soon(self._set_stop)
 
     def _set_stop(self) -> None:
@@ -171,10 +171,14 @@ class Service:
             for conversation in list(self.conversations):
                 conversation.give_up()
 
+    def drain(self) -> list[_threads.Item]:
+        """Nothing: `serve` has told all that waited."""
+        return []
+
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        if self._must_end:  # close() came before it could tell the loop
+        if self.is_ending:  # close() came before it could tell the loop
             self._stop.set()
         lifespan = None
         if self._mode != "off":
