@@ -16,6 +16,7 @@ from random import Random
 import pytest
 
 from asgibridge import _wsgi_exchange
+from asgibridge._wsgi_exchange import Exchange
 from asgibridge.local import Local
 from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from asgibridge.wsgi import ClientDisconnected, WsgiToAsgi, WsgiToAsgiInstance
@@ -417,6 +418,24 @@ async def test_the_application_hears_of_it_once_for_each_thing_it_tries():
 
     await respond(wsgi_application, messages=parts(b"1", b"2"), send=send)
     assert len(errors) == len({id(error) for error in errors}) == 4
+
+
+@pytest.mark.asyncio
+async def test_a_chunk_put_in_the_moment_of_the_disconnect_is_dropped(monkeypatch):
+    fail = Exchange.fail
+
+    def fail_with_a_late_chunk(self, error):
+        fail(self, error)
+        self._messages.append((body(b"late"), 4))
+
+    monkeypatch.setattr(Exchange, "fail", fail_with_a_late_chunk)
+
+    async def send(message):
+        raise BrokenPipeError
+
+    chunks = Chunks(b"1", b"2", b"3")
+    await respond(answering(chunks), send=send)
+    assert chunks.closed == 1
 
 
 @pytest.mark.asyncio

@@ -287,7 +287,8 @@ class Exchange:
             self.is_in_step = bool(suspended)
             self._asleep.append(True)
             self._resume_if_sent()
-            if not self._messages:
+            # With an error, there may be a message that was put in that very moment.
+            if not self._messages or self.error is not None:
                 return
             try:
                 self._asleep.pop()
