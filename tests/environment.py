@@ -180,8 +180,8 @@ def create(environment: Path, interpreter: Interpreter) -> None:
     _run(f"creating {environment.name}", [*command, str(environment)])
 
 
-def install(environment: Path, extras: str) -> None:
-    """Install this checkout, as it is now, into `environment`.
+def install(environment: Path, extras: str, alone: str = "") -> None:
+    """Install this checkout, as it is now, into `environment`; and `alone` without what it needs.
 
     Where the sources have a compiled kernel it must build: a test run that quietly lost it would
     prove nothing.
@@ -199,6 +199,11 @@ def install(environment: Path, extras: str) -> None:
             f"installing asgibridge[{extras}] into {environment.name}",
             [python, "-m", "pip", "install", "--quiet", f"{copy}[{extras}]"],
             ASGIBRIDGE_SPEEDUPS="require" if HAS_COMPILED_KERNEL else "auto",
+        )
+    if alone:
+        _run(
+            f"installing {alone} into {environment.name}",
+            [python, "-m", "pip", "install", "--quiet", "--no-deps", alone],
         )
     where = _run(
         "importing asgibridge",

@@ -68,9 +68,9 @@ def prepare(environment: Path, interpreter: Interpreter) -> Interpreter:
     """The environment's own interpreter, everything installed."""
     create(environment, interpreter)
     # gevent has no free-threaded build.
-    install(
-        environment, "test,upstream" if interpreter.name.endswith("t") else "test,upstream,gevent"
-    )
+    gevent = "" if interpreter.name.endswith("t") else ",gevent"
+    # Django needs asgiref, and asgiref's own suite its absence: asgibridge stands in for it.
+    install(environment, f"test,upstream,servers{gevent}", alone="django>=4.2")
     inside = probe(python_in(environment))
     assert inside is not None
     return inside

@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["Worker", "generation", "is_exiting"]
+__all__ = ["Worker", "generation", "has_users_threads", "is_exiting"]
 
 
 class Item(Protocol):
@@ -153,14 +153,15 @@ def _before_threads_are_joined() -> None:
     process = sys.modules.get("multiprocessing.process")
     leaves_without_atexit = process is not None and process.parent_process() is not None
     if (
-        (leaves_without_atexit and not _has_users_threads())
+        (leaves_without_atexit and not has_users_threads())
         or not _daemons_allowed()
         or threading_is_patched()
     ):
         _end_workers()
 
 
-def _has_users_threads() -> bool:
+def has_users_threads() -> bool:
+    """Whether threads live that are neither ours, nor daemons, nor this or the main one."""
     return any(
         not thread.daemon
         and thread not in (threading.main_thread(), threading.current_thread())

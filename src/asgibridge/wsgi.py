@@ -1,55 +1,102 @@
-"""``WsgiToAsgi``: serves a WSGI application (PEP 3333) as an ASGI one.
+"""WSGI applications (PEP 3333) on ASGI servers, and ASGI applications on WSGI servers.
 
-One ``WsgiToAsgiInstance`` handles one request. On the event loop it collects the whole request
-body, in memory up to 64 KiB and in a temporary file beyond; then ``run_wsgi_app`` runs the
-application on ``sync_to_async``'s thread-sensitive thread, from where each message goes out by one
-``AsyncToSync`` call, in order, the next chunk being asked for when the last was sent.
+`WsgiToAsgi`. One `WsgiToAsgiInstance` handles one request. On the event loop it takes the first
+part of the request body; then ``run_wsgi_app`` runs the application on a thread: `sync_to_async`'s
+thread-sensitive one, or one of ``workers``. What the two say to each other meanwhile goes by an
+`_wsgi_exchange.Exchange`, which says how messages are batched, what waits for what, and what
+becomes of a request that is cancelled or whose client leaves.
 
-What the application raises goes on to the server. The application's iterable is closed whatever
-happens (PEP 3333, "the close() method"). A client that leaves before its request is complete ends
-the matter: the application is not called.
+What the application raises goes on to the server, when what was sent before has gone out. The
+application's iterable is closed whatever happens (PEP 3333, "the close() method").
+
+`AsgiToWsgi`. See `_wsgi_conversation` for one request, `_wsgi_loop` for the event loop's thread and
+the application's lifespan.
 """
 
 from __future__ import annotations
 
-import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+import io
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from .sync import AsyncToSync, sync_to_async
+from ._wsgi_conversation import Conversation, Response
+from ._wsgi_environ import TooManyDuplicates, add_headers, build_environ, build_scope
+from ._wsgi_exchange import ClientDisconnected, Exchange, body_of
+from ._wsgi_input import KEPT, StreamingInput
+from ._wsgi_loop import LoopThread
+from ._wsgi_pool import Pool, PooledCall
+from .sync import sync_to_async
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 
-__all__ = ["WsgiToAsgi", "WsgiToAsgiInstance"]
+__all__ = ["AsgiToWsgi", "ClientDisconnected", "WsgiToAsgi", "WsgiToAsgiInstance"]
 
 
 class WsgiToAsgi:
     """The ASGI application that answers HTTP requests with ``wsgi_application``.
 
-    A request in which a header is repeated more than ``duplicate_header_limit`` times is answered
-    with 400 (CVE-2025-14550: joining them costs time by the square); None or 0 sets no limit. Other
-    scopes than HTTP raise ValueError.
+    Lifespan is answered, websockets are refused with 403; any other scope raises ValueError.
+
+    :param duplicate_header_limit: a request in which a header is repeated more often is answered
+        with 400 (CVE-2025-14550: joining them costs time by the square); None or 0: no limit.
+    :param workers: how many requests may run at once, each on one of so many threads. By default
+        they run on the thread that thread-sensitive code runs on, one at a time if there is no
+        `ThreadSensitiveContext`.
+    :param buffer_body: collect the whole request body (in memory up to 64 KiB, then in a temporary
+        file) before the application is called, as asgiref does: a slow client then holds up no
+        thread. By default the application is called at once, and ``wsgi.input`` waits.
     """
 
     def __init__(
-        self, wsgi_application: Callable[..., Any], duplicate_header_limit: int | None = 100
+        self,
+        wsgi_application: Callable[..., Any],
+        duplicate_header_limit: int | None = 100,
+        *,
+        workers: int | None = None,
+        buffer_body: bool = False,
     ) -> None:
+        if workers is not None and (
+            isinstance(workers, bool) or not isinstance(workers, int) or workers < 1
+        ):
+            raise ValueError(
+                f"workers={workers!r}: must be how many requests may run at once, at least 1, or "
+                "None for the thread-sensitive thread"
+            )
         self.wsgi_application = wsgi_application
         self.duplicate_header_limit = duplicate_header_limit
+        self.workers = workers
+        self.buffer_body = buffer_body
+        self._run: PooledCall | None = None
+        if workers is not None:
+            run = WsgiToAsgiInstance.__dict__["run_wsgi_app"].func
+            self._run = PooledCall(run, Pool(workers))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handles one connection, on the event loop it is awaited on."""
         instance = WsgiToAsgiInstance(self.wsgi_application, self.duplicate_header_limit)
+        instance.buffer_body = self.buffer_body
+        if self._run is not None:
+            instance.run_wsgi_app = partial(self._run, instance)  # type: ignore[method-assign]
         await instance(scope, receive, send)
 
 
 class WsgiToAsgiInstance:
-    """One request to a WSGI application; not to be used for a second one."""
+    """One request to a WSGI application; not to be used for a second one.
+
+    A subclass may override all methods, and take ``run_wsgi_app`` to another thread by wrapping
+    ``WsgiToAsgiInstance.__dict__["run_wsgi_app"].func`` with `sync_to_async` again.
+    """
+
+    buffer_body = False
+    sync_send: Callable[[Any], None]
+    _exchange: Exchange | None = None
+    _is_bodyless = False
+    _early_empty_chunks = 0
 
     def __init__(
         self, wsgi_application: Callable[..., Any], duplicate_header_limit: int | None = 100
@@ -63,80 +110,78 @@ class WsgiToAsgiInstance:
         self.response_bytes_sent = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Reads the request body on the event loop, then answers from the thread."""
-        if scope["type"] != "http":
+        """Handles the connection on the event loop; the application runs on its thread."""
+        try:
+            kind = scope["type"]
+        except (KeyError, TypeError, IndexError):
             raise ValueError(
-                f"WsgiToAsgi serves HTTP only, and got a scope of type {scope['type']!r}: "
+                f"malformed ASGI scope: a dict with a 'type' was expected, not {scope!r:.80}"
+            ) from None
+        if kind == "http":
+            await self._answer_http(scope, receive, send)
+        elif kind == "lifespan":
+            await _answer_lifespan(receive, send)
+        elif kind == "websocket":
+            await _refuse_websocket(receive, send)
+        else:
+            raise ValueError(
+                f"WsgiToAsgi serves HTTP only, and got a scope of type {kind!r}: "
                 "route other protocols elsewhere"
             )
-        self.scope = scope
-        with SpooledTemporaryFile(max_size=65536) as body:
-            more_body = True
-            while more_body:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-                if message["type"] != "http.request":
-                    raise ValueError(
-                        f"WsgiToAsgi expected http.request messages and got {message['type']!r}"
-                    )
-                body.write(message.get("body", b""))
-                more_body = message.get("more_body", False)
-            body.seek(0)
-            self.sync_send = AsyncToSync(send)
+
+    async def _answer_http(self, scope: Any, receive: Any, send: Any) -> None:
+        part, more = body_of(await receive())
+        spool: Any = None
+        if more and self.buffer_body:
+            spool = SpooledTemporaryFile(max_size=KEPT)  # noqa: SIM115 - closed below
+        try:
+            while spool is not None and part is not None:
+                spool.write(part)
+                if not more:
+                    spool.seek(0)
+                    break
+                part, more = body_of(await receive())
+            if part is None:
+                return  # the client has left
+            exchange = Exchange(receive, send, body_is_complete=not more)
+            body: Any = spool
+            if spool is None:
+                body = StreamingInput(exchange.fetch, part) if more else io.BytesIO(part)
+            self.scope = scope
+            self._exchange = exchange
+            self.sync_send = self._send_and_wait
+            await self._run_and_send(exchange, body)
+        finally:
+            if spool is not None:
+                spool.close()
+
+    async def _run_and_send(self, exchange: Exchange, body: Any) -> None:
+        try:
             await self.run_wsgi_app(body)
+        except Exception:
+            # What the application had sent by then, the client gets.
+            await exchange.finish(raising=False)
+            raise
+        except GeneratorExit:
+            exchange.drop()
+            raise
+        except BaseException:  # cancelled, mostly; the thread goes on, until it notices
+            await exchange.abort()
+            raise
+        await exchange.finish()
 
     # From here on everything runs on the application's thread.
 
     def build_environ(self, scope: Any, body: Any) -> dict[str, Any]:
         """The WSGI environ for an HTTP scope and a file with the request body.
 
-        Raises ValueError if a header is repeated more often than allowed.
+        Raises ValueError if a header is repeated more often than allowed (answered with 400), or if
+        the scope is not what the specification says.
         """
-        # WSGI's strings are bytes in disguise, latin-1, where ASGI's paths are decoded UTF-8.
-        script_name = scope.get("root_path", "").encode("utf8").decode("latin1")
-        path_info = scope["path"].encode("utf8").decode("latin1")
-        if path_info.startswith(script_name):
-            path_info = path_info[len(script_name) :]
-        # ASGI servers may not know their address, nor have a port; WSGI demands both.
-        server_name, server_port = scope.get("server") or ("localhost", 80)
-        environ: dict[str, Any] = {
-            "REQUEST_METHOD": scope["method"],
-            "SCRIPT_NAME": script_name,
-            "PATH_INFO": path_info,
-            "QUERY_STRING": scope["query_string"].decode("latin1"),
-            "SERVER_NAME": server_name,
-            "SERVER_PORT": str(server_port or 0),
-            "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
-            "wsgi.version": (1, 0),
-            "wsgi.url_scheme": scope.get("scheme", "http"),
-            "wsgi.input": body,
-            "wsgi.errors": sys.stderr,
-            "wsgi.multithread": True,
-            "wsgi.multiprocess": True,
-            "wsgi.run_once": False,
-        }
-        if scope.get("client") is not None:
-            environ["REMOTE_ADDR"] = scope["client"][0]
-        environ.update(self._header_entries(scope.get("headers", [])))
-        return environ
+        return build_environ(scope, body, self._add_headers)
 
-    def _header_entries(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-        limit = self.duplicate_header_limit
-        entries: dict[str, list[str]] = defaultdict(list)
-        for raw_name, raw_value in headers:
-            # Decided before "-" becomes "_", or a header "content_length" would pass for one.
-            prefix = "" if raw_name in (b"content-length", b"content-type") else "HTTP_"
-            name = prefix + raw_name.decode("latin1").upper().replace("-", "_")
-            values = entries[name]
-            if limit and len(values) >= limit:
-                raise ValueError(f"header {name} is repeated more than {limit} times")
-            values.append(raw_value.decode("latin1"))
-        return {
-            # HTTP/2 clients send cookies one by one, to be joined so (RFC 9113, 8.2.3).
-            name: ("; " if name == "HTTP_COOKIE" else ",").join(values)
-            for name, values in entries.items()
-        }
+    def _add_headers(self, headers: Any, environ: dict[str, Any]) -> None:
+        add_headers(headers, environ, self.duplicate_header_limit)
 
     def start_response(
         self,
@@ -147,8 +192,10 @@ class WsgiToAsgiInstance:
         """PEP 3333's ``start_response()``: keeps status and headers until the first chunk.
 
         A second call needs ``exc_info`` and replaces what the first said; once that has gone out it
-        raises the exception in ``exc_info`` instead. Returns ``write()``. Raises ValueError
-        for a second call without ``exc_info`` and for a status that does not start with a number.
+        raises the exception in ``exc_info`` instead. Returns ``write()``. Raises ValueError or
+        TypeError for a second call without ``exc_info`` and for what can't be sent: a status that
+        does not start with three digits, a header that is not made of latin-1 or has a line break,
+        a Content-Length that is no number.
         """
         try:
             if exc_info is None:
@@ -162,24 +209,100 @@ class WsgiToAsgiInstance:
         finally:
             # The traceback refers to this frame.
             exc_info = None
-        code = status.split(" ", 1)[0]
-        if not code.isdecimal():
-            raise ValueError(
-                f"start_response() needs a status like '200 OK' and was given {status!r}"
-            )
+        code = _status_code(status)
         headers = []
         content_length = None
-        for name, value in response_headers:
-            headers.append((name.lower().encode("ascii"), value.encode("latin1")))
-            if name.lower() == "content-length":
+        for header in response_headers:
+            name, value = _response_header(header)
+            headers.append((name, value))
+            if name == b"content-length":
+                if not value.isdigit():
+                    raise ValueError(
+                        f"start_response() was given the Content-Length {header[1]!r}: "
+                        "it must be a number of bytes"
+                    )
                 content_length = int(value)
         self.response_content_length = content_length
+        # These have no body, whatever the application gives (RFC 9110, 6.4.1).
+        self._is_bodyless = code < 200 or code in (204, 304) or self._is_head()
         self.response_start = {
             "type": "http.response.start",
-            "status": int(code),
+            "status": code,
             "headers": headers,
         }
-        return self._send_chunk
+        return self._write
+
+    def _is_head(self) -> bool:
+        scope = getattr(self, "scope", None)
+        return scope is not None and scope.get("method") == "HEAD"
+
+    @sync_to_async
+    def run_wsgi_app(self, body: Any) -> None:
+        """Runs the application and sends what it answers; awaited on the event loop."""
+        exchange = self._exchange
+        if exchange is None:
+            self._respond(body)
+            return
+        exchange.enter()
+        try:
+            self._respond(body)
+        except BaseException as error:
+            if not (exchange.is_disconnected and _is_for_lack_of_client(error)):
+                raise
+        finally:
+            exchange.leave()
+
+    def _respond(self, body: Any) -> None:
+        try:
+            environ = self.build_environ(self.scope, body)
+        except TooManyDuplicates:
+            self._send_bad_request()
+            return
+        chunks = self.wsgi_application(environ, self.start_response)
+        close = getattr(chunks, "close", None)
+        try:
+            # Of a list all chunks are ready: nobody gains if the first goes out before the last.
+            is_ready = type(chunks) is list or type(chunks) is tuple
+            for chunk in _iterate(chunks):
+                if self._send_chunk(chunk):
+                    break
+                if not is_ready and chunk:
+                    self._send_on()
+            self._send_start()
+            self._emit({"type": "http.response.body"}, 0)
+            if close is not None and self._exchange is not None:
+                self._exchange.kick()
+        finally:
+            if close is not None:
+                close()
+
+    def _write(self, data: bytes) -> None:
+        self._send_chunk(data)
+        self._send_on()
+
+    def _send_on(self) -> None:
+        if self._exchange is not None:
+            self._exchange.start()
+
+    def _send_chunk(self, chunk: bytes) -> bool:
+        # Cut where Content-Length ends; whether the response is complete with it.
+        if type(chunk) is not bytes:
+            chunk = _as_bytes(chunk)
+        if not chunk and not self.response_started:
+            self._early_empty_chunks += 1  # they must not be what sends the headers
+            return False
+        self._send_start()
+        if self._is_bodyless:
+            return bool(chunk)
+        length = self.response_content_length
+        if length is not None:
+            room = length - self.response_bytes_sent
+            if len(chunk) > room:
+                chunk = chunk[:room]
+        size = len(chunk)
+        self.response_bytes_sent += size
+        self._emit({"type": "http.response.body", "body": chunk, "more_body": True}, size)
+        return self.response_bytes_sent == length
 
     def _send_start(self) -> None:
         if self.response_started:
@@ -189,45 +312,196 @@ class WsgiToAsgiInstance:
                 "the WSGI application answered without having called start_response()"
             )
         self.response_started = True
-        self.sync_send(self.response_start)
+        self._emit(self.response_start, 0)
+        if not self._is_bodyless:
+            for _ in range(self._early_empty_chunks):
+                self._emit({"type": "http.response.body", "body": b"", "more_body": True}, 0)
 
-    def _send_chunk(self, chunk: bytes) -> None:
-        """Sends a piece of the body, cut where Content-Length ends; also PEP 3333's ``write()``."""
-        self._send_start()
-        if self.response_content_length is not None:
-            chunk = chunk[: self.response_content_length - self.response_bytes_sent]
-        self.sync_send({"type": "http.response.body", "body": chunk, "more_body": True})
-        self.response_bytes_sent += len(chunk)
+    def _emit(self, message: dict[str, Any], size: int) -> None:
+        if self._exchange is None:
+            self.sync_send(message)  # a subclass's, with a __call__ of its own
+        else:
+            self._exchange.put(message, size)
 
-    @sync_to_async
-    def run_wsgi_app(self, body: Any) -> None:
-        """Runs the application and sends what it answers; awaited on the event loop."""
-        try:
-            environ = self.build_environ(self.scope, body)
-        except ValueError:
-            self._send_bad_request()
-            return
-        chunks = self.wsgi_application(environ, self.start_response)
-        try:
-            for chunk in chunks:
-                self._send_chunk(chunk)
-                if self.response_bytes_sent == self.response_content_length:
-                    break
-            self._send_start()
-            self.sync_send({"type": "http.response.body"})
-        finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
+    def _send_and_wait(self, message: Any) -> None:
+        # What `sync_send` is, for subclasses.
+        assert self._exchange is not None
+        self._exchange.put(message, len(message.get("body", b"")))
+        self._exchange.flush()
 
     def _send_bad_request(self) -> None:
-        self.sync_send(
+        self._emit(
             {
                 "type": "http.response.start",
                 "status": 400,
                 "headers": [(b"content-type", b"text/plain")],
-            }
+            },
+            0,
         )
-        self.sync_send(
-            {"type": "http.response.body", "body": b"Bad Request: Too many duplicate headers"}
+        self._emit(
+            {"type": "http.response.body", "body": b"Bad Request: Too many duplicate headers"}, 0
         )
+
+
+async def _answer_lifespan(receive: Any, send: Any) -> None:
+    # WSGI has nothing to start or stop; a server that asks is told so, not left to guess.
+    while True:
+        kind = (await receive())["type"]
+        if kind == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif kind == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        else:
+            raise ValueError(f"WsgiToAsgi expected lifespan messages and got {kind!r}")
+
+
+async def _refuse_websocket(receive: Any, send: Any) -> None:
+    # Closed before it was accepted: the server answers the handshake with 403.
+    kind = (await receive())["type"]
+    if kind == "websocket.connect":
+        await send({"type": "websocket.close", "code": 1000})
+
+
+def _status_code(status: Any) -> int:
+    if type(status) is not str:
+        raise TypeError(f"start_response() needs a str like '200 OK' and was given {status!r}")
+    digits = status[:3]
+    if not (digits.isascii() and digits.isdigit() and digits >= "100" and status[3:4] in ("", " ")):
+        raise ValueError(f"start_response() needs a status like '200 OK' and was given {status!r}")
+    return int(digits)
+
+
+def _response_header(header: Any) -> tuple[bytes, bytes]:
+    try:
+        name, value = header
+        pair = name.lower().encode("ascii"), value.encode("latin1")
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"start_response() was given the header {header!r}: its name must be ASCII, its value "
+            "latin-1"
+        ) from None
+    except (AttributeError, TypeError, ValueError):
+        raise TypeError(
+            f"start_response() was given the header {header!r}: it must be a pair of two str"
+        ) from None
+    if "\n" in value or "\r" in value or "\0" in value or "\n" in name or "\r" in name:
+        raise ValueError(
+            f"start_response() was given the header {header!r}: with a line break or NUL in it, "
+            "whoever wrote it could add headers of their own"
+        )
+    return pair
+
+
+def _iterate(chunks: Any) -> Iterator[Any]:
+    if not isinstance(chunks, (str, bytes, bytearray)):
+        try:
+            iterator: Iterator[Any] = iter(chunks)
+            return iterator
+        except TypeError:
+            if hasattr(chunks, "__iter__"):
+                raise  # of its own making
+    raise TypeError(
+        "the WSGI application must return an iterable of bytes, such as [b'...'], and returned "
+        f"{chunks!r:.80}"
+    )
+
+
+def _as_bytes(chunk: Any) -> bytes:
+    if isinstance(chunk, (bytes, bytearray, memoryview)):
+        return bytes(chunk)
+    raise TypeError(
+        f"the WSGI application must answer with bytes, and gave {chunk!r:.80}: encode text first"
+    )
+
+
+def _is_for_lack_of_client(error: BaseException) -> bool:
+    # Whether it came of a ClientDisconnected that the application got.
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, ClientDisconnected):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+class AsgiToWsgi:
+    """The WSGI application that answers requests with ``asgi_application``, an ASGI 3 one.
+
+    The application runs on an event loop in a thread of the adapter's own, started at the first
+    request (after a fork: in each child), and ended at exit or by `close`. Requests of several WSGI
+    threads share it. Bodies stream both ways, with back-pressure. A request is never offered as a
+    websocket: one that asks to become one is answered with 400.
+
+    :param lifespan: ``"auto"``: run the application's lifespan, if it has one; ``"on"``: it must
+        have one; ``"off"``: do not ask.
+    :param wait: how many seconds the WSGI thread waits, when the server has sent the response, for
+        the application to end (its background tasks); None: as long as it takes. By default it does
+        not. For hosts that stop the process between requests.
+    """
+
+    def __init__(
+        self,
+        asgi_application: Callable[..., Any],
+        *,
+        lifespan: str = "auto",
+        wait: float | None = 0,
+    ) -> None:
+        self.asgi_application = asgi_application
+        self.wait = wait
+        self._loop_thread = LoopThread(asgi_application, lifespan)
+
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        """Answers one request, on the WSGI server's thread, which waits for the application.
+
+        Raises what the application raises before its response has begun; the iterable raises what
+        comes later. RuntimeError if the application could not be started, or ended without a
+        response; ValueError for an environ that is not what PEP 3333 asks for.
+        """
+        if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            return _refuse_upgrade(start_response)
+        service = self._loop_thread.service()
+        scope = build_scope(environ, service.state)
+        length = _body_length(environ)
+        conversation = Conversation(service, scope, environ.get("wsgi.input"), length)
+        response = Response(conversation, self.wait)
+        conversation.begin()
+        response.begin(start_response, is_head=scope["method"] == "HEAD")
+        return response
+
+    def close(self) -> None:
+        """End the application's lifespan and the loop's thread, and wait for that (at most some
+        ten seconds for the application). The next request starts anew."""
+        self._loop_thread.close()
+
+
+def _body_length(environ: dict[str, Any]) -> int | None:
+    # None: until the input ends. By PEP 3333 nothing can be read without a length, unless the
+    # server says that its input ends.
+    text = environ.get("CONTENT_LENGTH") or ""
+    if text.isdigit():
+        return int(text)
+    if text:
+        raise ValueError(f"CONTENT_LENGTH must be a number of bytes, not {text!r}")
+    ends = environ.get("wsgi.input_terminated") or (
+        "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
+    )
+    return None if ends else 0
+
+
+_UPGRADE_REFUSED = b"This application is served through WSGI, which knows no websockets.\n"
+
+
+def _refuse_upgrade(start_response: Callable[..., Any]) -> Iterable[bytes]:
+    start_response(
+        "400 Bad Request",
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(_UPGRADE_REFUSED))),
+        ],
+    )
+    return [_UPGRADE_REFUSED]

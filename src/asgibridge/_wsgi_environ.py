@@ -1,0 +1,264 @@
+"""WSGI's environ from an ASGI scope, and an ASGI scope from an environ.
+
+Pure functions: they run on whatever thread calls them. WSGI's strings are bytes in disguise
+(latin-1, PEP 3333 "Unicode Issues"), where ASGI has decoded UTF-8 paths and real bytes.
+
+What is wrong with a scope is looked for only once something has failed, or has come out wrong, so
+that a right one pays next to nothing; then `explain_scope` names the key.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+from wsgiref.util import FileWrapper
+
+__all__ = ["TooManyDuplicates", "build_environ", "build_scope", "explain_scope"]
+
+
+class TooManyDuplicates(ValueError):
+    """A request header is repeated more often than allowed (CVE-2025-14550)."""
+
+
+def build_environ(
+    scope: Any, body: Any, header_entries: Callable[[Any, dict[str, Any]], None]
+) -> dict[str, Any]:
+    """The environ for an HTTP scope; ``header_entries(headers, environ)`` adds the headers.
+
+    Raises ValueError, naming the key, for a scope that is not what the specification says.
+    """
+    try:
+        path = scope["path"]
+        root = scope.get("root_path") or ""
+        if root:
+            # Only whole segments: "/app" is no part of "/apples" (Django #36940).
+            root = root.rstrip("/")
+            if path == root or path.startswith(root + "/"):
+                path = path[len(root) :]
+            root = root.encode("utf8").decode("latin1")
+        # ASGI servers may not know their address, nor have a port; WSGI demands both.
+        server_name, server_port = scope.get("server") or ("localhost", 80)
+        method = scope["method"]
+        scheme = scope.get("scheme") or "http"
+        query = scope.get("query_string") or b""
+        environ: dict[str, Any] = {
+            "REQUEST_METHOD": method,
+            "SCRIPT_NAME": root,
+            "PATH_INFO": path.encode("utf8").decode("latin1"),
+            "QUERY_STRING": query.decode("latin1"),
+            "SERVER_NAME": server_name,
+            "SERVER_PORT": str(server_port or 0),
+            "SERVER_PROTOCOL": "HTTP/" + scope["http_version"],
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": scheme,
+            "wsgi.input": body,
+            # Our input ends where the body ends, also without a Content-Length.
+            "wsgi.input_terminated": True,
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            "wsgi.file_wrapper": FileWrapper,
+        }
+        client = scope.get("client")
+        if client is not None:
+            host, port = client
+            environ["REMOTE_ADDR"] = host
+            if port:  # on a Unix socket there is none
+                environ["REMOTE_PORT"] = str(port)
+            if type(host) is not str or not (port is None or type(port) is int):
+                explain_scope(scope)
+        raw_path = scope.get("raw_path")
+        if raw_path is not None:
+            # Of the path alone, says the specification; not every server listens.
+            raw_path = raw_path.decode("latin1").partition("?")[0]
+            environ["RAW_URI"] = raw_path + "?" + query.decode("latin1") if query else raw_path
+        header_entries(scope.get("headers") or (), environ)
+    except TooManyDuplicates:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError):
+        explain_scope(scope)
+        raise
+    if not (
+        type(method) is type(scheme) is type(server_name) is str
+        and method.isascii()
+        and scheme.isascii()
+        and environ["SERVER_PROTOCOL"].isascii()
+    ):
+        explain_scope(scope)
+    return environ
+
+
+# --- headers, request ----------------------------------------------------------------------------
+
+_names: dict[bytes, str] = {}
+_NAMES_KEPT = 512  # a client can make up any number of names
+
+
+def _environ_name(raw: bytes) -> str:
+    # Decided before "-" becomes "_", or a header "content_length" would pass for one.
+    prefix = "" if raw in (b"content-length", b"content-type") else "HTTP_"
+    name = prefix + raw.decode("latin1").upper().replace("-", "_")
+    if type(raw) is bytes and len(_names) < _NAMES_KEPT and len(raw) <= 64:
+        _names[raw] = name
+    return name
+
+
+def add_headers(headers: Any, environ: dict[str, Any], limit: int | None) -> None:
+    """Add the request's headers, repeated ones joined, to an environ.
+
+    Raises TooManyDuplicates if one is there more than ``limit`` times (None, 0: no limit).
+    """
+    repeated: dict[str, list[str]] = {}
+    known = _names.get
+    for raw_name, raw_value in headers:
+        name = known(raw_name) or _environ_name(raw_name)
+        value = raw_value.decode("latin1")
+        if name not in environ:
+            environ[name] = value
+            continue
+        values = repeated.get(name)
+        if values is None:
+            values = repeated[name] = [environ[name]]
+        if limit and len(values) >= limit:
+            raise TooManyDuplicates(f"header {name} is repeated more than {limit} times")
+        values.append(value)
+    for name, values in repeated.items():
+        # HTTP/2 clients send cookies one by one, to be joined so (RFC 9113, 8.2.3).
+        environ[name] = ("; " if name == "HTTP_COOKIE" else ",").join(values)
+
+
+# --- malformed scopes ----------------------------------------------------------------------------
+
+
+def _is_address(value: Any) -> bool:
+    try:
+        host, port = value
+    except (TypeError, ValueError):
+        return False
+    return isinstance(host, str) and (port is None or (isinstance(port, int) and port >= 0))
+
+
+def _is_ascii(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii()
+
+
+def _is_text(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf8")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
+_KEYS: dict[str, tuple[bool, str, Callable[[Any], bool]]] = {
+    "http_version": (True, "a str such as '1.1'", _is_ascii),
+    "method": (True, "a str such as 'GET'", _is_ascii),
+    "path": (True, "a str of decoded UTF-8", _is_text),
+    "scheme": (False, "a str such as 'http'", _is_ascii),
+    "root_path": (False, "a str", _is_text),
+    "query_string": (False, "bytes", lambda value: isinstance(value, bytes)),
+    "raw_path": (False, "bytes or None", lambda value: isinstance(value, bytes)),
+    "server": (False, "a pair of a host (str) and a port (int or None), or None", _is_address),
+    "client": (False, "a pair of a host (str) and a port (int or None), or None", _is_address),
+}
+
+
+def explain_scope(scope: Any) -> None:
+    """Raise the ValueError that says what is wrong with an HTTP scope, if anything is."""
+    for key, (required, wanted, is_right) in _KEYS.items():
+        value = scope.get(key)
+        if value is None and key not in scope and required:
+            raise ValueError(f"malformed ASGI scope: {key!r} is missing; it must be {wanted}")
+        if (value is not None or required) and not is_right(value):
+            raise ValueError(f"malformed ASGI scope: {key!r} must be {wanted}, not {value!r:.80}")
+    headers = scope.get("headers") or ()
+    wanted = "an iterable of pairs (name, value), both bytes"
+    if not isinstance(headers, Iterable) or isinstance(headers, (str, bytes)):
+        raise ValueError(f"malformed ASGI scope: 'headers' must be {wanted}, not {headers!r:.80}")
+    for header in headers:
+        try:
+            name, value = header
+        except (TypeError, ValueError):
+            name = value = None
+        if not (isinstance(name, bytes) and isinstance(value, bytes)):
+            raise ValueError(
+                f"malformed ASGI scope: 'headers' must be {wanted}; one is {header!r:.80}"
+            )
+
+
+# --- the other way round -------------------------------------------------------------------------
+
+# What stands for itself in a path, besides letters, digits and "_.-~" (RFC 3986, pchar).
+_SAFE_IN_PATHS = "/!$&'()*+,;=:@"
+
+
+def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[str, Any]:
+    """The HTTP scope for an environ, by the HTTP specification's version 2.5.
+
+    Raises ValueError, naming the key, for an environ that is not what PEP 3333 says.
+    """
+    try:
+        root_path = _decoded(environ.get("SCRIPT_NAME") or "")
+        path_info = _decoded(environ.get("PATH_INFO") or "")
+        method = environ["REQUEST_METHOD"]
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "http_version": environ.get("SERVER_PROTOCOL", "HTTP/1.0").partition("/")[2] or "1.0",
+            "method": method.upper(),
+            "scheme": environ.get("wsgi.url_scheme") or "http",
+            "path": root_path + path_info or "/",
+            "raw_path": _raw_path(environ),
+            "query_string": (environ.get("QUERY_STRING") or "").encode("latin1"),
+            "root_path": root_path,
+            "headers": _scope_headers(environ),
+            "client": None,
+            "server": None,
+            "extensions": {},
+        }
+        if environ.get("REMOTE_ADDR"):
+            scope["client"] = (environ["REMOTE_ADDR"], int(environ.get("REMOTE_PORT") or 0))
+        if environ.get("SERVER_NAME"):
+            port = environ.get("SERVER_PORT")
+            scope["server"] = (environ["SERVER_NAME"], int(port) if port else None)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the WSGI server's environ is not what PEP 3333 asks for: {error!r}"
+        ) from error
+    if state is not None:
+        # One for each request, so that what one adds another does not see (lifespan, "State").
+        scope["state"] = state.copy()
+    return scope
+
+
+def _decoded(text: str) -> str:
+    return text.encode("latin1").decode("utf8", "replace")
+
+
+def _raw_path(environ: dict[str, Any]) -> bytes:
+    raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if raw and raw.startswith("/"):  # not "*", nor a proxy's full URL
+        return str(raw).partition("?")[0].encode("latin1")
+    path = (environ.get("SCRIPT_NAME") or "") + (environ.get("PATH_INFO") or "")
+    return quote(path.encode("latin1"), safe=_SAFE_IN_PATHS).encode("ascii")
+
+
+def _scope_headers(environ: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+    headers = []
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            # Some servers give these twice, in both ways; WSGI's own is the right one.
+            if key in ("HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"):
+                continue
+            name = key[5:]
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            name = key
+        else:
+            continue
+        headers.append((name.lower().replace("_", "-").encode("latin1"), value.encode("latin1")))
+    return headers

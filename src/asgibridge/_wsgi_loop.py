@@ -1,0 +1,302 @@
+"""The event loop that an ``AsgiToWsgi`` runs its application on, and the application's lifespan.
+
+One thread per adapter, started at the first request, that runs one `asyncio.run` until the adapter
+is closed, the interpreter exits, or nobody holds the adapter any more. ::
+
+    (none) --first request--> starting --lifespan.startup--> serving --close()--> ended
+                                  `------startup failed----> failed
+
+`LoopThread` is what the adapter holds: which `Service` is at work, guarded by its lock. A Service
+is one such thread, from its start to its end; in a forked child the parent's is not there, and the
+next request starts another. The Service holds the application, not the adapter.
+
+**The end.** A service that is closed sends ``lifespan.shutdown``, waits at most `SHUTDOWN_SECONDS`
+for the answer, cancels what is left, and ends. Every conversation that is still open is told, also
+one whose task has not begun. At exit that happens before `threading` waits for threads, while the
+application may still use thread pools, or, if the program has threads of its own that may go on
+making requests, after those have ended, as with all our threads (`asgibridge._threads`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from . import _threads
+from .compatibility import guarantee_single_callable
+
+__all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
+
+SHUTDOWN_SECONDS = 10.0
+"""How long an application may take to answer ``lifespan.shutdown``."""
+
+_services: weakref.WeakSet[Service] = weakref.WeakSet()
+
+_LIFESPAN_ANSWERS = frozenset(
+    f"lifespan.{what}.{how}" for what in ("startup", "shutdown") for how in ("complete", "failed")
+)
+
+MODES = ("auto", "on", "off")
+
+
+class LoopThread:
+    """Whichever service of ``application`` is at work in this process."""
+
+    def __init__(self, application: Callable[..., Any], lifespan: str) -> None:
+        if lifespan not in MODES:
+            raise ValueError(f"lifespan={lifespan!r}: must be one of {', '.join(MODES)}")
+        self._application = guarantee_single_callable(application)
+        self._lifespan = lifespan
+        self._service: Service | None = None
+        self._generation = _threads.generation()
+        self._lock = threading.RLock()
+
+    def service(self) -> Service:
+        """The service, ready to take requests; starts it and waits for its lifespan.
+
+        From any thread. Raises RuntimeError if the application's startup failed.
+        """
+        service = self._service
+        if service is None or self._generation != _threads.generation() or service.has_ended:
+            service = self._start()
+        elif service.worker is threading.current_thread():
+            raise RuntimeError(
+                "AsgiToWsgi was called on the thread of its own event loop, would deadlock: it "
+                "would wait there for itself. Await the ASGI application instead"
+            )
+        service.wait_until_ready()
+        return service
+
+    def _start(self) -> Service:
+        if self._generation != _threads.generation():
+            # In a forked child; who may have held the lock is not there.
+            self._lock = threading.RLock()
+            self._service = None
+            self._generation = _threads.generation()
+        with self._lock:
+            service = self._service
+            if service is None or service.has_ended:
+                service = Service(self._application, self._lifespan)
+                worker = _threads.Worker(service)
+                service.worker = worker
+                _services.add(service)
+                worker.start()
+                self._service = service
+            return service
+
+    def close(self) -> None:
+        """End the service and wait for that: see the module's header. From any thread."""
+        with self._lock:
+            service, self._service = self._service, None
+        if service is None or self._generation != _threads.generation():
+            return
+        service.close()
+        worker = service.worker
+        if worker is not None and worker is not threading.current_thread():
+            worker.join()
+
+    def __del__(self) -> None:
+        service = getattr(self, "_service", None)
+        if service is not None and self._generation == _threads.generation():
+            service.close()
+
+
+class Service:
+    """One thread's loop; what a `_threads.Worker` serves."""
+
+    worker: _threads.Worker | None = None
+    is_ending = False
+    has_ended = False
+    state: dict[str, Any] | None = None
+    """What the application put into the lifespan's ``state``; None without lifespan."""
+
+    def __init__(self, application: Callable[..., Any], lifespan: str) -> None:
+        self.application = application
+        self._mode = lifespan
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self.conversations: set[Any] = set()  # that may wait for an answer
+
+    def wait_until_ready(self) -> None:
+        """Wait for the lifespan's startup; raises RuntimeError if it failed."""
+        if not self._ready.is_set():
+            while not self._ready.wait(0.25):  # in slices: on Windows Ctrl-C waits for them
+                pass
+        if self._error is not None:
+            raise RuntimeError(
+                f"the ASGI application could not be started: {self._error}"
+            ) from self._error
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> bool:
+        """Have the callback called on the loop; False if that has ended. From any thread."""
+        loop = self._loop
+        if loop is None:
+            return False
+        try:
+            loop.call_soon_threadsafe(callback, *args)
+        except RuntimeError:  # closed
+            return False
+        return True
+
+    def close(self) -> None:
+        """Begin to end. From any thread."""
+        self.is_ending = True
+        self.call_soon(self._set_stop)
+
+    def _set_stop(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
+
+    # On the thread.
+
+    def serve(self) -> None:
+        """Run the loop until `close`."""
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            if not self._ready.is_set():
+                self._error = error
+            else:
+                raise
+        finally:
+            self.has_ended = True
+            self._loop = None
+            self._ready.set()
+            for conversation in list(self.conversations):
+                conversation.give_up()
+
+    def drain(self) -> list[_threads.Item]:
+        """Nothing: `serve` has told all that waited."""
+        return []
+
+    async def _main(self) -> None:
+        self._stop = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        if self.is_ending:  # close() came before it could tell the loop
+            self._stop.set()
+        lifespan = None
+        if self._mode != "off":
+            lifespan = _Lifespan(self.application)
+            try:
+                await lifespan.start(must_have=self._mode == "on")
+            except Exception as error:
+                self._error = error
+            self.state = lifespan.state if lifespan.is_supported else None
+        self._ready.set()
+        await self._stop.wait()
+        if lifespan is not None and self._error is None:
+            await lifespan.stop()
+
+
+class _Lifespan:
+    """The lifespan conversation with an application, which may not know of such a thing."""
+
+    def __init__(self, application: Callable[..., Any]) -> None:
+        self._application = application
+        self._incoming: asyncio.Queue[Any] = asyncio.Queue()
+        self._answers: asyncio.Queue[Any] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+        self.state: dict[str, Any] = {}
+        self.is_supported = False
+        self._is_stopping = False
+
+    async def _run(self) -> None:
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self.state,
+        }
+        try:
+            await self._application(scope, self._incoming.get, self._send)
+            self._answers.put_nowait({"type": "ended"})
+        except BaseException as error:
+            if self.is_supported and not self._is_stopping and isinstance(error, Exception):
+                _report("the ASGI application's lifespan has died", error)
+            self._answers.put_nowait({"type": "ended", "error": error})
+            if not isinstance(error, Exception):
+                raise
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] not in _LIFESPAN_ANSWERS:
+            # An application that takes every scope for a request ends here, as having no lifespan.
+            raise RuntimeError(f"send() got {message['type']!r} in a lifespan")
+        if message["type"] == "lifespan.startup.complete":
+            self.is_supported = True
+        self._answers.put_nowait(message)
+
+    async def start(self, *, must_have: bool) -> None:
+        """Send ``lifespan.startup``; raises if the application says that it failed.
+
+        An application that ends or raises instead of answering has no lifespan, which is right, by
+        the specification, unless it ``must_have`` one.
+        """
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._incoming.put_nowait({"type": "lifespan.startup"})
+        answer = await self._answers.get()
+        kind = answer.get("type")
+        if kind == "lifespan.startup.complete":
+            return
+        if kind == "lifespan.startup.failed":
+            raise RuntimeError(answer.get("message") or "its lifespan startup failed")
+        if kind != "ended":
+            raise RuntimeError(f"it answered lifespan.startup with {kind!r}")
+        if must_have:
+            raise answer.get("error") or RuntimeError(
+                "it has no lifespan (it ended without an answer to lifespan.startup), and "
+                "lifespan='on' asks for one"
+            )
+
+    async def stop(self) -> None:
+        """Send ``lifespan.shutdown`` and wait for the answer, not for ever."""
+        if not self.is_supported or self._task is None or self._task.done():
+            return
+        self._is_stopping = True
+        self._incoming.put_nowait({"type": "lifespan.shutdown"})
+        try:
+            answer = await asyncio.wait_for(self._answers.get(), SHUTDOWN_SECONDS)
+            if answer["type"] == "lifespan.shutdown.failed":
+                _report(f"the ASGI application's shutdown failed: {answer.get('message')}")
+            elif answer.get("error") is not None:
+                _report("the ASGI application's shutdown failed", answer["error"])
+            else:
+                await asyncio.wait([self._task], timeout=SHUTDOWN_SECONDS)
+        except asyncio.TimeoutError:
+            _report(
+                "the ASGI application did not answer lifespan.shutdown within "
+                f"{SHUTDOWN_SECONDS:g} seconds"
+            )
+
+
+def _report(what: str, error: BaseException | None = None) -> None:
+    context: dict[str, Any] = {"message": what}
+    if error is not None:
+        context["exception"] = error
+    asyncio.get_running_loop().call_exception_handler(context)
+
+
+def _end_services() -> None:
+    if _threads.has_users_threads():
+        return
+    for service in list(_services):
+        service.close()
+    for service in list(_services):
+        if service.worker is not None and service.worker.is_alive():
+            service.worker.join()
+
+
+def _forget_services() -> None:
+    _services.clear()
+
+
+try:
+    threading._register_atexit(_end_services)  # type: ignore[attr-defined]
+except RuntimeError:  # imported while the interpreter is already waiting for its threads
+    pass
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_services)
