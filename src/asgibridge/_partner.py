@@ -101,7 +101,8 @@ class Partner:
         self._has_own_loop = False
         self._task: asyncio.Task[Any] | None = None
         self._asked: list[bool] = []
-        self._leaving = False
+        self._leaving = False  # told by the thread
+        self._has_left = False  # done by the body, and not to be disturbed any more
         self._over = False
         self._error: BaseException | None = None
         # The thread's context when the two last agreed, and the partner's; and the news.
@@ -221,7 +222,7 @@ class Partner:
         kernel = _backend.kernel
         executors = AsyncToSync.executors
         outer = kernel.peek(executors, "current", None)
-        self._frame = frame = sync.CurrentThreadExecutor(outer)
+        self._frame = frame = kernel.CurrentThreadExecutor(outer)
         executors.current = frame
         try:
             context = contextvars.copy_context()
@@ -351,7 +352,7 @@ class Partner:
         if self._resting is not None:
             if not self._resting.done():
                 self._resting.set_result(None)
-        elif self._task is not None:
+        elif self._task is not None and not self._has_left:
             self._task.cancel()
 
     def _tell(self) -> None:
@@ -366,7 +367,9 @@ class Partner:
 
     async def _rest(self) -> bool:
         # In the body: wait until the thread asks. False if it is to leave.
-        if self._asked or self._leaving:
+        if self._leaving:
+            pass
+        elif self._asked:
             await asyncio.sleep(0)  # others on this loop have a right to go on
         else:
             self._resting = asyncio.get_running_loop().create_future()
@@ -375,7 +378,10 @@ class Partner:
             finally:
                 self._resting = None
         if self._leaving:
+            self._has_left = True
             return False
+        self._enlist()
+        self._from_partner.append((contextvars.copy_context(), self._its))
         self._take_news(self._from_thread)
         self._its = contextvars.copy_context()
         return True

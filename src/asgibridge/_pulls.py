@@ -1,14 +1,14 @@
 """A sync iterator for a task: what is ready comes over in one hop, a *pull*.
 
 Three take part. The **consumer**, a task, takes items from ``ready`` and asks for more when that is
-empty. The **pull** is a call in the iterator's thread; it puts items into ``ready`` until that
-holds ``max_size``, or the pull has lasted `SLICE` seconds, or the iterator has ended. Then the
+empty. The **pull** is a call in the iterator's thread; it puts items into ``ready`` until there
+were ``max_size``, or the pull has lasted `SLICE` seconds, or the iterator has ended. Then the
 thread is free for others: so that code in the loop's body may itself call thread-sensitive code,
 and a slow iterator gets one hop an item and never runs ahead. The **pull task** awaits the pull's
 call, because the consumer goes on when the first item is there, not when the pull is over.
 
-**Waking.** The consumer puts a token into ``_asked`` and then looks into ``ready``; the pull puts an
-item into ``ready`` and then looks for the token. One of them sees the other's, whichever was first.
+**Waking.** The consumer puts a token into ``_asked`` and then looks into ``ready``; the pull puts
+an item into ``ready`` and then looks for the token. One of them sees what the other did.
 
 **Who has the iterator** is who popped it from ``_held``. A pull pops it, and puts it back unless it
 has ended; then it looks whether the consumer has left (``_closed``), and if so pops it again and
@@ -59,7 +59,10 @@ class Hops:
         self._thread_sensitive = thread_sensitive
         self._executor = executor
         self.context: contextvars.Context | None = None
+        # What each side's was when it last told the other; and the task's news since, as pairs
+        # (after, before).
         self._ours = self._theirs = contextvars.Context()
+        self._news: list[tuple[contextvars.Context, contextvars.Context]] = []
 
     def give_context(self) -> None:
         """Set in ``context`` what the task changed since the last time. In the task."""
@@ -67,12 +70,15 @@ class Hops:
         if self.context is None:
             self.context = now.copy()
         else:
-            self.context.run(_backend.kernel.restore_context, now, self._ours)
+            for after, before in [*self._news, (now, self._ours)]:
+                self.context.run(_backend.kernel.restore_context, after, before)
+            self._news.clear()
         self._ours = now
         self._theirs = self.context.copy()
 
     def take_context(self, theirs: contextvars.Context) -> None:
-        """Set in the task's context what the other side changed; ``theirs`` is a copy from there."""
+        """Set in the task's context what the other side changed; ``theirs`` is a copy of its."""
+        self._news.append((contextvars.copy_context(), self._ours))
         _backend.kernel.restore_context(theirs, self._theirs)
         self._theirs = theirs
         self._ours = contextvars.copy_context()
@@ -135,15 +141,15 @@ class Hops:
             except asyncio.CancelledError as error:
                 cancelled = error
         self.take_context(after[0])
-        value, error = outcome.pop()
+        value, raised = outcome.pop()
         try:
-            if error is not None:
-                raise error
+            if raised is not None:
+                raise raised
             if cancelled is not None:
                 raise cancelled
             return value  # type: ignore[no-any-return]
         finally:
-            del error, cancelled
+            del raised, cancelled
 
 
 class Pulls(Generic[_T]):
@@ -167,26 +173,14 @@ class Pulls(Generic[_T]):
         self._taken: contextvars.Context | None = None
         self._ended = False
         self._closed = False
-        self._error: BaseException | None = None
+        self._gone = False
+        self._errors: list[BaseException] = []  # the one it ended with
 
     async def more(self) -> bool:
         """Wait until something is in ``ready``; False at the end. Raises what the iterator raised.
 
         In the consumer.
         """
-        while not self.ready:
-            if self._task is None:
-                if self._ended:
-                    self._take_context()
-                    if self._error is not None:
-                        self._raise_error()
-                    return False
-                self._begin_pull()
-            await self._wait()
-        self._take_context()
-        return True
-
-    def _begin_pull(self) -> None:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -194,14 +188,28 @@ class Pulls(Generic[_T]):
             raise RuntimeError(
                 "this iterator was begun on another event loop: iterate over it on one"
             )
+        while not self.ready:
+            if self._task is None:
+                if self._ended:
+                    self._take_context()
+                    self._raise_error()
+                    return False
+                self._begin_pull()
+            await self._wait()
+        self._take_context()
+        return True
+
+    def _begin_pull(self) -> None:
         self._take_context()
         self._hops.give_context()
+        assert self._loop is not None
         self._task = self._loop.create_task(self._hops.call(self._pull))
 
     async def _wait(self) -> None:
         # For an item, or for the end of the pull.
         loop, task = self._loop, self._task
-        assert loop is not None and task is not None
+        assert loop is not None
+        assert task is not None
         if not task.done():
             woken = loop.create_future()
             self._asked.append(woken)
@@ -217,7 +225,8 @@ class Pulls(Generic[_T]):
                 except asyncio.CancelledError:
                     # What comes of the cancellation is the call's business: it ends at once,
                     # unless the iterator waits in `async_to_sync`.
-                    task.cancel()
+                    if not task.cancel():
+                        raise
                     await asyncio.wait({task})
                     if task.cancelled():
                         raise
@@ -240,9 +249,11 @@ class Pulls(Generic[_T]):
             self._hops.take_context(handed)
 
     def _raise_error(self) -> None:
-        error, self._error = self._error, None
         try:
-            assert error is not None
+            error = self._errors.pop()
+        except IndexError:
+            return
+        try:
             raise error
         finally:
             del error
@@ -268,25 +279,29 @@ class Pulls(Generic[_T]):
             held.clear()
             if self._closed:
                 self._close_if_mine()
+                self._handed = self._hops.copy_context()
             return
-        self._error = error
+        if error is not None:
+            self._errors.append(error)
         self._ended = True
         del error
-        if self._error is not None and self._closed:
+        if self._gone:
             self._raise_error()  # to be reported: nobody asks for it any more
 
     def _fill(self, iterator: Iterator[_T] | None, held: list[Iterator[_T]]) -> None:
         # Puts the iterator into ``held`` unless it has ended.
         if iterator is None:
             iterator = iter(self._open())
-        ready, asked, max_size = self.ready, self._asked, self._max_size
+        ready, asked, room = self.ready, self._asked, self._max_size
         until = clock() + SLICE
         for item in iterator:
             ready.append(item)
             del item
             if asked:
                 self._wake()
-            if len(ready) >= max_size or self._closed or clock() >= until:
+            # Counted, not measured: the consumer takes items away meanwhile.
+            room -= 1
+            if not room or self._closed or clock() >= until:
                 held.append(iterator)
                 return
 
@@ -313,6 +328,13 @@ class Pulls(Generic[_T]):
 
     async def close(self) -> None:
         """Let the iterator go, and close it if it is a generator. In the consumer, once."""
+        try:
+            await self._close()
+        finally:
+            self._gone = True
+            self._report_error()
+
+    async def _close(self) -> None:
         self._closed = True
         self.ready.clear()
         task = self._task
@@ -320,10 +342,9 @@ class Pulls(Generic[_T]):
             # It ends with the item it is at, and closes the iterator on its way.
             if not task.done():
                 await asyncio.wait({task})
+            self._take_context()
             if not task.cancelled():
-                self._error = self._error or task.exception()
-        if self._error is not None:
-            self._report_error()
+                task.result()
         try:
             iterator = self._held.pop()
         except IndexError:
@@ -331,11 +352,13 @@ class Pulls(Generic[_T]):
         else:
             if isinstance(iterator, Generator):
                 await self._hops.to_the_end(lambda: _close(iterator))
-        self._take_context()
 
     def _report_error(self) -> None:
-        # It was read ahead of a consumer that did not go so far.
-        error, self._error = self._error, None
+        # It was met while reading ahead of a consumer that did not go so far.
+        try:
+            error = self._errors.pop()
+        except IndexError:
+            return
         asyncio.get_running_loop().call_exception_handler(
             {"message": "an iterator raised after the loop over it was left", "exception": error}
         )

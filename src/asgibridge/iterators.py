@@ -238,7 +238,7 @@ class _Pump(Partner):
         return bool(self.ready)
 
     async def _body(self) -> None:
-        ready, max_size = self.ready, self._max_size
+        ready, room = self.ready, self._max_size
         iterator = self._open().__aiter__()
         until = clock() + SLICE
         try:
@@ -246,10 +246,12 @@ class _Pump(Partner):
                 ready.append(item)
                 del item
                 self._tell()
-                if len(ready) >= max_size or self._leaving or clock() >= until:
+                # Counted, not measured: the thread takes items away meanwhile.
+                room -= 1
+                if not room or self._leaving or clock() >= until:
                     if not await self._rest():
                         break
-                    until = clock() + SLICE
+                    room, until = self._max_size, clock() + SLICE
         finally:
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
