@@ -338,7 +338,7 @@ class Pulls(Generic[_T]):
         self._closed = True
         self.ready.clear()
         task = self._task
-        if task is not None:
+        if task is not None and self._loop is asyncio.get_running_loop():
             # It ends with the item it is at, and closes the iterator on its way.
             if not task.done():
                 await asyncio.wait({task})
