@@ -67,10 +67,10 @@ class Run:
 def prepare(environment: Path, interpreter: Interpreter) -> Interpreter:
     """The environment's own interpreter, everything installed."""
     create(environment, interpreter)
-    # gevent has no free-threaded build.
-    install(
-        environment, "test,upstream" if interpreter.name.endswith("t") else "test,upstream,gevent"
-    )
+    extras = "test,upstream"
+    if not interpreter.name.endswith("t"):  # neither has a free-threaded build
+        extras += ",gevent,typecheck"
+    install(environment, extras)
     inside = probe(python_in(environment))
     assert inside is not None
     return inside
