@@ -39,10 +39,10 @@ import contextvars
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import _backend, _threads, runners, sync
+from . import _backend, _threads, sync
 from .sync import AsyncToSync, SyncToAsync
 
 __all__ = ["Partner"]
@@ -285,7 +285,7 @@ class Partner:
     def _run(self, home: Any, context: contextvars.Context) -> None:
         # On the thread of its own, from beginning to end.
         try:
-            _backend.kernel.at_home(home, context.run, runners._asyncio_run, self._own_main)
+            _backend.kernel.at_home(home, context.run, _asyncio_run, self._own_main)
         except BaseException as error:
             if self._error is None:
                 self._error = error
@@ -407,6 +407,14 @@ class Partner:
             # Every nested call sets it and sets it back, and each side has one of its own.
             if kernel.peek(executors, "current", None) is not frame:
                 executors.current = frame
+
+
+def _asyncio_run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    coroutine = body()
+    try:
+        asyncio.run(coroutine)  # looked up now: a program may have replaced it
+    finally:
+        coroutine.close()
 
 
 _unfinished: weakref.WeakSet[Partner] = weakref.WeakSet()
