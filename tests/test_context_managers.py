@@ -7,12 +7,13 @@ import contextlib
 import contextvars
 import sys
 import threading
+import time
 import weakref
 
 import pytest
 
 from asgibridge.iterators import async_to_sync_context_manager, sync_to_async_context_manager
-from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 
 LIMIT = 10
 
@@ -190,6 +191,34 @@ class TestSyncToAsync:
         await reached(left)
         assert seen == [(asyncio.CancelledError, await sync_to_async(threading.get_ident)())]
         assert reported == []
+
+    @pytest.mark.asyncio
+    async def test_cancelled_when_it_has_just_been_entered_it_is_left_again(self):
+        loop = asyncio.get_running_loop()
+        recorder = Recorder()
+        executor = SyncToAsync.single_thread_executor
+
+        def cancel():
+            # The loop is not told before this has returned that the thread is done.
+            give_up_at = time.monotonic() + LIMIT
+            while not executor.is_idle() and time.monotonic() < give_up_at:
+                pass
+            task.cancel()
+
+        @sync_to_async_context_manager
+        def manager():
+            loop.call_soon_threadsafe(cancel)
+            return recorder
+
+        async def use():
+            async with manager():
+                raise AssertionError("entered")
+
+        task = asyncio.ensure_future(use())
+        await asyncio.wait({task}, timeout=LIMIT)
+        assert task.cancelled()
+        assert recorder.calls == ["enter", "exit"]
+        assert isinstance(recorder.error, asyncio.CancelledError)
 
     @pytest.mark.asyncio
     async def test_cancelled_before_its_turn_it_is_not_entered(self):

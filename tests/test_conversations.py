@@ -299,6 +299,19 @@ async def test_the_bodys_own_exception_comes_first_and_the_shutdown_all_the_same
 
 
 @pytest.mark.asyncio
+async def test_the_bodys_own_exception_comes_before_that_of_the_shutdown():
+    async def application(scope, receive, send):
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        raise Broken("in the shutdown")
+
+    with pytest.raises(LookupError):
+        async with LifespanCommunicator(application):
+            raise LookupError
+
+
+@pytest.mark.asyncio
 async def test_an_application_that_dies_in_between():
     died = asyncio.Event()
 

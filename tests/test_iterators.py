@@ -299,6 +299,28 @@ class TestSyncToAsync:
         assert variable.get() == "outside"
 
     @pytest.mark.asyncio
+    async def test_what_the_loop_sets_while_the_iterator_runs_is_not_lost(self, monkeypatch):
+        monkeypatch.setattr(_pulls, "clock", lambda: 0)
+        recorder = Recorder()
+        other = contextvars.ContextVar("other", default="unset")
+        seen = []
+
+        def generate():
+            for item in recorder.generate(4, wait_at=1):
+                seen.append(variable.get())
+                other.set(item)
+                yield item
+
+        variable.set("before")
+        async for item in sync_to_async_iterator(generate(), max_size=2):
+            if item == 0:
+                await reached(recorder.waiting)
+                variable.set("meanwhile")
+                recorder.go_on.set()
+        assert seen == ["before", "before", "meanwhile", "meanwhile"]
+        assert (variable.get(), other.get()) == ("meanwhile", 3)
+
+    @pytest.mark.asyncio
     async def test_locals_go_both_ways(self):
         local = Local()
         local.value = "loop's"
@@ -582,6 +604,25 @@ class TestSyncToAsync:
         references = []
         asyncio.run(main())
 
+    @pytest.mark.asyncio
+    async def test_an_item_does_not_live_until_the_next(self, no_gc, monkeypatch):
+        monkeypatch.setattr(_pulls, "clock", lambda: 0)
+        recorder = Recorder()
+
+        def generate():
+            for i in recorder.generate(2, wait_at=1):
+                if i == 0:
+                    yield Item()
+
+        items = sync_to_async_iterator(generate())
+        reference = weakref.ref(await items.__anext__())
+        await reached(recorder.waiting)
+        if not getattr(sys, "_is_gil_enabled", lambda: True)():
+            gc.collect()
+        assert reference() is None
+        recorder.go_on.set()
+        await items.aclose()
+
     def test_nothing_outlives_an_error(self, no_gc):
         def generate():
             item = Item()
@@ -792,6 +833,24 @@ class TestAsyncToSync:
 
         contextvars.copy_context().run(run, iterate)
 
+    def test_what_it_set_ahead_of_the_loop_is_not_lost(self, run):
+        ahead = threading.Event()
+
+        async def generate():
+            yield 0
+            variable.set("ahead")
+            ahead.set()
+            yield 1
+            yield 2
+
+        def iterate():
+            for item in async_to_sync_iterator(generate(), max_size=2):
+                if item == 0:
+                    assert ahead.wait(LIMIT)
+            assert variable.get() == "ahead"
+
+        contextvars.copy_context().run(run, iterate)
+
     def test_what_it_left_alone_is_not_set_back(self, run):
         async def generate():
             for i in range(3):
@@ -930,9 +989,9 @@ class TestAsyncToSync:
             task.cancel()
             await asyncio.wait({task}, timeout=LIMIT)
             assert task.cancelled()
+            assert ended == [1, "cleaned up"]
 
         asyncio.run(main())
-        assert ended == [1, "cleaned up"]
 
     def test_the_end_of_its_loop_is_an_error(self):
         items = []
@@ -966,40 +1025,71 @@ class TestAsyncToSync:
             with pytest.raises(RuntimeError, match="on the thread on which it was begun"):
                 executor.submit(next, items).result(LIMIT)
 
-    def test_dropped_on_another_thread_it_does_not_wait(self):
-        closed = threading.Event()
+    def test_on_a_loop_that_has_stopped_it_says_so(self):
+        loop = asyncio.new_event_loop()
+        items = async_to_sync_iterator(anumbers(3), max_size=1)
+        try:
+            loop.run_until_complete(sync_to_async(next)(items))
+
+            def go_on():
+                with pytest.raises(RuntimeError, match="is not running any more"):
+                    next(items)
+
+            run_in_worker(go_on)
+            loop.run_until_complete(asyncio.sleep(0))
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            for task in asyncio.all_tasks(loop):
+                loop.run_until_complete(asyncio.wait({task}))
+            loop.close()
+
+    def test_closed_on_another_thread_it_does_not_wait(self):
+        dropped, closed = threading.Event(), threading.Event()
 
         async def generate():
             try:
                 yield 1
                 yield 2
             finally:
+                await reached(dropped)
                 closed.set()
 
         items = [async_to_sync_iterator(generate(), max_size=1)]
         next(items[0])
         with ThreadPoolExecutor(1) as executor:
-            executor.submit(items.clear).result(LIMIT)
+            executor.submit(items[0].close).result(LIMIT / 2)
+        dropped.set()
         assert closed.wait(LIMIT)
 
-    def test_dropped_on_a_loops_thread_it_does_not_wait(self):
-        closed = threading.Event()
+    def test_closed_on_a_loops_thread_it_does_not_wait(self):
+        dropped, closed = threading.Event(), threading.Event()
 
         async def generate():
             try:
                 yield 1
                 yield 2
             finally:
+                await reached(dropped)
                 closed.set()
 
         items = [async_to_sync_iterator(generate(), max_size=1)]
         next(items[0])
 
         async def main():
-            items.clear()
+            items[0].close()
+            dropped.set()
             await reached(closed)
 
         asyncio.run(main())
+
+    def test_at_the_top_level_all_its_tasks_use_the_waiting_thread(self):
+        async def generate():
+            call = contextvars.Context().run(
+                asyncio.ensure_future, sync_to_async(threading.get_ident)()
+            )
+            yield await call
+
+        assert list(async_to_sync_iterator(generate())) == [threading.get_ident()]
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
     def test_in_a_forked_child_it_says_so(self, script_output):

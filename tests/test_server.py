@@ -411,9 +411,11 @@ async def test_a_subclass_may_put_in_its_own_dicts():
         }
     server.get_or_create_application_instance("d", None)
     assert list(server.application_instances) == ["a", "c", "d"]
-    server.application_instances = dict(server.application_instances)
     server.get_or_create_application_instance("e", None)
     assert list(server.application_instances) == ["a", "d", "e"]
+    server.application_instances = dict(server.application_instances)
+    server.get_or_create_application_instance("f", None)
+    assert list(server.application_instances) == ["d", "e", "f"]
     for scope_id in list(server.application_instances):
         server.delete_application_instance(scope_id)
 
@@ -474,3 +476,33 @@ async def test_the_server_waits_for_what_it_has_deleted():
     assert cleaned_up == ["scope"]
     exception, _ = server.reported.get_nowait()
     assert exception.args == ("late",)
+
+
+@pytest.mark.asyncio
+async def test_a_report_that_deletes_its_instance_is_the_only_one():
+    class Deleting(Server):
+        async def application_exception(self, exception, application_details):
+            self.delete_application_instance("fails")
+            await super().application_exception(exception, application_details)
+
+    server = Deleting(by_scope, lambda server: asyncio.sleep(0))
+    server.get_or_create_application_instance("fails", "fails")
+    await asyncio.wait({server.application_instances["fails"]["future"]})
+    for _ in range(3):
+        await server._check_applications()
+    assert server.reported.qsize() == 1
+
+
+@pytest.mark.asyncio
+async def test_what_is_gone_is_not_remembered():
+    server = Server(echo)
+    server.get_or_create_application_instance("stays", None)
+    for i in range(500):
+        server.get_or_create_application_instance(i, None)
+        server.delete_application_instance(i)
+    assert len(server.application_instances._heap) <= 103
+    server.delete_application_instance("stays")
+    futures = {details["future"] for details in server._ending.values()}
+    await asyncio.wait(futures, timeout=10)
+    await server._check_applications()
+    assert server._ending == {}

@@ -293,8 +293,13 @@ async def test_a_message_that_comes_late_is_received():
 
 @pytest.mark.asyncio
 async def test_a_timeout_of_0_is_one_look():
+    async def application(scope, receive, send):
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await send("too late")
+
     with pytest.raises(TimeoutError):
-        await ApplicationCommunicator(echo, {}).receive_output(0)
+        await ApplicationCommunicator(application, {}).receive_output(0)
     communicator = ApplicationCommunicator(echo, {})
     communicator.output_queue.put_nowait("there already")
     assert await communicator.receive_output(0) == "there already"
