@@ -268,6 +268,7 @@ def test_what_a_server_does_wrong_over_http(rule, steps):
     [
         ("message", [b"http.response.start"]),
         ("message: type", [{"status": 200}]),
+        ("message: type", [{"type": []}]),
         ("message: type", [REQUEST]),
         ("message: type", [ACCEPT]),
         ("http.response.start: status", [{"type": "http.response.start"}]),

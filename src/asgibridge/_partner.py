@@ -104,6 +104,7 @@ class Partner:
         self._leaving = False  # told by the thread
         self._has_left = False  # done by the body, and not to be disturbed any more
         self._over = False
+        self._has_finished = False  # seen by the thread
         self._error: BaseException | None = None
         # The thread's context when the two last agreed, and the partner's; and the news.
         self._mine = self._its = contextvars.Context()
@@ -149,6 +150,7 @@ class Partner:
 
     def finish(self) -> None:
         """The partner is over: let its frame go, and raise what it raised. On the thread."""
+        self._has_finished = True
         _unfinished.discard(self)
         frame = self._frame
         frame.close()
@@ -171,11 +173,10 @@ class Partner:
     def close(self) -> None:
         """Have the partner leave, wait for its end, and raise what it raised in doing so."""
         frame = self._frame
-        if frame is None or self._generation != _threads.generation():
+        if frame is None or self._has_finished or self._generation != _threads.generation():
             return
         if self._over and frame.owns_current_thread():
-            if frame.serving() is frame:
-                self.finish()
+            self.finish()
             return
         self._leaving = True
         loop = self._loop
@@ -183,7 +184,7 @@ class Partner:
             self._send(self._on_leave)
         if (
             not frame.owns_current_thread()
-            or asyncio._get_running_loop() is not None
+            or self._would_block_a_loop()
             or (loop is not None and not self._has_own_loop and not loop.is_running())
         ):
             frame.quit()
@@ -199,8 +200,15 @@ class Partner:
             raise
         self.finish()
 
+    def _would_block_a_loop(self) -> bool:
+        running = asyncio._get_running_loop()
+        if running is None:
+            return False
+        # Under gevent the partner's own loop seems to run here, in the one thread there is.
+        return not (running is self._loop and self._frame.owns_current_thread())
+
     def _check_use(self) -> None:
-        if asyncio._get_running_loop() is not None:
+        if self._would_block_a_loop():
             raise RuntimeError(
                 "this would block the event loop that runs in this thread: use the async iterator "
                 "or context manager itself, with `async for` or `async with`"
@@ -425,5 +433,15 @@ def _close_at_exit() -> None:
         partner.close()
 
 
-# Runs before that of `_threads`, which came first: what the partners call still has threads.
+def _close_before_threads_are_joined() -> None:
+    # Where `threading` itself waits for our threads, though they are abandoned: see `_threads`.
+    if _backend.threading_is_patched() or not _threads._daemons_allowed():
+        _close_at_exit()
+
+
+# Both run before those of `_threads`, which came first: what the partners call still has threads.
 atexit.register(_close_at_exit)
+try:
+    threading._register_atexit(_close_before_threads_are_joined)  # type: ignore[attr-defined]
+except RuntimeError:  # imported while the interpreter is already waiting for its threads
+    pass
