@@ -34,8 +34,8 @@ bench-queue:
 	.venv/bench-queue/bin/python bench/queues.py $(BENCHFLAGS)
 
 bench-tools:
-	$(PYTHON) tests/environment.py .venv/bench-tools bench-tools
-	.venv/bench-tools/bin/python bench/tools.py $(BENCHFLAGS)
+	$(PYTHON) tests/environment.py .venv/bench bench
+	.venv/bench/bin/python bench/tools.py $(BENCHFLAGS)
 
 bench-wsgi:
 	$(PYTHON) tests/environment.py .venv/bench-wsgi bench-wsgi

@@ -67,10 +67,11 @@ class Run:
 def prepare(environment: Path, interpreter: Interpreter) -> Interpreter:
     """The environment's own interpreter, everything installed."""
     create(environment, interpreter)
-    # gevent has no free-threaded build.
-    gevent = "" if interpreter.name.endswith("t") else ",gevent"
+    extras = "test,upstream,servers"
+    if not interpreter.name.endswith("t"):  # neither has a free-threaded build
+        extras += ",gevent,typecheck"
     # Django needs asgiref, and asgiref's own suite its absence: asgibridge stands in for it.
-    install(environment, f"test,upstream,servers{gevent}", alone="django>=4.2")
+    install(environment, extras, alone="django>=4.2")
     inside = probe(python_in(environment))
     assert inside is not None
     return inside

@@ -48,6 +48,31 @@ def test_one_call_after_the_other(script_output):
     ).splitlines() == ["0 True", "1 True", "2 True"]
 
 
+def test_iterators_in_both_directions(script_output):
+    assert script_output(
+        SCRIPT
+        + """
+    from asgibridge.iterators import async_to_sync_iterator, sync_to_async_iterator
+
+    async def views(n):
+        try:
+            for i in range(n):
+                yield await view(i)
+        finally:
+            print("closed", flush=True)
+
+    async def numbers():
+        return [i async for i in sync_to_async_iterator(range(3))]
+
+    for number, thread in async_to_sync_iterator(views(2)):
+        print(number, thread is threading.current_thread())
+    print(async_to_sync(numbers)())
+    left_open = async_to_sync_iterator(views(2))
+    next(left_open)
+    """
+    ).splitlines() == ["0 True", "1 True", "closed", "[0, 1, 2]", "closed"]
+
+
 def test_several_calls_at_once(script_output):
     out = script_output(
         SCRIPT

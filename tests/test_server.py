@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
+from random import Random
 
 import pytest
 
@@ -103,7 +105,7 @@ async def test_an_instance_is_found_again_and_marked_as_used():
 
 @pytest.mark.asyncio
 async def test_the_least_recently_used_instance_makes_room():
-    server = Server(echo, max_applications=2)
+    server = Server(echo, max_applications=3)
     futures = {}
     for scope_id, last_used in (("a", 30), ("b", 10), ("c", 10)):
         server.get_or_create_application_instance(scope_id, None)
@@ -313,3 +315,194 @@ def test_ctrl_c_ends_run_quietly(caplog):
 
     Interrupted(echo).run()
     assert [record.name for record in caplog.records] == ["asgibridge.server"]
+
+
+# How many, and which
+
+
+@pytest.mark.asyncio
+async def test_there_are_never_more_than_max_applications():
+    server = Server(echo, max_applications=3)
+    for scope_id in range(10):
+        server.get_or_create_application_instance(scope_id, None)
+        assert len(server.application_instances) == min(scope_id + 1, 3)
+    assert list(server.application_instances) == [7, 8, 9]
+    for scope_id in list(server.application_instances):
+        server.delete_application_instance(scope_id)
+
+
+def test_a_server_for_no_application_says_so():
+    with pytest.raises(ValueError, match="max_applications is 0: it must be at least 1"):
+        Server(echo, max_applications=0)
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.monotonic = time.monotonic
+
+    def time(self):
+        return self.now
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.asyncio
+async def test_the_oldest_is_the_same_as_by_looking_through_all(monkeypatch, seed):
+    clock = Clock()
+    monkeypatch.setattr("asgibridge.server.time", clock)
+    random = Random(seed)
+    server = Server(echo, max_applications=20)
+    instances = server.application_instances
+    used = {}  # by scope id: when, and which was made first
+    for i in range(600):
+        clock.now += random.choice([0, 1, 1, 2, -3])
+        scope_id = random.randrange(40)
+        if random.random() < 0.1 and instances:
+            victim = random.choice(list(instances))
+            used[victim] = random.uniform(-5, clock.now), used[victim][1]
+            instances[victim]["last_used"] = used[victim][0]
+        if random.random() < 0.1 and instances:
+            victim = random.choice(list(instances))
+            server.delete_application_instance(victim)
+            del used[victim]
+        if scope_id not in used and len(used) == 20:
+            del used[min(used, key=used.get)]
+        used[scope_id] = clock.now, used.get(scope_id, (0, i))[1]
+        server.get_or_create_application_instance(scope_id, None)
+        assert set(instances) == set(used)
+    assert len(instances._heap) <= 2 * 20 + 101
+    for scope_id in list(instances):
+        server.delete_application_instance(scope_id)
+
+
+@pytest.mark.asyncio
+async def test_finding_the_oldest_does_not_look_at_all():
+    class Times(float):
+        compared = 0
+
+        def __lt__(self, other):
+            Times.compared += 1
+            return float(self) < float(other)
+
+    server = Server(echo, max_applications=1000)
+    for scope_id in range(1000):
+        server.get_or_create_application_instance(scope_id, None)
+    for i, details in enumerate(server.application_instances.values()):
+        details["last_used"] = Times(i)
+    Times.compared = 0
+    server.delete_oldest_application_instance()
+    assert 0 not in server.application_instances
+    assert Times.compared <= 60
+    for scope_id in list(server.application_instances):
+        server.delete_application_instance(scope_id)
+
+
+@pytest.mark.asyncio
+async def test_a_subclass_may_put_in_its_own_dicts():
+    server = Server(echo, max_applications=3)
+    for scope_id, last_used in (("a", 3), ("b", 1), ("c", 2)):
+        server.application_instances[scope_id] = {
+            "input_queue": asyncio.Queue(),
+            "future": asyncio.get_running_loop().create_future(),
+            "scope": None,
+            "last_used": last_used,
+        }
+    server.get_or_create_application_instance("d", None)
+    assert list(server.application_instances) == ["a", "c", "d"]
+    server.get_or_create_application_instance("e", None)
+    assert list(server.application_instances) == ["a", "d", "e"]
+    server.application_instances = dict(server.application_instances)
+    server.get_or_create_application_instance("f", None)
+    assert list(server.application_instances) == ["d", "e", "f"]
+    for scope_id in list(server.application_instances):
+        server.delete_application_instance(scope_id)
+
+
+# What is deleted
+
+
+@pytest.mark.parametrize("when", ["before it is deleted", "as it is cancelled"])
+@pytest.mark.asyncio
+async def test_what_a_deleted_instance_raises_is_reported_once(when):
+    async def application(scope, receive, send):
+        if when == "before it is deleted":
+            raise Broken("once")
+        try:
+            await receive()
+        finally:
+            await asyncio.sleep(0)
+            raise Broken("once")
+
+    async def script(server):
+        server.get_or_create_application_instance(1, None)
+        details = server.application_instances[1]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        server.delete_application_instance(1)
+        exception, reported = await wait_for_the_report(server)
+        assert exception.args == ("once",)
+        assert reported is details
+        server.get_or_create_application_instance(2, None)
+        server.delete_application_instance(2)  # for another look
+
+    server = Server(application, script)
+    await server.arun()
+    assert server.reported.qsize() <= 1
+    assert server._ending == {}
+
+
+@pytest.mark.asyncio
+async def test_the_server_waits_for_what_it_has_deleted():
+    cleaned_up = []
+
+    async def application(scope, receive, send):
+        try:
+            await receive()
+        finally:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            cleaned_up.append(scope)
+            raise Broken("late")
+
+    async def script(server):
+        server.get_or_create_application_instance(1, "scope")
+        await asyncio.sleep(0)
+        server.delete_application_instance(1)
+
+    server = Server(application, script)
+    await server.arun()
+    assert cleaned_up == ["scope"]
+    exception, _ = server.reported.get_nowait()
+    assert exception.args == ("late",)
+
+
+@pytest.mark.asyncio
+async def test_a_report_that_deletes_its_instance_is_the_only_one():
+    class Deleting(Server):
+        async def application_exception(self, exception, application_details):
+            self.delete_application_instance("fails")
+            await super().application_exception(exception, application_details)
+
+    server = Deleting(by_scope, lambda server: asyncio.sleep(0))
+    server.get_or_create_application_instance("fails", "fails")
+    await asyncio.wait({server.application_instances["fails"]["future"]})
+    for _ in range(3):
+        await server._check_applications()
+    assert server.reported.qsize() == 1
+
+
+@pytest.mark.asyncio
+async def test_what_is_gone_is_not_remembered():
+    server = Server(echo)
+    server.get_or_create_application_instance("stays", None)
+    for i in range(500):
+        server.get_or_create_application_instance(i, None)
+        server.delete_application_instance(i)
+    assert len(server.application_instances._heap) <= 103
+    server.delete_application_instance("stays")
+    futures = {details["future"] for details in server._ending.values()}
+    await asyncio.wait(futures, timeout=10)
+    await server._check_applications()
+    assert server._ending == {}

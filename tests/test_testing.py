@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from asgibridge.testing import ApplicationCommunicator
+from asgibridge.testing import ApplicationCommunicator, ApplicationStopped
 
 SOON = 0.01
 
@@ -191,6 +191,168 @@ async def test_receive_nothing_takes_no_message_away():
     assert await communicator.receive_nothing(timeout=SOON / 10, interval=SOON) is False
     assert await communicator.receive_output() == "message"
     await communicator.wait(0)
+
+
+@pytest.mark.asyncio
+async def test_after_a_timeout_every_call_says_what_happened():
+    communicator = ApplicationCommunicator(echo, {})
+    with pytest.raises(TimeoutError, match=r"the application sent nothing within 0\.01 s"):
+        await communicator.receive_output(SOON)
+    said = r"cancelled when receive_output\(\) had waited 0\.01 s for a message"
+    for call in (
+        communicator.send_input("message"),
+        communicator.receive_output(),
+        communicator.receive_nothing(),
+    ):
+        with pytest.raises(ApplicationStopped, match=said):
+            await call
+    await communicator.wait()
+
+
+@pytest.mark.asyncio
+async def test_after_stop_and_wait_too():
+    for how, said in (("stop", r"by stop\(\)"), ("wait", r"when wait\(\) had waited 0 s")):
+        communicator = ApplicationCommunicator(echo, {})
+        future = communicator.future
+        if how == "stop":
+            communicator.stop()
+        else:
+            await communicator.wait(0)
+        await asyncio.wait({future})
+        with pytest.raises(ApplicationStopped, match=said):
+            await communicator.send_input("message")
+
+
+@pytest.mark.asyncio
+async def test_an_application_that_cancels_itself():
+    async def application(scope, receive, send):
+        raise asyncio.CancelledError
+
+    communicator = ApplicationCommunicator(application, {})
+    with pytest.raises(ApplicationStopped, match="by itself or by something else"):
+        await communicator.receive_output()
+
+
+@pytest.mark.parametrize("how", ["call", "attribute"])
+@pytest.mark.asyncio
+async def test_a_timeout_can_leave_the_application_running(how):
+    communicator = ApplicationCommunicator(echo, {})
+    if how == "call":
+        with pytest.raises(TimeoutError):
+            await communicator.receive_output(SOON, cancel_on_timeout=False)
+    else:
+        communicator.cancel_on_timeout = False
+        with pytest.raises(TimeoutError):
+            await communicator.receive_output(SOON)
+    await communicator.send_input("still there")
+    assert await communicator.receive_output() == "still there"
+    with pytest.raises(TimeoutError):
+        await communicator.receive_output(SOON, cancel_on_timeout=True)
+    assert communicator.future.cancelled()
+
+
+@pytest.mark.parametrize("timeout", [None, 3600])
+@pytest.mark.asyncio
+async def test_an_exception_is_not_waited_for(timeout):
+    die = asyncio.Event()
+
+    async def application(scope, receive, send):
+        await die.wait()
+        raise Broken("later")
+
+    communicator = ApplicationCommunicator(application, {})
+    receiver = asyncio.ensure_future(communicator.receive_output(timeout))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    die.set()
+    with pytest.raises(Broken, match="later"):
+        await asyncio.wait_for(receiver, 10)
+
+
+@pytest.mark.parametrize("turns", [0, 10])
+@pytest.mark.asyncio
+async def test_an_end_without_a_message_is_no_reason_to_wait_for_ever(turns):
+    async def application(scope, receive, send):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    communicator = ApplicationCommunicator(application, {})
+    with pytest.raises(TimeoutError, match="has ended without sending anything more"):
+        await asyncio.wait_for(communicator.receive_output(timeout=None), 10)
+
+
+@pytest.mark.asyncio
+async def test_a_message_that_comes_late_is_received():
+    async def application(scope, receive, send):
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await send("late")
+
+    assert await ApplicationCommunicator(application, {}).receive_output() == "late"
+
+
+@pytest.mark.asyncio
+async def test_a_timeout_of_0_is_one_look():
+    async def application(scope, receive, send):
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await send("too late")
+
+    with pytest.raises(TimeoutError):
+        await ApplicationCommunicator(application, {}).receive_output(0)
+    communicator = ApplicationCommunicator(echo, {})
+    communicator.output_queue.put_nowait("there already")
+    assert await communicator.receive_output(0) == "there already"
+    await communicator.wait(0)
+
+
+@pytest.mark.asyncio
+async def test_an_application_that_will_not_end_is_not_waited_for_for_ever():
+    over = asyncio.Event()
+
+    async def application(scope, receive, send):
+        while not over.is_set():
+            try:
+                await over.wait()
+            except asyncio.CancelledError:
+                pass
+
+    communicator = ApplicationCommunicator(application, {})
+    communicator.patience = SOON
+    with pytest.raises(RuntimeError, match="does it swallow CancelledError"):
+        await communicator.wait(SOON)
+    over.set()
+    await communicator.wait()
+
+
+# async with
+
+
+@pytest.mark.asyncio
+async def test_a_block_ends_the_application():
+    scope = {"events": []}
+    async with ApplicationCommunicator(tells_then_waits, scope) as communicator:
+        assert not communicator.future.done()
+        await asyncio.sleep(0)
+    assert scope["events"] == ["started", "cleaned up"]
+
+
+@pytest.mark.asyncio
+async def test_a_block_raises_what_the_application_raised():
+    with pytest.raises(Broken, match="at once"):
+        async with ApplicationCommunicator(raises_at_once, {}) as communicator:
+            await ended(communicator)
+    with pytest.raises(Broken, match="when cancelled"):
+        async with ApplicationCommunicator(raises_when_cancelled, {}):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.asyncio
+async def test_a_blocks_own_exception_comes_first():
+    with pytest.raises(LookupError):
+        async with ApplicationCommunicator(raises_at_once, {}) as communicator:
+            await ended(communicator)
+            raise LookupError
 
 
 # wait

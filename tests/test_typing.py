@@ -18,6 +18,8 @@ MESSAGE_TYPES = {
     "HTTPResponseBodyEvent": "http.response.body",
     "HTTPResponseTrailersEvent": "http.response.trailers",
     "HTTPResponsePathsendEvent": "http.response.pathsend",
+    "HTTPResponseZeroCopySendEvent": "http.response.zerocopysend",
+    "HTTPResponseEarlyHintEvent": "http.response.early_hint",
     "HTTPServerPushEvent": "http.response.push",
     "HTTPResponseDebugEvent": "http.response.debug",
     "WebSocketConnectEvent": "websocket.connect",
@@ -46,8 +48,34 @@ OTHERS = {
     "ASGISendCallable",
     "ASGISendEvent",
     "ASGIVersions",
+    "ProtocolViolation",
     "Scope",
+    "TLSExtension",
     "WWWScope",
+    "check",
+}
+# What the specification lets a server or an application leave out.
+MAY_BE_ABSENT = {
+    "ASGIVersions": "spec_version",
+    "TLSExtension": "client_cert_chain client_cert_name client_cert_error",
+    "HTTPScope": "scheme raw_path root_path client server state extensions",
+    "WebSocketScope": "http_version scheme raw_path query_string root_path client server "
+    "subprotocols state extensions",
+    "LifespanScope": "state",
+    "HTTPRequestEvent": "body more_body",
+    "HTTPResponseStartEvent": "headers trailers",
+    "HTTPResponseBodyEvent": "body more_body",
+    "HTTPResponseTrailersEvent": "more_trailers",
+    "HTTPResponseZeroCopySendEvent": "offset count more_body",
+    "WebSocketAcceptEvent": "subprotocol headers",
+    "WebSocketReceiveEvent": "bytes text",
+    "WebSocketSendEvent": "bytes text",
+    "WebSocketDisconnectEvent": "reason",
+    "WebSocketCloseEvent": "code reason",
+    "WebSocketResponseStartEvent": "headers",
+    "WebSocketResponseBodyEvent": "body more_body",
+    "LifespanStartupFailedEvent": "message",
+    "LifespanShutdownFailedEvent": "message",
 }
 
 
@@ -63,19 +91,31 @@ def test_the_type_key_says_what_the_specification_says(name, type_):
     assert typing.get_args(hints["type"]) == (type_,)
 
 
-@pytest.mark.parametrize("name", [*MESSAGE_TYPES, "ASGIVersions"])
-def test_only_state_may_be_absent(name):
+@pytest.mark.parametrize("name", [*MESSAGE_TYPES, "ASGIVersions", "TLSExtension"])
+def test_which_keys_may_be_absent(name):
     class_ = getattr(asgi, name)
-    assert class_.__optional_keys__ == {"state"} & set(class_.__annotations__)
-    assert class_.__required_keys__ == set(class_.__annotations__) - {"state"}
+    absent = set(MAY_BE_ABSENT.get(name, "").split())
+    assert class_.__optional_keys__ == absent
+    assert class_.__required_keys__ == set(class_.__annotations__) - absent
 
 
-def test_every_scope_may_have_state():
-    assert {s.__name__ for s in typing.get_args(asgi.Scope) if s.__optional_keys__} == {
-        "HTTPScope",
-        "WebSocketScope",
-        "LifespanScope",
-    }
+def test_all_of_asgirefs_keys_are_there():
+    upstream = pytest.importorskip("asgiref.typing", exc_type=ImportError)
+    for name in upstream.__all__:
+        theirs = getattr(upstream, name)
+        if hasattr(theirs, "__total__"):
+            assert set(getattr(asgi, name).__annotations__) >= set(theirs.__annotations__)
+        else:
+            assert hasattr(asgi, name)
+
+
+def test_each_event_goes_one_way():
+    def names(union):
+        return {each.__name__ for each in typing.get_args(union)}
+
+    events = {name for name in MESSAGE_TYPES if name.endswith("Event")}
+    assert names(asgi.ASGIReceiveEvent) | names(asgi.ASGISendEvent) == events
+    assert not names(asgi.ASGIReceiveEvent) & names(asgi.ASGISendEvent)
 
 
 def test_a_message_is_a_dict():

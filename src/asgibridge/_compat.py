@@ -49,7 +49,8 @@ class Deadline:
 
     ``None`` means no limit. Zero or less means at the next turn of the loop, so that the block runs
     up to its first real suspension. Enter and leave it, with ``with`` or ``async with``, in one
-    task of ``loop``; entering a limited one outside a task raises RuntimeError.
+    task of ``loop``; entering a limited one outside a task raises RuntimeError. `expire` has the
+    block end before its time, for whatever other reason there is.
     """
 
     def __init__(self, delay: float | None, loop: asyncio.AbstractEventLoop) -> None:
@@ -100,24 +101,27 @@ class Deadline:
 
     def _start(self) -> None:
         self._expired = False
-        if self._delay is None:
-            return
         task = asyncio.current_task(self._loop)
         if task is None:
+            if self._delay is None:
+                return
             raise RuntimeError(
                 "a time-out works by cancelling the task it is in, and there is none here: "
                 "use it in a coroutine that the event loop runs"
             )
         self._task = task
         self._requests_before = _cancel_requests(task)
+        if self._delay is None:
+            return
         if self._delay <= 0:
-            self._handle = self._loop.call_soon(self._expire)
+            self._handle = self._loop.call_soon(self.expire)
         else:
             self._when = self._loop.time() + self._delay
-            self._handle = self._loop.call_at(self._when, self._expire)
+            self._handle = self._loop.call_at(self._when, self.expire)
 
-    def _expire(self) -> None:
-        if self._task is not None:
+    def expire(self) -> None:
+        """End the block now as if the time were up. On the loop's thread."""
+        if self._task is not None and not self._expired:
             self._expired = True
             self._task.cancel()
 

@@ -3,14 +3,22 @@
 Everything happens on the event loop that runs ``arun()``. The server owns
 ``application_instances``: one task and one input queue for each scope id, from
 ``get_or_create_application_instance`` until the instance is deleted or the checker finds it ended.
-``arun()`` owns two tasks, the checker and ``handle()``; when either fails, ``handle()`` returns or
-``arun()`` is cancelled, it cancels and awaits what is left of the two. Instances still running then
-stay: their loop's end cancels them.
+One that was deleted stays in ``_ending`` until its task has ended, so that what it raises then is
+reported too. ``arun()`` owns two tasks, the checker and ``handle()``; when either fails,
+``handle()`` returns or ``arun()`` is cancelled, it cancels and awaits what is left of the two.
+Instances still running then stay: their loop's end cancels them; those that were deleted are given
+a second to end.
+
+The instance longest unused is found by a heap. A use makes ``last_used`` larger, and then the entry
+is merely too small: it is put right when it comes to the top. Only a time that is set back (by a
+test, or by the clock) is entered at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import itertools
 import logging
 import time
 import traceback
@@ -23,6 +31,75 @@ __all__ = ["StatelessServer"]
 
 logger = logging.getLogger(__name__)
 
+_ENDING_SECONDS = 1.0
+"""How long a server that ends waits for instances that were deleted."""
+
+
+class _Details(dict[str, Any]):
+    """An instance's details."""
+
+    instances: _Instances | None = None
+    scope_id: Any = None
+    made = 0
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        is_set_back = key == "last_used" and value < self["last_used"]
+        super().__setitem__(key, value)
+        if is_set_back and self.instances is not None:
+            self.instances.enter(self)
+
+
+class _Instances(dict[Any, dict[str, Any]]):
+    """Details by scope id, and which of them was used longest ago.
+
+    A subclass of the server may put in plain dicts: from then on all are looked through.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # (last_used, which was made first, a number that is never equal, the details)
+        self._heap: list[tuple[float, int, int, _Details]] = []
+        self._count = itertools.count()
+        self._has_plain = False
+
+    def __setitem__(self, scope_id: Any, details: dict[str, Any]) -> None:
+        super().__setitem__(scope_id, details)
+        if isinstance(details, _Details):
+            details.instances, details.scope_id, details.made = self, scope_id, next(self._count)
+            self.enter(details)
+        else:
+            self._has_plain = True
+
+    def enter(self, details: _Details) -> None:
+        """Note when it was used last."""
+        if len(self._heap) > 2 * len(self) + 100:  # mostly of what is gone
+            self._heap = [entry for entry in self._heap if self._is_here(entry[3])]
+            heapq.heapify(self._heap)
+        heapq.heappush(self._heap, self._entry(details))
+
+    def oldest(self) -> Any:
+        """The scope id of the instance used longest ago; of equals, of the first made."""
+        heap = self._heap
+        while heap and not self._has_plain:
+            last_used, _, _, details = heap[0]
+            if not self._is_here(details) or details["last_used"] < last_used:
+                heapq.heappop(heap)
+            elif details["last_used"] > last_used:
+                heapq.heapreplace(heap, self._entry(details))
+            else:
+                return details.scope_id
+        return _longest_unused(self)
+
+    def _entry(self, details: _Details) -> tuple[float, int, int, _Details]:
+        return details["last_used"], details.made, next(self._count), details
+
+    def _is_here(self, details: _Details) -> bool:
+        return self.get(details.scope_id) is details
+
+
+def _longest_unused(instances: dict[Any, dict[str, Any]]) -> Any:
+    return min(instances, key=lambda scope_id: instances[scope_id]["last_used"])
+
 
 class StatelessServer:
     """Keeps one running instance of ``application`` for each scope id it is asked for.
@@ -33,7 +110,7 @@ class StatelessServer:
         queue = self.get_or_create_application_instance(scope_id, scope)
         queue.put_nowait(message)
 
-    and ``application_send()``, to which everything goes that the application sends. With more than
+    and ``application_send()``, to which everything goes that the application sends. When there are
     ``max_applications`` instances, the one longest unused is cancelled for a new one.
 
     Every ``application_checker_interval`` seconds instances that have ended are removed, and
@@ -44,10 +121,14 @@ class StatelessServer:
     application_checker_interval = 0.1
 
     def __init__(self, application: Callable[..., Any], max_applications: int = 1000) -> None:
+        if max_applications < 1:
+            raise ValueError(f"max_applications is {max_applications}: it must be at least 1")
         self.application = application
         self.max_applications = max_applications
         # The details by scope id: input_queue, future, scope, last_used (time.time()).
-        self.application_instances: dict[Any, dict[str, Any]] = {}
+        self.application_instances: dict[Any, dict[str, Any]] = _Instances()
+        self._ending: dict[int, dict[str, Any]] = {}  # by their id()
+        self._reporting: dict[str, Any] | None = None
 
     # Running
 
@@ -74,6 +155,7 @@ class StatelessServer:
             checker.cancel()
             handler.cancel()
             await asyncio.wait({checker, handler})
+            await self._see_off()
 
     async def handle(self) -> None:
         """To be overridden: receives what comes in from outside, until the server is to stop."""
@@ -100,7 +182,7 @@ class StatelessServer:
             details["last_used"] = time.time()
             queue: asyncio.Queue[Any] = details["input_queue"]
             return queue
-        while len(self.application_instances) > self.max_applications:
+        while len(self.application_instances) >= max(self.max_applications, 1):
             self.delete_oldest_application_instance()
 
         async def send(message: Any) -> None:
@@ -109,26 +191,30 @@ class StatelessServer:
         input_queue: asyncio.Queue[Any] = asyncio.Queue()
         application = guarantee_single_callable(self.application)
         future = asyncio.ensure_future(application(scope=scope, receive=input_queue.get, send=send))
-        self.application_instances[scope_id] = {
-            "input_queue": input_queue,
-            "future": future,
-            "scope": scope,
-            "last_used": time.time(),
-        }
+        self.application_instances[scope_id] = _Details(
+            input_queue=input_queue, future=future, scope=scope, last_used=time.time()
+        )
         return input_queue
 
     def delete_oldest_application_instance(self) -> None:
         """Deletes the instance that was asked for longest ago (of equals, the first made)."""
         instances = self.application_instances
-        self.delete_application_instance(
-            min(instances, key=lambda scope_id: instances[scope_id]["last_used"])
-        )
+        if isinstance(instances, _Instances):
+            oldest = instances.oldest()
+        else:  # a subclass's own
+            oldest = _longest_unused(instances)
+        self.delete_application_instance(oldest)
 
     def delete_application_instance(self, scope_id: Any) -> None:
-        """Removes an instance, cancelling it if it is running; KeyError if there is none."""
+        """Removes an instance, cancelling it if it is running; KeyError if there is none.
+
+        What it raises, or has raised since the checker's last look, is reported at the next.
+        """
         details = self.application_instances.pop(scope_id)
         if not details["future"].done():
             details["future"].cancel()
+        if details is not self._reporting:
+            self._ending[id(details)] = details
 
     # Checking
 
@@ -146,17 +232,34 @@ class StatelessServer:
             raise
 
     async def _check_applications(self) -> None:
+        for key, details in list(self._ending.items()):
+            if details["future"].done():
+                del self._ending[key]
+                await self._report(details)
         for scope_id, details in list(self.application_instances.items()):
-            future = details["future"]
-            if not future.done():
+            if not details["future"].done():
                 continue
-            # A cancelled future has no exception to report: asking it raises CancelledError.
-            exception = None if future.cancelled() else future.exception()
-            if exception:
-                await self.application_exception(exception, details)
+            await self._report(details)
             # The report may have deleted this instance, and handle() made another meanwhile.
             if self.application_instances.get(scope_id) is details:
                 del self.application_instances[scope_id]
+
+    async def _report(self, details: dict[str, Any]) -> None:
+        future = details["future"]
+        # A cancelled future has no exception to report: asking it raises CancelledError.
+        exception = None if future.cancelled() else future.exception()
+        if exception:
+            self._reporting = details
+            try:
+                await self.application_exception(exception, details)
+            finally:
+                self._reporting = None
+
+    async def _see_off(self) -> None:
+        ending = {details["future"] for details in self._ending.values()}
+        if ending:
+            await asyncio.wait(ending, timeout=_ENDING_SECONDS)
+            await self._check_applications()
 
     async def application_exception(
         self, exception: BaseException, application_details: dict[str, Any]

@@ -1,8 +1,12 @@
 """Types of the ASGI specification: scopes, events, and the callables that exchange them.
 
-What asgiref has, key by key, plus ``ASGIApp``. Everything here is a plain dict, tuple or callable
-at run time; nothing is checked. A scope describes one connection, a receive event comes from the
-server, a send event goes to it.
+asgiref's names, key by key, and what it lacks of HTTP & WebSocket 2.5, Lifespan 2.0, TLS 0.2 and
+the extensions of the ASGI documentation. A key is NotRequired where the specification lets a server
+or an application leave it out; what it means then is in the specification. A scope describes one
+connection, a receive event comes from the server, a send event goes to it.
+
+Everything here is a plain dict, tuple or callable at run time. `check` holds those who exchange
+them to the specification, which says more than types can.
 
 No ``from __future__ import annotations`` here: TypedDict must see NotRequired itself, not a string,
 to know which keys may be absent. For the same reason the spellings are Python 3.9's.
@@ -10,7 +14,9 @@ to know which keys may be absent. For the same reason the spellings are Python 3
 
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Literal, Optional, Protocol, Union
+from typing import IO, Any, Literal, Optional, Protocol, Union
+
+from ._check import ProtocolViolation, check
 
 if sys.version_info >= (3, 11):
     from typing import NotRequired, TypedDict
@@ -33,9 +39,11 @@ __all__ = [
     "HTTPRequestEvent",
     "HTTPResponseBodyEvent",
     "HTTPResponseDebugEvent",
+    "HTTPResponseEarlyHintEvent",
     "HTTPResponsePathsendEvent",
     "HTTPResponseStartEvent",
     "HTTPResponseTrailersEvent",
+    "HTTPResponseZeroCopySendEvent",
     "HTTPScope",
     "HTTPServerPushEvent",
     "LifespanScope",
@@ -45,7 +53,9 @@ __all__ = [
     "LifespanStartupCompleteEvent",
     "LifespanStartupEvent",
     "LifespanStartupFailedEvent",
+    "ProtocolViolation",
     "Scope",
+    "TLSExtension",
     "WWWScope",
     "WebSocketAcceptEvent",
     "WebSocketCloseEvent",
@@ -56,6 +66,7 @@ __all__ = [
     "WebSocketResponseStartEvent",
     "WebSocketScope",
     "WebSocketSendEvent",
+    "check",
 ]
 
 
@@ -63,8 +74,19 @@ __all__ = [
 
 
 class ASGIVersions(TypedDict):
-    spec_version: str
     version: Literal["2.0", "3.0"]
+    spec_version: NotRequired[str]
+
+
+class TLSExtension(TypedDict):
+    """What ``scope["extensions"]["tls"]`` is, on connections over TLS."""
+
+    server_cert: Optional[str]
+    client_cert_chain: NotRequired[Iterable[str]]
+    client_cert_name: NotRequired[Optional[str]]
+    client_cert_error: NotRequired[Optional[str]]
+    tls_version: Optional[int]
+    cipher_suite: Optional[int]
 
 
 class HTTPScope(TypedDict):
@@ -72,33 +94,33 @@ class HTTPScope(TypedDict):
     asgi: ASGIVersions
     http_version: str
     method: str
-    scheme: str
+    scheme: NotRequired[str]
     path: str
-    raw_path: bytes
+    raw_path: NotRequired[Optional[bytes]]
     query_string: bytes
-    root_path: str
+    root_path: NotRequired[str]
     headers: Iterable[tuple[bytes, bytes]]
-    client: Optional[tuple[str, int]]
-    server: Optional[tuple[str, Optional[int]]]
+    client: NotRequired[Optional[tuple[str, int]]]
+    server: NotRequired[Optional[tuple[str, Optional[int]]]]
     state: NotRequired[dict[str, Any]]
-    extensions: Optional[dict[str, dict[object, object]]]
+    extensions: NotRequired[Optional[dict[str, Any]]]
 
 
 class WebSocketScope(TypedDict):
     type: Literal["websocket"]
     asgi: ASGIVersions
-    http_version: str
-    scheme: str
+    http_version: NotRequired[str]
+    scheme: NotRequired[str]
     path: str
-    raw_path: bytes
-    query_string: bytes
-    root_path: str
+    raw_path: NotRequired[Optional[bytes]]
+    query_string: NotRequired[Optional[bytes]]
+    root_path: NotRequired[str]
     headers: Iterable[tuple[bytes, bytes]]
-    client: Optional[tuple[str, int]]
-    server: Optional[tuple[str, Optional[int]]]
-    subprotocols: Iterable[str]
+    client: NotRequired[Optional[tuple[str, int]]]
+    server: NotRequired[Optional[tuple[str, Optional[int]]]]
+    subprotocols: NotRequired[Iterable[str]]
     state: NotRequired[dict[str, Any]]
-    extensions: Optional[dict[str, dict[object, object]]]
+    extensions: NotRequired[Optional[dict[str, Any]]]
 
 
 class LifespanScope(TypedDict):
@@ -116,8 +138,8 @@ Scope = Union[HTTPScope, WebSocketScope, LifespanScope]
 
 class HTTPRequestEvent(TypedDict):
     type: Literal["http.request"]
-    body: bytes
-    more_body: bool
+    body: NotRequired[bytes]
+    more_body: NotRequired[bool]
 
 
 class HTTPDisconnectEvent(TypedDict):
@@ -127,25 +149,38 @@ class HTTPDisconnectEvent(TypedDict):
 class HTTPResponseStartEvent(TypedDict):
     type: Literal["http.response.start"]
     status: int
-    headers: Iterable[tuple[bytes, bytes]]
-    trailers: bool
+    headers: NotRequired[Iterable[tuple[bytes, bytes]]]
+    trailers: NotRequired[bool]
 
 
 class HTTPResponseBodyEvent(TypedDict):
     type: Literal["http.response.body"]
-    body: bytes
-    more_body: bool
+    body: NotRequired[bytes]
+    more_body: NotRequired[bool]
 
 
 class HTTPResponseTrailersEvent(TypedDict):
     type: Literal["http.response.trailers"]
     headers: Iterable[tuple[bytes, bytes]]
-    more_trailers: bool
+    more_trailers: NotRequired[bool]
 
 
 class HTTPResponsePathsendEvent(TypedDict):
     type: Literal["http.response.pathsend"]
     path: str
+
+
+class HTTPResponseZeroCopySendEvent(TypedDict):
+    type: Literal["http.response.zerocopysend"]
+    file: IO[Any]
+    offset: NotRequired[int]
+    count: NotRequired[int]
+    more_body: NotRequired[bool]
+
+
+class HTTPResponseEarlyHintEvent(TypedDict):
+    type: Literal["http.response.early_hint"]
+    links: Iterable[bytes]
 
 
 class HTTPServerPushEvent(TypedDict):
@@ -156,7 +191,7 @@ class HTTPServerPushEvent(TypedDict):
 
 class HTTPResponseDebugEvent(TypedDict):
     type: Literal["http.response.debug"]
-    info: dict[str, object]
+    info: dict[str, Any]
 
 
 # WebSocket
@@ -168,44 +203,44 @@ class WebSocketConnectEvent(TypedDict):
 
 class WebSocketAcceptEvent(TypedDict):
     type: Literal["websocket.accept"]
-    subprotocol: Optional[str]
-    headers: Iterable[tuple[bytes, bytes]]
+    subprotocol: NotRequired[Optional[str]]
+    headers: NotRequired[Iterable[tuple[bytes, bytes]]]
 
 
 class WebSocketReceiveEvent(TypedDict):
     type: Literal["websocket.receive"]
-    bytes: Optional[bytes]
-    text: Optional[str]
+    bytes: NotRequired[Optional[bytes]]
+    text: NotRequired[Optional[str]]
 
 
 class WebSocketSendEvent(TypedDict):
     type: Literal["websocket.send"]
-    bytes: Optional[bytes]
-    text: Optional[str]
+    bytes: NotRequired[Optional[bytes]]
+    text: NotRequired[Optional[str]]
 
 
 class WebSocketDisconnectEvent(TypedDict):
     type: Literal["websocket.disconnect"]
     code: int
-    reason: Optional[str]
+    reason: NotRequired[Optional[str]]
 
 
 class WebSocketCloseEvent(TypedDict):
     type: Literal["websocket.close"]
-    code: int
-    reason: Optional[str]
+    code: NotRequired[int]
+    reason: NotRequired[Optional[str]]
 
 
 class WebSocketResponseStartEvent(TypedDict):
     type: Literal["websocket.http.response.start"]
     status: int
-    headers: Iterable[tuple[bytes, bytes]]
+    headers: NotRequired[Iterable[tuple[bytes, bytes]]]
 
 
 class WebSocketResponseBodyEvent(TypedDict):
     type: Literal["websocket.http.response.body"]
-    body: bytes
-    more_body: bool
+    body: NotRequired[bytes]
+    more_body: NotRequired[bool]
 
 
 # Lifespan
@@ -225,7 +260,7 @@ class LifespanStartupCompleteEvent(TypedDict):
 
 class LifespanStartupFailedEvent(TypedDict):
     type: Literal["lifespan.startup.failed"]
-    message: str
+    message: NotRequired[str]
 
 
 class LifespanShutdownCompleteEvent(TypedDict):
@@ -234,7 +269,7 @@ class LifespanShutdownCompleteEvent(TypedDict):
 
 class LifespanShutdownFailedEvent(TypedDict):
     type: Literal["lifespan.shutdown.failed"]
-    message: str
+    message: NotRequired[str]
 
 
 # Callables
@@ -254,8 +289,11 @@ ASGISendEvent = Union[
     HTTPResponseStartEvent,
     HTTPResponseBodyEvent,
     HTTPResponseTrailersEvent,
+    HTTPResponseZeroCopySendEvent,
+    HTTPResponsePathsendEvent,
+    HTTPResponseEarlyHintEvent,
+    HTTPResponseDebugEvent,
     HTTPServerPushEvent,
-    HTTPDisconnectEvent,
     WebSocketAcceptEvent,
     WebSocketSendEvent,
     WebSocketResponseStartEvent,
