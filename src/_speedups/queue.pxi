@@ -3,9 +3,9 @@
 # The state machine, its guarantees and the reasons are written in the pure twin; here is what is
 # different.
 #
-# **Items** lie in a ring, in a list that only grows and shrinks at its end: such a list makes no
-# object that the collector counts, so no finalizer can come in the middle, and the collector sees
-# the items, as it would not in memory of our own.
+# **Items** lie in a list with a mark where they begin, as in `queue.SimpleQueue`. Nothing that is done
+# with it makes an object that the collector counts, so no finalizer can come in the middle; and the
+# collector sees the items, as it would not in memory of our own.
 #
 # **A section** is the queue's critical section: with the GIL nothing at all, because nothing in it
 # runs Python code or lets go of the GIL. Only a queue with hooks (a subclass that stores the items
@@ -21,6 +21,17 @@
 # its one item and lie down again, where it can find a hundred a moment later.
 
 from asgibridge import _queues
+
+cdef extern from *:
+    """
+    static CYTHON_INLINE PyObject *asgibridge_swap(PyObject *list, Py_ssize_t at, PyObject *item) {
+        PyObject *old = PyList_GET_ITEM(list, at);
+        Py_INCREF(item);
+        PyList_SET_ITEM(list, at, item);
+        return old;
+    }
+    """
+    object asgibridge_swap(list, Py_ssize_t at, object item)  # nothing is freed
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -56,7 +67,7 @@ cdef enum:  # a turn's state
     _OVER = 4
 
 cdef enum:
-    _LEAST = 16  # slots of a ring
+    _CUT = 64  # places of items that were taken before anything is moved
     _NAP = 3600  # seconds; some platforms can't wait for very much longer at a time
 
 
@@ -195,8 +206,8 @@ cdef class QueueCore:
     """
 
     # All of it of any thread, in the section.
-    cdef list ring  # a power of two of slots, None where there is no item
-    cdef Py_ssize_t head  # where the first item is
+    cdef list items  # from `begin` on; None before
+    cdef Py_ssize_t begin
     cdef Py_ssize_t count
     cdef Py_ssize_t limit
     cdef Py_ssize_t kept_items  # for turns that are promised one
@@ -213,7 +224,7 @@ cdef class QueueCore:
     cdef object mutex  # of a queue with hooks, else None
 
     def __cinit__(self, *args, **kwargs):
-        self.ring = []
+        self.items = []
         self.getters = _Line.__new__(_Line)
         self.putters = _Line.__new__(_Line)
         self.joiners = _Line.__new__(_Line)
@@ -230,58 +241,31 @@ cdef class QueueCore:
 
     # Storage. In the section.
 
-    cdef int push(self, object item) except -1:
-        cdef Py_ssize_t size, i
+    cdef inline int push(self, object item) except -1:
         if self.order == _HOOKED:
             self._put(item)
             self.count = self._qsize()
-            return 0
-        size = len(self.ring)
-        if self.count == size:
-            # What has wrapped around goes behind the rest: twice the ring has room for it.
-            for i in range(size if size else _LEAST):
-                self.ring.append(None)
-            for i in range(self.head):
-                self.ring[size + i] = self.ring[i]
-                self.ring[i] = None
-            if size == 0:
-                size = _LEAST
-            else:
-                size = 2 * size
-        self.ring[(self.head + self.count) & (size - 1)] = item
-        self.count += 1
+        else:
+            self.items.append(item)
+            self.count += 1
         return 0
 
-    cdef object pull(self):
-        cdef Py_ssize_t size, at
-        if self.order == _HOOKED:
+    cdef inline object pull(self):
+        if self.order == _FIFO:
+            item = asgibridge_swap(self.items, self.begin, None)
+            self.begin += 1
+            self.count -= 1
+            if self.begin >= _CUT and self.begin > self.count:
+                # As much lies behind as before us: each item is moved once, in the average.
+                PyList_SetSlice(self.items, 0, self.begin, NULL)
+                self.begin = 0
+        elif self.order == _LIFO:
+            item = self.items.pop()
+            self.count -= 1
+        else:
             item = self._get()
             self.count = self._qsize()
-            return item
-        size = len(self.ring)
-        if self.order == _LIFO:
-            at = (self.head + self.count - 1) & (size - 1)
-        else:
-            at = self.head
-            self.head = (at + 1) & (size - 1)
-        item = self.ring[at]
-        self.ring[at] = None
-        self.count -= 1
-        if self.count * 3 < size and size > 4 * _LEAST:
-            self.shrink(size >> 1)
         return item
-
-    cdef int shrink(self, Py_ssize_t size) except -1:
-        # To `size` slots, from twice as many. The items are fewer than that and lie side by side,
-        # so no two of them get the same place.
-        cdef Py_ssize_t i, at
-        for i in range(self.count):
-            at = (self.head + i) & (2 * size - 1)
-            if at >= size:
-                self.ring[at - size] = self.ring[at]
-        PyList_SetSlice(self.ring, size, 2 * size, NULL)
-        self.head &= size - 1
-        return 0
 
     cdef int check_peekable(self) except -1:
         if self.order == _HOOKED and not self._peekable():
@@ -291,9 +275,7 @@ cdef class QueueCore:
     cdef object front(self):
         if self.order == _HOOKED:
             return self._peek()
-        if self.order == _LIFO:
-            return self.ring[(self.head + self.count - 1) & (len(self.ring) - 1)]
-        return self.ring[self.head]
+        return self.items[self.begin if self.order == _FIFO else self.count - 1]
 
     # Promises. In the section.
 
@@ -364,9 +346,9 @@ cdef class QueueCore:
                 self._get()
                 self.count = self._qsize()
         else:
-            dropped = self.ring
-            self.ring = fresh
-            self.head = self.count = 0
+            dropped = self.items
+            self.items = fresh
+            self.begin = self.count = 0
         self.unfinished = max(0, self.unfinished - (count - self.count))
         turn = self.promised.last
         while turn is not None:
@@ -757,7 +739,7 @@ cdef class QueueCore:
         QueueFull if there is none by then, or at once if ``block`` is false; QueueShutDown after
         `shutdown`, also if that comes meanwhile. On an event loop's thread it blocks the loop.
         """
-        if block and timeout is not None:
+        if timeout is not None and block:
             _check_timeout(timeout)
         if not self.offer(item):
             if not block:
@@ -771,7 +753,7 @@ cdef class QueueCore:
         QueueEmpty if there is none by then, or at once if ``block`` is false; QueueShutDown if the
         queue is empty and was shut down. On an event loop's thread it blocks the loop.
         """
-        if block and timeout is not None:
+        if timeout is not None and block:
             _check_timeout(timeout)
         item = self.fetch()
         if item is _NOTHING and block:
@@ -792,7 +774,7 @@ cdef class QueueCore:
 
     def sync_peek(self, block=True, timeout=None):
         """The first item, which stays, on a thread that can wait for it as in `sync_get`."""
-        if block and timeout is not None:
+        if timeout is not None and block:
             _check_timeout(timeout)
         self.check_peekable()
         item = self.look()
@@ -812,7 +794,7 @@ cdef class QueueCore:
     def sync_get_many(self, n=None, block=True, timeout=None):
         """Wait for an item as in `sync_get`, and take all that are there, ``n`` at most."""
         cdef Py_ssize_t most = _most(n)
-        if block and timeout is not None:
+        if timeout is not None and block:
             _check_timeout(timeout)
         many = self.fetch_many(most)
         if not many and block:
