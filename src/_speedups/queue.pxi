@@ -552,11 +552,42 @@ cdef class QueueCore:
         elif turn.kind == _GET or (turn.kind == _PEEK and item is not None):
             turn.item = item
         if woken is not None:
-            self.wake(woken)
+            self.wake_or_put_back(woken, item if many is None and turn.kind == _GET else _NOTHING, many)
         if is_down:
             turn.item = None
             raise _QueueShutDown()
         return must_wait
+
+    cdef int wake_or_put_back(self, _Turn woken, object item, list many) except -1:
+        # An interrupt can strike in the Python code of the loop that is woken: then who has just
+        # got these items does not get them.
+        try:
+            self.wake(woken)
+        except BaseException:
+            if item is not _NOTHING:
+                many = [item]
+            if many:
+                self.put_back(many)
+            raise
+        return 0
+
+    cdef int put_back(self, list many) except -1:
+        cdef _Turn woken
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                for item in reversed(many):
+                    if self.order == _FIFO:
+                        self.items.insert(self.begin, item)
+                        self.count += 1
+                    else:
+                        self.push(item)
+                woken = self.promise()
+        finally:
+            self.unlock()
+        if woken is not None:
+            self.wake(woken)
+        return 0
 
     cdef object take_outcome(self, _Turn turn):
         item = turn.item
@@ -638,7 +669,7 @@ cdef class QueueCore:
                 self.unlock()
             if item is not _NOTHING:
                 if woken is not None:
-                    self.wake(woken)
+                    self.wake_or_put_back(woken, item, None)
                 return item
             if self.promised.first is None or not self.reclaim():
                 if is_down:
@@ -680,7 +711,7 @@ cdef class QueueCore:
         finally:
             self.unlock()
         if woken is not None:
-            self.wake(woken)
+            self.wake_or_put_back(woken, _NOTHING, many)
         if is_down and not many:
             raise _QueueShutDown()
         return many

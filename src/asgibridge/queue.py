@@ -3,8 +3,8 @@
 A `MessageQueue` has one method for each way to wait: ``await queue.get()`` in a task, and
 ``queue.sync_get()`` in a thread, and so for ``put``, ``peek``, ``get_many`` and ``join``; methods
 that do not wait are for everybody. Code written for `janus` or `culsans` finds its names here:
-``import asgibridge.queue as janus``, and the views `MessageQueue.sync_q` and `MessageQueue.async_q`,
-which have the methods of `queue.Queue` and of `asyncio.Queue`.
+``import asgibridge.queue as janus``, and the views ``sync_q`` and ``async_q``, which have the
+methods of `queue.Queue` and of `asyncio.Queue`.
 
 **Guarantees**, for any number of threads and event loops at once:
 
