@@ -3,9 +3,9 @@
 # The state machine, its guarantees and the reasons are written in the pure twin; here is what is
 # different.
 #
-# **Items** lie in a list with a mark where they begin, as in `queue.SimpleQueue`. Nothing that is done
-# with it makes an object that the collector counts, so no finalizer can come in the middle; and the
-# collector sees the items, as it would not in memory of our own.
+# **Items** lie in a list with a mark where they begin, as in `queue.SimpleQueue`. Nothing that is
+# done with it makes an object that the collector counts, so no finalizer comes in the middle; and
+# the collector sees the items, as it would not in memory of our own.
 #
 # **A section** is the queue's critical section: with the GIL nothing at all, because nothing in it
 # runs Python code or lets go of the GIL. Only a queue with hooks (a subclass that stores the items
@@ -77,8 +77,10 @@ cdef class _Line:
     # Turns in order. Of any thread, in the queue's section.
     cdef _Turn first
     cdef _Turn last
+    cdef Py_ssize_t size
 
     cdef int append(self, _Turn turn) except -1:
+        self.size += 1
         turn.line = self
         turn.before = self.last
         if self.last is None:
@@ -89,6 +91,7 @@ cdef class _Line:
         return 0
 
     cdef int prepend(self, _Turn turn) except -1:
+        self.size += 1
         turn.line = self
         turn.after = self.first
         if self.first is None:
@@ -101,6 +104,7 @@ cdef class _Line:
     cdef int remove(self, _Turn turn) except -1:
         # The caller holds the turn.
         cdef _Turn before = turn.before, after = turn.after
+        self.size -= 1
         turn.line = None
         turn.before = turn.after = None
         if before is None:
@@ -214,6 +218,7 @@ cdef class QueueCore:
     cdef Py_ssize_t kept_slots
     cdef Py_ssize_t unfinished
     cdef bint is_down
+    cdef bint is_in_hook
     cdef _Line getters
     cdef _Line putters
     cdef _Line joiners
@@ -243,8 +248,7 @@ cdef class QueueCore:
 
     cdef inline int push(self, object item) except -1:
         if self.order == _HOOKED:
-            self._put(item)
-            self.count = self._qsize()
+            self.push_by_hook(item)
         else:
             self.items.append(item)
             self.count += 1
@@ -263,9 +267,37 @@ cdef class QueueCore:
             item = self.items.pop()
             self.count -= 1
         else:
-            item = self._get()
-            self.count = self._qsize()
+            item = self.pull_by_hook()
         return item
+
+    cdef int push_by_hook(self, object item) except -1:
+        self.enter_hook()
+        try:
+            self._put(item)
+        finally:
+            self.leave_hook()
+        return 0
+
+    cdef object pull_by_hook(self):
+        self.enter_hook()
+        try:
+            return self._get()
+        finally:
+            self.leave_hook()
+
+    cdef int enter_hook(self) except -1:
+        # The mutex is re-entrant only so that this can be an error, and no deadlock.
+        if self.is_in_hook:
+            raise RuntimeError(
+                "a queue's hook, or a comparison of its items, has used the queue it was called by"
+            )
+        self.is_in_hook = True
+        return 0
+
+    cdef int leave_hook(self) except -1:
+        self.is_in_hook = False
+        self.count = self._qsize()
+        return 0
 
     cdef int check_peekable(self) except -1:
         if self.order == _HOOKED and not self._peekable():
@@ -339,12 +371,14 @@ cdef class QueueCore:
         cdef Py_ssize_t count = self.count
         cdef list dropped = fresh
         if self.order == _HOOKED:
-            if self._clearable():
-                self._clear()
-                self.count = self._qsize()
+            self.enter_hook()
+            try:
+                if self._clearable():
+                    self._clear()
+            finally:
+                self.leave_hook()
             while self.count > 0:
-                self._get()
-                self.count = self._qsize()
+                self.pull_by_hook()
         else:
             dropped = self.items
             self.items = fresh
@@ -404,7 +438,7 @@ cdef class QueueCore:
             try:
                 is_there = self.call(turn)
             except BaseException as interrupt:
-                # A signal's, of the loop's Python code. Waking twice does no harm, not at all would.
+                # A signal's. Waking twice does no harm, not at all would.
                 error = interrupt
                 is_there = self.call(turn)
             if not is_there:
@@ -547,12 +581,14 @@ cdef class QueueCore:
                         woken = self.promise()
         finally:
             self.unlock()
-        if many is not None and not must_wait and not is_down:
+        if many is not None and not must_wait:
             turn.item = many
         elif turn.kind == _GET or (turn.kind == _PEEK and item is not None):
             turn.item = item
         if woken is not None:
-            self.wake_or_put_back(woken, item if many is None and turn.kind == _GET else _NOTHING, many)
+            if many is not None or turn.kind != _GET:
+                item = _NOTHING
+            self.wake_or_put_back(woken, item, many)
         if is_down:
             turn.item = None
             raise _QueueShutDown()
@@ -631,8 +667,7 @@ cdef class QueueCore:
                 with cython.critical_section(self):
                     is_down = self.is_down
                     if not is_down and (
-                        self.limit <= 0
-                        or (self.count + self.kept_slots < self.limit and self.putters.first is None)
+                        self.limit <= 0 or (self.has_room() and self.putters.first is None)
                     ):
                         self.push(item)
                         self.unfinished += 1
@@ -874,6 +909,16 @@ cdef class QueueCore:
     def is_shutdown(self):
         """Whether `shutdown` has been called."""
         return self.is_down
+
+    @property
+    def getting(self):
+        """How many wait to get or to peek."""
+        return self.getters.size
+
+    @property
+    def putting(self):
+        """How many wait to put."""
+        return self.putters.size
 
     def task_done(self):
         """One item that was taken is done with; ValueError if none is left."""

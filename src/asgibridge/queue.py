@@ -82,8 +82,8 @@ class MessageQueue(_backend.kernel.QueueCore, Generic[T]):
 
     **Subclasses** that override any of the hooks ``_init(maxsize)``, ``_qsize()``, ``_put(item)``,
     ``_get()``, ``_peekable()``, ``_peek()``, ``_clearable()`` and ``_clear()`` store the items
-    themselves. Hooks are called one at a time, and must not use the queue. The defaults keep them
-    in ``_queue``.
+    themselves. Hooks are called one at a time, and must not use the queue: that is a RuntimeError.
+    The defaults keep the items in ``_queue``.
     """
 
     __slots__ = ("__weakref__", "_queue")
@@ -92,7 +92,8 @@ class MessageQueue(_backend.kernel.QueueCore, Generic[T]):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if any(name in vars(cls) for name in _HOOKS):
+        users = [base for base in cls.__mro__ if base.__module__ != __name__]
+        if any(name in vars(base) for base in users for name in _HOOKS):
             cls._order = _HOOKED
 
     def __init__(self, maxsize: int = 0) -> None:
@@ -177,6 +178,11 @@ class MessageQueue(_backend.kernel.QueueCore, Generic[T]):
         return AsyncQueue(self)
 
     @property
+    def waiting(self) -> int:
+        """How many wait, to get, to peek or to put."""
+        return self.getting + self.putting
+
+    @property
     def closed(self) -> bool:
         """Whether the queue was shut down."""
         return self.is_shutdown
@@ -233,14 +239,13 @@ class LifoQueue(MessageQueue[T]):
 
     __slots__ = ()
 
+    _order = _LIFO
+
     def _get(self) -> T:
         return cast("T", self._queue.pop())
 
     def _peek(self) -> T:
         return cast("T", self._queue[-1])
-
-
-LifoQueue._order = _LIFO  # its hooks are for subclasses: the kernel knows this order
 
 
 class PriorityQueue(MessageQueue[T]):
@@ -251,6 +256,8 @@ class PriorityQueue(MessageQueue[T]):
     """
 
     __slots__ = ()
+
+    _order = _HOOKED
 
     def _init(self, maxsize: int) -> None:
         self._queue = []
@@ -338,6 +345,21 @@ class BaseQueue(Generic[T]):
     def shutdown(self, immediate: bool = False) -> None:
         """`MessageQueue.shutdown`."""
         self.wrapped.shutdown(immediate)
+
+    @property
+    def getting(self) -> int:
+        """How many wait to get or to peek."""
+        return self.wrapped.getting
+
+    @property
+    def putting(self) -> int:
+        """How many wait to put."""
+        return self.wrapped.putting
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, to get, to peek or to put."""
+        return self.wrapped.waiting
 
     @property
     def unfinished_tasks(self) -> int:

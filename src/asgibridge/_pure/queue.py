@@ -12,8 +12,8 @@ A wait is a **turn** (`_Turn`): to get, to peek, to put or to join, of a task or
 turn to put *a* free place. Both stay in the queue, counted (``_kept_items``, ``_kept_slots``) as
 nobody else's, until the turn wakes up, and takes what is the first item then, or puts its own. So a
 wait that ends in any other way has nothing to give back: its promise is broken, which is a count,
-and the next in line gets it. No item is ever in nobody's hands: not when a task is cancelled between
-its wake-up and its next step, nor when its loop is closed in that moment.
+and the next in line gets it. No item is ever in nobody's hands: not when a task is cancelled
+between its wake-up and its next step, nor when its loop is closed in that moment.
 
 What holds whenever nobody is in the middle of a step:
 
@@ -55,6 +55,7 @@ any other has to be woken by `shutdown`, or the interpreter waits for it.
 from __future__ import annotations
 
 import asyncio
+import operator
 import os
 import sys
 import threading
@@ -183,6 +184,7 @@ class QueueCore:
         "_count",
         "_down",
         "_getters",
+        "_in_hook",
         "_items",
         "_joiners",
         "_kept_items",
@@ -196,13 +198,14 @@ class QueueCore:
     )
 
     def __init__(self, maxsize: int = 0, order: int = 0) -> None:
-        self._limit = maxsize
+        self._limit = operator.index(maxsize)
         self._order_ = order
         self._items: deque[Any] = deque()
         self._kept_items = 0  # for turns that are promised one
         self._kept_slots = 0
         self._unfinished = 0
         self._down = False
+        self._in_hook = False
         # Turns in order. A dict's first key is slow to find when many before it were removed.
         self._getters: OrderedDict[_Turn, None] = OrderedDict()
         self._putters: OrderedDict[_Turn, None] = OrderedDict()
@@ -230,20 +233,38 @@ class QueueCore:
 
     def _push(self, item: Any) -> None:
         if self._order_ == _HOOKED:
-            self._put(item)
-            self._count = self._qsize()
+            self._enter_hook()
+            try:
+                self._put(item)
+            finally:
+                self._leave_hook()
         else:
             self._items.append(item)
             self._count += 1
 
     def _pull(self) -> Any:
         if self._order_ == _HOOKED:
-            item = self._get()
-            self._count = self._qsize()
+            self._enter_hook()
+            try:
+                item = self._get()
+            finally:
+                self._leave_hook()
         else:
             item = self._items.popleft() if self._order_ == _FIFO else self._items.pop()
             self._count -= 1
         return item
+
+    def _enter_hook(self) -> None:
+        # The lock is re-entrant, so this is no deadlock but has to be an error.
+        if self._in_hook:
+            raise RuntimeError(
+                "a queue's hook, or a comparison of its items, has used the queue it was called by"
+            )
+        self._in_hook = True
+
+    def _leave_hook(self) -> None:
+        self._in_hook = False
+        self._count = self._qsize()
 
     def _front(self) -> Any:
         if self._order_ == _HOOKED:
@@ -319,12 +340,14 @@ class QueueCore:
         count = self._count
         dropped = self._items
         if self._order_ == _HOOKED:
-            if self._clearable():
-                self._clear()
-                self._count = self._qsize()
+            self._enter_hook()
+            try:
+                if self._clearable():
+                    self._clear()
+            finally:
+                self._leave_hook()
             while self._count > 0:
-                self._get()
-                self._count = self._qsize()
+                self._pull()
         else:
             self._items = deque()
             self._count = 0
@@ -747,7 +770,7 @@ class QueueCore:
 
     @maxsize.setter
     def maxsize(self, value: int) -> None:
-        self._limit = value
+        self._limit = operator.index(value)
         self._wake(self._next_turn())
 
     @property
@@ -759,6 +782,16 @@ class QueueCore:
     def is_shutdown(self) -> bool:
         """Whether `shutdown` has been called."""
         return self._down
+
+    @property
+    def getting(self) -> int:
+        """How many wait to get or to peek."""
+        return len(self._getters)
+
+    @property
+    def putting(self) -> int:
+        """How many wait to put."""
+        return len(self._putters)
 
     def task_done(self) -> None:
         """One item that was taken is done with; ValueError if none is left."""
