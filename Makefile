@@ -1,7 +1,7 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench memcheck lint clean
+.PHONY: help test demo bench bench-queue memcheck lint clean
 
 help:
 	@echo "make test    the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
@@ -9,6 +9,7 @@ help:
 	@echo "make bench   every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
 	@echo "             docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing)"
 	@echo "make memcheck  the compiled kernel under valgrind and on a debug build of CPython"
+	@echo "make bench-queue  message queues, against janus, culsans, aiologic and Python's own"
 	@echo "make lint    ruff and mypy --strict"
 	@echo "make clean   remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
@@ -27,6 +28,10 @@ bench:
 
 memcheck:
 	$(PYTHON) tests/memcheck.py $(MEMCHECKFLAGS)
+
+bench-queue:
+	$(PYTHON) tests/environment.py .venv/bench-queue bench-queue
+	.venv/bench-queue/bin/python bench/queues.py $(BENCHFLAGS)
 
 lint:
 	$(PYTHON) tests/environment.py .venv/lint lint

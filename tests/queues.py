@@ -61,7 +61,7 @@ async def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def on_loop(loop: asyncio.AbstractEventLoop, coroutine: Any) -> Future[Any]:
-    """The outcome of ``coroutine`` on a loop that runs elsewhere; cancelling it cancels the task."""
+    """The outcome of ``coroutine`` on a loop running elsewhere. Cancelling it cancels the task."""
     return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
 

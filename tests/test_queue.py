@@ -96,13 +96,14 @@ class TestItems:
     def test_many_come_and_go(self, kind):
         """Through all of what the storage does to keep small."""
         queue, model, n = kind(), deque(), 0
+        pop = model.popleft if kind is MessageQueue else model.pop
         for size in (1, 70, 300, 5, 2000, 0, 129, 64):
             while len(model) < size:
                 queue.put_nowait(n)
                 model.append(n)
                 n += 1
             while len(model) > size // 2:
-                assert queue.get_nowait() == (model.popleft if kind is MessageQueue else model.pop)()
+                assert queue.get_nowait() == pop()
             assert queue.qsize() == len(model)
 
     def test_may_be_anything(self):

@@ -533,7 +533,7 @@ cdef class QueueCore:
         cdef object item = None
         if turn.most >= 0:
             many = []
-        if turn.state == _NEW:
+        if turn.state == _NEW and self.promised.first is not None:
             while self.reclaim():
                 pass
         self.lock()

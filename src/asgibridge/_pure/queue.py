@@ -391,7 +391,9 @@ class QueueCore:
                 is_there = self._call(turn)
             if not is_there:
                 self._withdraw_quietly(turn)
-            turn = self._next_turn()
+            # Who joins a line after this look has found that there is nothing to be had.
+            is_last = not (self._getters or self._putters or self._joiners)
+            turn = None if is_last else self._next_turn()
         if error is not None:
             try:
                 raise error
@@ -467,7 +469,7 @@ class QueueCore:
 
     def _advance(self, turn: _Turn) -> bool:
         # Do what the turn is for, if it may: the outcome is in its `item` then. True: wait (on).
-        if turn.state == _NEW:
+        if turn.state == _NEW and self._promised:
             while self._reclaim():
                 pass
         if self._born != _generation:
