@@ -46,6 +46,7 @@ cdef object _check_timeout = _queues.check_timeout
 cdef object _running_loop = asyncio._get_running_loop
 cdef object _monotonic = time.monotonic
 cdef object _RLock = threading.RLock
+cdef object _allocate_lock = threading._allocate_lock
 
 
 cdef enum:
@@ -632,6 +633,11 @@ cdef class QueueCore:
 
     cdef object wait(self, _Turn turn, object timeout):
         # On the calling thread, which sleeps. NOTHING if it is too late.
+        if threading._allocate_lock is not _allocate_lock:
+            raise RuntimeError(
+                "threading was monkey-patched after asgibridge.queue was imported, and waiting in "
+                "compiled code would block every greenlet: patch first, then import"
+            )
         deadline = None
         if timeout is not None:
             deadline = _monotonic() + timeout

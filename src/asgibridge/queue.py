@@ -33,7 +33,7 @@ from queue import Empty as SyncQueueEmpty
 from queue import Full as SyncQueueFull
 from typing import Any, Generic, TypeVar, cast
 
-from . import _backend
+from ._backend import kernel
 from ._queues import (
     NOTHING,
     AsyncQueueShutDown,
@@ -70,7 +70,7 @@ _HOOKS = ("_init", "_qsize", "_put", "_get", "_peekable", "_peek", "_clearable",
 _FIFO, _LIFO, _HOOKED = 0, 1, 2
 
 
-class MessageQueue(_backend.kernel.QueueCore, Generic[T]):
+class MessageQueue(kernel.QueueCore, Generic[T]):
     """A first-in-first-out queue for threads and tasks, with room for ``maxsize`` items.
 
     :param maxsize: 0 or less is no limit. `maxsize` can be changed later.
@@ -97,11 +97,6 @@ class MessageQueue(_backend.kernel.QueueCore, Generic[T]):
             cls._order = _HOOKED
 
     def __init__(self, maxsize: int = 0) -> None:
-        if _backend.threading_is_patched() and isinstance(self, _compiled):
-            raise RuntimeError(
-                "threading was monkey-patched after asgibridge.queue was imported, and waiting in "
-                "compiled code would block every greenlet: patch first, then import"
-            )
         super().__init__(maxsize, self._order)
 
     def __repr__(self) -> str:
@@ -226,10 +221,6 @@ class MessageQueue(_backend.kernel.QueueCore, Generic[T]):
     def _clear(self) -> None:
         self._queue.clear()
 
-
-_compiled: tuple[type, ...] = ()
-if _backend.IMPLEMENTATION == "speedups":
-    _compiled = (_backend.kernel.QueueCore,)
 
 Queue = MessageQueue
 
