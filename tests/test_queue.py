@@ -8,6 +8,7 @@ import os
 import queue as stdlib_queue
 import sys
 import threading
+import time
 import tracemalloc
 import weakref
 from collections import deque
@@ -272,6 +273,26 @@ class TestErrors:
         queue.task_done()
         with pytest.raises(ValueError, match="too many times"):
             queue.task_done()
+
+
+def test_what_comes_at_the_last_moment_is_got():
+    """The time runs out while the item is being put: it is promised by the time this is seen."""
+
+    class Slow(MessageQueue):
+        def _put(self, item):
+            while time.monotonic() < over:
+                time.sleep(0.01)
+            super()._put(item)
+
+    queue = Slow()
+    over = time.monotonic() + 0.5
+    future = in_thread(queue.sync_get, timeout=0.4)
+    until(lambda: queue.getting == 1)
+    in_thread(queue.put_nowait, "x").result(SECONDS)
+    assert future.result(SECONDS) == "x"
+    assert queue.waiting == 0
+    queue.put_nowait("y")
+    assert queue.get_nowait() == "y"
 
 
 class TestRoom:
