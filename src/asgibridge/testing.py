@@ -18,6 +18,7 @@ from typing import Any
 
 from ._compat import Deadline, TimedOut
 from .compatibility import guarantee_single_callable
+from .queue import MessageQueue
 
 __all__ = ["ApplicationCommunicator"]
 
@@ -37,23 +38,21 @@ class ApplicationCommunicator:
         self.application = guarantee_single_callable(application)
         self.scope = scope
         self._future = None
-        self._input_queue: asyncio.Queue[Any] | None = None
-        self._output_queue: asyncio.Queue[Any] | None = None
-
-    # A queue takes hold of its loop when made on Python 3.9, hence not in __init__.
+        self._input_queue: MessageQueue[Any] | None = None
+        self._output_queue: MessageQueue[Any] | None = None
 
     @property
-    def input_queue(self) -> asyncio.Queue[Any]:
+    def input_queue(self) -> MessageQueue[Any]:
         """What the application's ``receive()`` takes from."""
         if self._input_queue is None:
-            self._input_queue = asyncio.Queue()
+            self._input_queue = MessageQueue()
         return self._input_queue
 
     @property
-    def output_queue(self) -> asyncio.Queue[Any]:
+    def output_queue(self) -> MessageQueue[Any]:
         """What the application's ``send()`` puts into."""
         if self._output_queue is None:
-            self._output_queue = asyncio.Queue()
+            self._output_queue = MessageQueue()
         return self._output_queue
 
     @property
