@@ -167,3 +167,21 @@ def test_patched_after_the_import_of_a_required_kernel_says_what_to_do(run_scrip
 def test_exit_with_an_idle_worker(script_output):
     """From 3.13 on gevent waits for whatever does not look like a daemon, and ours do not."""
     assert script_output(SCRIPT + '    print(asyncio.run(sync_to_async(int)("3")))') == "3"
+
+
+def test_message_queues_let_other_greenlets_run(script_output):
+    assert (
+        script_output(
+            SCRIPT
+            + """
+    from asgibridge.queue import MessageQueue, QueueEmpty
+    queue = MessageQueue(2)
+    getting = gevent.spawn(lambda: list(queue))
+    for item in range(10):
+        queue.sync_put(item)
+    queue.shutdown()
+    print(sum(getting.get(timeout=30)))
+    """
+        )
+        == "45"
+    )

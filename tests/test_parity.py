@@ -105,6 +105,7 @@ def test_docstrings(path):
         ("CurrentThreadExecutor", (None, None)),
         ("Home", (1,)),
         ("Inbox", (1,)),
+        ("QueueCore", (1, 0, 1)),
         ("SyncCall", ()),
         ("SyncCall", (1,)),
         ("ThreadHandler", (1, 2, 3, 4)),

@@ -27,6 +27,7 @@ import inspect
 import os
 import sys
 import threading
+import time
 import types
 import weakref
 from concurrent.futures import Executor, Future, InvalidStateError
@@ -42,6 +43,7 @@ __all__ = [
     "Home",
     "Inbox",
     "PoolInbox",
+    "QueueCore",
     "SyncCall",
     "SyncWrapper",
     "ThreadHandler",
@@ -68,8 +70,13 @@ cdef unsigned long _generation = 0
 cdef object _pid = os.getpid()
 
 
+# The idents of the threads that forked, by generation: each is the only one its child has.
+cdef list _forkers = []
+
+
 def _after_fork_in_child():
     global _generation, _pid
+    _forkers.append(PyThread_get_thread_ident())
     _generation += 1
     _pid = os.getpid()
 
@@ -87,4 +94,5 @@ include "inbox.pxi"
 include "workers.pxi"
 include "pool.pxi"
 include "executors.pxi"
+include "queue.pxi"
 include "wrappers.pxi"

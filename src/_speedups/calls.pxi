@@ -5,7 +5,6 @@
 # shield around that. One is made for each ``await`` and has its own fate: cancelled it says so once,
 # as a shield does, and the call goes on and can be awaited again.
 
-@cython.final
 @cython.freelist(32)
 cdef class _Wait:
     # Of the loop's thread.
@@ -36,7 +35,7 @@ cdef class _Wait:
     cdef int check(self) except -1:
         # The call's value or exception is not asked for here: the awaiting coroutine takes it.
         if not self.is_done:
-            raise asyncio.InvalidStateError("the sync function has not finished")
+            raise asyncio.InvalidStateError("what is awaited has not come")
         if self.is_cancelled:
             if self.message is None:
                 raise asyncio.CancelledError()

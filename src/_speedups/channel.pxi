@@ -208,6 +208,8 @@ cdef class WakeChannel:
                     (<SyncCall>call).woken(directly)
                 elif type(call) is _Callback:
                     (<_Callback>call).wake_in(loop, directly)
+                elif type(call) is _Turn:
+                    (<_Turn>call).woken(directly)
                 else:
                     call.wake()
                 call = None

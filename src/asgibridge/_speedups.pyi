@@ -8,6 +8,7 @@ from asgibridge._pure import (
     Home as Home,
     Inbox as Inbox,
     PoolInbox as PoolInbox,
+    QueueCore as QueueCore,
     SyncCall as SyncCall,
     SyncWrapper as SyncWrapper,
     ThreadHandler as ThreadHandler,

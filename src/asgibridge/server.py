@@ -26,6 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .compatibility import guarantee_single_callable
+from .queue import MessageQueue
 
 __all__ = ["StatelessServer"]
 
@@ -172,7 +173,7 @@ class StatelessServer:
 
     # Instances
 
-    def get_or_create_application_instance(self, scope_id: Any, scope: Any) -> asyncio.Queue[Any]:
+    def get_or_create_application_instance(self, scope_id: Any, scope: Any) -> MessageQueue[Any]:
         """The input queue of the instance for ``scope_id``, which is started if there is none.
 
         An existing instance keeps the scope it was started with. To be called on the event loop.
@@ -180,7 +181,7 @@ class StatelessServer:
         details = self.application_instances.get(scope_id)
         if details is not None:
             details["last_used"] = time.time()
-            queue: asyncio.Queue[Any] = details["input_queue"]
+            queue: MessageQueue[Any] = details["input_queue"]
             return queue
         while len(self.application_instances) >= max(self.max_applications, 1):
             self.delete_oldest_application_instance()
@@ -188,7 +189,7 @@ class StatelessServer:
         async def send(message: Any) -> None:
             await self.application_send(scope, message)
 
-        input_queue: asyncio.Queue[Any] = asyncio.Queue()
+        input_queue: MessageQueue[Any] = MessageQueue()
         application = guarantee_single_callable(self.application)
         future = asyncio.ensure_future(application(scope=scope, receive=input_queue.get, send=send))
         self.application_instances[scope_id] = _Details(

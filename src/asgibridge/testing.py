@@ -26,6 +26,7 @@ from urllib.parse import unquote
 
 from ._compat import Deadline, TimedOut
 from .compatibility import guarantee_single_callable
+from .queue import MessageQueue
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,24 +84,22 @@ class ApplicationCommunicator:
         self.application = guarantee_single_callable(application)
         self.scope = scope
         self._future = None
-        self._input_queue: asyncio.Queue[Any] | None = None
-        self._output_queue: asyncio.Queue[Any] | None = None
+        self._input_queue: MessageQueue[Any] | None = None
+        self._output_queue: MessageQueue[Any] | None = None
         self._why_stopped: str | None = None
 
-    # A queue takes hold of its loop when made on Python 3.9, hence not in __init__.
-
     @property
-    def input_queue(self) -> asyncio.Queue[Any]:
+    def input_queue(self) -> MessageQueue[Any]:
         """What the application's ``receive()`` takes from."""
         if self._input_queue is None:
-            self._input_queue = asyncio.Queue()
+            self._input_queue = MessageQueue()
         return self._input_queue
 
     @property
-    def output_queue(self) -> asyncio.Queue[Any]:
+    def output_queue(self) -> MessageQueue[Any]:
         """What the application's ``send()`` puts into."""
         if self._output_queue is None:
-            self._output_queue = asyncio.Queue()
+            self._output_queue = MessageQueue()
         return self._output_queue
 
     @property

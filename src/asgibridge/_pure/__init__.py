@@ -19,6 +19,7 @@ from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
 from .pool import PoolInbox
+from .queue import QueueCore
 from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Home",
     "Inbox",
     "PoolInbox",
+    "QueueCore",
     "SyncCall",
     "SyncWrapper",
     "ThreadHandler",

@@ -36,7 +36,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import InvalidStateError
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .context import restore_context
 
@@ -54,6 +54,12 @@ __all__ = [
 ]
 
 
+class Woken(Protocol):
+    """What a channel carries."""
+
+    def wake(self) -> None: ...
+
+
 class WakeChannel:
     """The way from other threads to the tasks that wait on one event loop."""
 
@@ -61,10 +67,10 @@ class WakeChannel:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)  # a thread's cache must not keep a finished loop alive
-        self._finished: deque[SyncCall] = deque()
+        self._finished: deque[Woken] = deque()
         self._idle = [True]
 
-    def post(self, call: SyncCall) -> None:
+    def post(self, call: Woken) -> None:
         """Tell the loop that ``call`` has run. From any thread."""
         self._finished.append(call)
         try:

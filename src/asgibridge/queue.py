@@ -1,0 +1,427 @@
+"""Message queues between threads and event loops, in any mix and any number.
+
+A `MessageQueue` has one method for each way to wait: ``await queue.get()`` in a task, and
+``queue.sync_get()`` in a thread, and so for ``put``, ``peek``, ``get_many`` and ``join``; methods
+that do not wait are for everybody. Code written for `janus` or `culsans` finds its names here:
+``import asgibridge.queue as janus``, and the views ``sync_q`` and ``async_q``, which have the
+methods of `queue.Queue` and of `asyncio.Queue`.
+
+**Guarantees**, for any number of threads and event loops at once:
+
+* First in, first out (or as the variant says), and each item is got exactly once.
+* Who waits is served in order, and nobody passes them: what is put belongs to the first that waits
+  to get, a place that becomes free to the first that waits to put.
+* A get that is cancelled, interrupted (Ctrl-C) or out of time has taken nothing, and a put has put
+  nothing; what it would have had is the next one's. Both may be cancelled at any moment.
+* An event loop that is closed while its tasks wait takes nothing with it. What was promised to one
+  of them is found by the next who looks.
+* A forked child has the items, and none of the parent's waiting threads.
+* An event loop is woken once, however many of its tasks have something to do; a queue on which
+  nobody waits wakes nobody. A task that finds an item goes on without another turn of its loop.
+
+Why and how is in `asgibridge._pure.queue`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from asyncio import QueueEmpty as AsyncQueueEmpty
+from asyncio import QueueFull as AsyncQueueFull
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from queue import Empty as SyncQueueEmpty
+from queue import Full as SyncQueueFull
+from typing import Any, Generic, TypeVar, cast
+
+from ._backend import kernel
+from ._queues import (
+    NOTHING,
+    AsyncQueueShutDown,
+    QueueEmpty,
+    QueueFull,
+    QueueShutDown,
+    SyncQueueShutDown,
+    UnsupportedOperation,
+)
+
+__all__ = [
+    "AsyncQueue",
+    "AsyncQueueEmpty",
+    "AsyncQueueFull",
+    "AsyncQueueShutDown",
+    "BaseQueue",
+    "LifoQueue",
+    "MessageQueue",
+    "PriorityQueue",
+    "Queue",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
+    "SyncQueue",
+    "SyncQueueEmpty",
+    "SyncQueueFull",
+    "SyncQueueShutDown",
+    "UnsupportedOperation",
+]
+
+T = TypeVar("T")
+
+_HOOKS = ("_init", "_qsize", "_put", "_get", "_peekable", "_peek", "_clearable", "_clear")
+_FIFO, _LIFO, _HOOKED = 0, 1, 2
+
+
+class MessageQueue(kernel.QueueCore, Generic[T]):
+    """A first-in-first-out queue for threads and tasks, with room for ``maxsize`` items.
+
+    :param maxsize: 0 or less is no limit. `maxsize` can be changed later.
+
+    Belongs to no event loop and no thread: make it anywhere, use it everywhere. The kernel's
+    methods are its own: `put_nowait`, `get_nowait`, `peek_nowait`, `get_many_nowait`, `sync_put`,
+    `sync_get`, `sync_peek`, `sync_get_many`, `sync_join`, `task_done`, `qsize`, `empty`, `full`,
+    `clear` and `shutdown`.
+
+    **Subclasses** that override any of the hooks ``_init(maxsize)``, ``_qsize()``, ``_put(item)``,
+    ``_get()``, ``_peekable()``, ``_peek()``, ``_clearable()`` and ``_clear()`` store the items
+    themselves. Hooks are called one at a time, and must not use the queue: that is a RuntimeError.
+    The defaults keep the items in ``_queue``.
+    """
+
+    __slots__ = ("__weakref__", "_queue")
+
+    _order = _FIFO
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        users = [base for base in cls.__mro__ if base.__module__ != __name__]
+        if any(name in vars(base) for base in users for name in _HOOKS):
+            cls._order = _HOOKED
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize, self._order)
+
+    def __repr__(self) -> str:
+        state = " shut down" if self.is_shutdown else ""
+        return (
+            f"<{type(self).__name__} at {id(self):#x} maxsize={self.maxsize} "
+            f"qsize={self.qsize()}{state}>"
+        )
+
+    # Tasks
+
+    async def put(self, item: T) -> None:
+        """Put ``item``, waiting for room. On any event loop.
+
+        Raises QueueShutDown after `shutdown`, also if that comes meanwhile.
+        """
+        if not self._offer(item):
+            await self._putting(item)
+
+    async def get(self) -> T:
+        """Take the first item, waiting for one. On any event loop.
+
+        Raises QueueShutDown if the queue is empty and was shut down, or is so meanwhile.
+        """
+        item = self._fetch()
+        if item is NOTHING:
+            item = await self._getting()
+        return cast("T", item)
+
+    async def peek(self) -> T:
+        """The first item, which stays where it is, waiting for one as `get` does."""
+        return cast("T", await self._peeking())
+
+    async def get_many(self, n: int | None = None) -> list[T]:
+        """Wait for an item as `get` does, and take all that are there, ``n`` at most."""
+        return self._fetch_many(n) or cast("list[T]", await self._getting_many(n))
+
+    async def join(self) -> None:
+        """Wait until as many items are done (`task_done`) as were put."""
+        await self._joining()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        """``async for``: the items as they come, until the queue is shut down and empty."""
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return await self.get()
+        except QueueShutDown:
+            raise StopAsyncIteration from None
+
+    # Threads
+
+    def __iter__(self) -> Iterator[T]:
+        """``for``: the items as they come, until the queue is shut down and empty. Blocks."""
+        while True:
+            try:
+                item = self.sync_get()
+            except QueueShutDown:
+                return
+            yield item
+            del item
+
+    # What janus and culsans have
+
+    @property
+    def sync_q(self) -> SyncQueue[T]:
+        """The queue as a `queue.Queue`."""
+        return SyncQueue(self)
+
+    @property
+    def async_q(self) -> AsyncQueue[T]:
+        """The queue as an `asyncio.Queue`."""
+        return AsyncQueue(self)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, to get, to peek or to put."""
+        return self.getting + self.putting
+
+    @property
+    def closed(self) -> bool:
+        """Whether the queue was shut down."""
+        return self.is_shutdown
+
+    def close(self) -> None:
+        """``shutdown(immediate=True)``."""
+        self.shutdown(immediate=True)
+
+    async def wait_closed(self) -> None:
+        """Nothing to wait for; RuntimeError if the queue is not closed."""
+        if not self.is_shutdown:
+            raise RuntimeError("the queue is open: call close() or shutdown() first")
+
+    async def aclose(self) -> None:
+        """`close`."""
+        self.close()
+
+    # Hooks
+
+    def _init(self, maxsize: int) -> None:
+        self._queue: Any = deque()
+
+    def _qsize(self) -> int:
+        return len(self._queue)
+
+    def _put(self, item: T) -> None:
+        self._queue.append(item)
+
+    def _get(self) -> T:
+        return cast("T", self._queue.popleft())
+
+    def _peekable(self) -> bool:
+        return True
+
+    def _peek(self) -> T:
+        return cast("T", self._queue[0])
+
+    def _clearable(self) -> bool:
+        return True
+
+    def _clear(self) -> None:
+        self._queue.clear()
+
+
+Queue = MessageQueue
+
+
+class LifoQueue(MessageQueue[T]):
+    """A `MessageQueue` that gives out what was put last."""
+
+    __slots__ = ()
+
+    _order = _LIFO
+
+    def _get(self) -> T:
+        return cast("T", self._queue.pop())
+
+    def _peek(self) -> T:
+        return cast("T", self._queue[-1])
+
+
+class PriorityQueue(MessageQueue[T]):
+    """A `MessageQueue` that gives out the least item first, such as ``(priority, data)``.
+
+    Items are compared with ``<`` while the queue is held: their ``__lt__`` must not use it. A put
+    or a get whose comparison raises has put or taken nothing.
+    """
+
+    __slots__ = ()
+
+    _order = _HOOKED
+
+    def _init(self, maxsize: int) -> None:
+        self._queue = []
+
+    def _put(self, item: T) -> None:
+        heap = self._queue
+        # heapq leaves the item in, somewhere, if a comparison raises: find its place first.
+        at = len(heap)
+        path = [at]
+        while at and item < heap[(at - 1) >> 1]:
+            at = (at - 1) >> 1
+            path.append(at)
+        heap.append(item)
+        for lower, upper in zip(path, path[1:]):
+            heap[lower] = heap[upper]
+        heap[at] = item
+
+    def _get(self) -> T:
+        heap = self._queue
+        first = heap[0]
+        size = len(heap)
+        try:
+            heapq.heappop(heap)
+        except BaseException:
+            if len(heap) < size:
+                heap.append(first)
+            raise
+        return cast("T", first)
+
+
+class BaseQueue(Generic[T]):
+    """What the two views of a queue have in common; the queue itself does the work."""
+
+    __slots__ = ("wrapped",)
+
+    def __init__(self, wrapped: MessageQueue[T]) -> None:
+        self.wrapped = wrapped
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.wrapped!r}>"
+
+    def __len__(self) -> int:
+        return self.wrapped.qsize()
+
+    def put_nowait(self, item: T) -> None:
+        """Put ``item``, or raise QueueFull or QueueShutDown."""
+        self.wrapped.put_nowait(item)
+
+    def get_nowait(self) -> T:
+        """Take the first item, or raise QueueEmpty or QueueShutDown."""
+        return cast("T", self.wrapped.get_nowait())
+
+    def peek_nowait(self) -> T:
+        """The first item, which stays, or raise QueueEmpty or QueueShutDown."""
+        return cast("T", self.wrapped.peek_nowait())
+
+    def peekable(self) -> bool:
+        """Whether the queue has a first item to peek at, when it is not empty."""
+        return self.wrapped._peekable()
+
+    def clearable(self) -> bool:
+        """Whether the queue can be cleared at once."""
+        return self.wrapped._clearable()
+
+    def qsize(self) -> int:
+        """How many items `get_nowait` could take now."""
+        return self.wrapped.qsize()
+
+    def empty(self) -> bool:
+        """Whether `get_nowait` would find nothing now."""
+        return self.wrapped.empty()
+
+    def full(self) -> bool:
+        """Whether `put_nowait` would find no room now."""
+        return self.wrapped.full()
+
+    def task_done(self) -> None:
+        """One item that was taken is done with; ValueError if none is left."""
+        self.wrapped.task_done()
+
+    def clear(self) -> None:
+        """Drop all items, as if they were taken and done with."""
+        self.wrapped.clear()
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """`MessageQueue.shutdown`."""
+        self.wrapped.shutdown(immediate)
+
+    @property
+    def getting(self) -> int:
+        """How many wait to get or to peek."""
+        return self.wrapped.getting
+
+    @property
+    def putting(self) -> int:
+        """How many wait to put."""
+        return self.wrapped.putting
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, to get, to peek or to put."""
+        return self.wrapped.waiting
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many items were put for which `task_done` has not been called."""
+        return self.wrapped.unfinished_tasks
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether `shutdown` has been called."""
+        return self.wrapped.is_shutdown
+
+    @property
+    def closed(self) -> bool:
+        """Whether `shutdown` has been called."""
+        return self.wrapped.is_shutdown
+
+    @property
+    def maxsize(self) -> int:
+        """How many items there is room for; 0 or less is no limit. May be set."""
+        return self.wrapped.maxsize
+
+    @maxsize.setter
+    def maxsize(self, value: int) -> None:
+        self.wrapped.maxsize = value
+
+
+class SyncQueue(BaseQueue[T]):
+    """The view for threads: `queue.Queue`'s methods. They block, an event loop's thread too."""
+
+    __slots__ = ()
+
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+        """`MessageQueue.sync_put`."""
+        self.wrapped.sync_put(item, block, timeout)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> T:
+        """`MessageQueue.sync_get`."""
+        return cast("T", self.wrapped.sync_get(block, timeout))
+
+    def peek(self, block: bool = True, timeout: float | None = None) -> T:
+        """`MessageQueue.sync_peek`."""
+        return cast("T", self.wrapped.sync_peek(block, timeout))
+
+    def join(self) -> None:
+        """`MessageQueue.sync_join`."""
+        self.wrapped.sync_join()
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.wrapped)
+
+
+class AsyncQueue(BaseQueue[T]):
+    """The view for tasks: `asyncio.Queue`'s methods, on any event loop, on several at once."""
+
+    __slots__ = ()
+
+    def put(self, item: T) -> Coroutine[Any, Any, None]:
+        """`MessageQueue.put`."""
+        return self.wrapped.put(item)
+
+    def get(self) -> Coroutine[Any, Any, T]:
+        """`MessageQueue.get`."""
+        return self.wrapped.get()
+
+    def peek(self) -> Coroutine[Any, Any, T]:
+        """`MessageQueue.peek`."""
+        return self.wrapped.peek()
+
+    def join(self) -> Coroutine[Any, Any, None]:
+        """`MessageQueue.join`."""
+        return self.wrapped.join()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self.wrapped
