@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(SECONDS + 20)
 
 SCRIPT = Path(__file__).with_name("workloads.py")
 
-NOISE = 100
+NOISE = 250
 """References and blocks that come and go with Python's own caches."""
 
 
