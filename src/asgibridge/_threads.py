@@ -60,6 +60,7 @@ class Mailbox(Protocol):
 
 _names = itertools.count()
 _generation = 0
+_pid = os.getpid()
 # Guards the pair below, so that no worker slips between the exit's two questions "who is there?"
 # and "who waits for the next one?". Re-entrant: a finalizer may start a worker.
 _lock = threading.RLock()
@@ -71,6 +72,11 @@ when_a_worker_ends: list[Callable[[], object]] = []  # called on its thread
 def generation() -> int:
     """How many forks this process is away from the one that imported us."""
     return _generation
+
+
+def pid() -> int:
+    """``os.getpid()``, without asking the kernel."""
+    return _pid
 
 
 def is_exiting() -> bool:
@@ -186,8 +192,9 @@ def _end_workers() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _generation, _lock
+    global _generation, _lock, _pid
     _generation += 1
+    _pid = os.getpid()
     _lock = threading.RLock()
     _alive.clear()
 

@@ -30,7 +30,6 @@ import asyncio
 import contextvars
 import functools
 import inspect
-import os
 import sys
 import threading
 import warnings
@@ -40,7 +39,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _backend, _install, current_thread_executor, pools, runners
+from . import _backend, _install, _threads, current_thread_executor, pools, runners
 from ._backend import kernel
 from .current_thread_executor import CurrentThreadExecutor
 from .local import Local
@@ -286,16 +285,14 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             )
         outer = kernel.peek(self.executors, "current", None)
         executor = CurrentThreadExecutor(outer)
-        context = [contextvars.copy_context()]
-        before = context[0]
         interrupted = False
         is_plain = self._has_own_main_wrap()
         result: Any = kernel.AsyncCall() if is_plain else Future()
         coroutine: Any = None
+        self.executors.current = executor
+        before = contextvars.copy_context()
+        context = [before]
         try:
-            self.executors.current = executor
-            before = contextvars.copy_context()
-            context[0] = before
             coroutine = self.awaitable(*args, **kwargs)
             exc_info = sys.exc_info()
             task_context = getattr(SyncToAsync.threadlocal, "task_context", None)
@@ -371,11 +368,10 @@ _NO_RESULT = "main_wrap ended without setting call_result, so the outcome is los
 
 def _loop_of_this_thread() -> asyncio.AbstractEventLoop | None:
     # Set by thread_handler. In a forked child the loop is the parent's (asgiref #194).
-    loop: asyncio.AbstractEventLoop | None = getattr(
-        SyncToAsync.threadlocal, "main_event_loop", None
-    )
-    if loop is None or SyncToAsync.threadlocal.main_event_loop_pid != os.getpid():
+    names = SyncToAsync.threadlocal.__dict__
+    if not names or names.get("main_event_loop_pid") != _threads.pid():
         return None
+    loop: asyncio.AbstractEventLoop | None = names.get("main_event_loop")
     return loop
 
 
@@ -387,33 +383,41 @@ def _serve_while_on(
 ) -> bool:
     # Run the awaitable on a loop of another thread, and serve until the result is there. False if
     # the loop is closed; then nothing has happened.
-    is_there = True
-
-    def done(_result: object) -> None:
-        if is_there:
-            executor.close()
-
+    closing: _Closing | None = None
     if type(result) is kernel.AsyncCall:
         result.wakes(executor)
     else:
-        result.add_done_callback(done)
+        closing = _Closing(executor)
+        result.add_done_callback(closing)
     try:
         kernel.call_soon(loop, _begin, loop, awaitable, result)
     except RuntimeError:
-        is_there = False
-        if type(result) is kernel.AsyncCall:
+        if closing is None:
             result.wakes(None)
+        else:
+            closing.executor = None
         return False
     executor.serve()
     return True
+
+
+class _Closing:
+    """A Future's callback, which can't be taken back, that can."""
+
+    def __init__(self, executor: CurrentThreadExecutor) -> None:
+        self.executor: CurrentThreadExecutor | None = executor
+
+    def __call__(self, _result: object) -> None:
+        if self.executor is not None:
+            self.executor.close()
 
 
 def _begin(
     loop: asyncio.AbstractEventLoop, awaitable: Coroutine[Any, Any, None], result: Any
 ) -> None:
     try:
-        if _starts_eagerly(loop):
-            task = asyncio.tasks.Task(awaitable, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+        if _makes_tasks_as_usual(loop):
+            task = _begin_eagerly(loop, awaitable)
         else:
             task = loop.create_task(awaitable)
     except BaseException as error:
@@ -434,13 +438,34 @@ def _ended(result: Any, task: asyncio.Task[None]) -> None:
     result.set_exception(error or RuntimeError(_NO_RESULT))
 
 
-def _starts_eagerly(loop: asyncio.AbstractEventLoop) -> bool:
-    # A first step then and there saves a turn of the loop. Not where somebody makes tasks his way.
+def _makes_tasks_as_usual(loop: Any) -> bool:
     return (
-        sys.version_info >= (3, 12)
-        and loop.get_task_factory() is None
-        and getattr(loop.create_task, "__func__", None) is asyncio.BaseEventLoop.create_task
+        getattr(loop.create_task, "__func__", None) is asyncio.BaseEventLoop.create_task
+        and loop._task_factory is None
+        and not loop._debug
     )
+
+
+if sys.version_info >= (3, 12):
+
+    def _begin_eagerly(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        # A first step then and there saves a turn of the loop.
+        return asyncio.tasks.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+
+else:
+
+    def _begin_eagerly(loop: Any, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        # The same by hand: the task has put its first step at the end of what is ready. (Unless
+        # another thread has been quicker.)
+        task = asyncio.tasks.Task(coroutine, loop=loop)
+        handle = loop._ready.pop()
+        if getattr(handle._callback, "__self__", None) is task:
+            handle._run()
+        else:
+            loop._ready.append(handle)
+        return task
 
 
 async def _awaited_while_handling(handled: BaseException, awaitable: Awaitable[_R]) -> _R:
@@ -575,7 +600,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         threadlocal = self.threadlocal.__dict__
         outer = threadlocal.copy()
         threadlocal["main_event_loop"] = loop
-        threadlocal["main_event_loop_pid"] = os.getpid()
+        threadlocal["main_event_loop_pid"] = _threads.pid()
         threadlocal["task_context"] = task_context
         handled = exc_info[1]
         del exc_info

@@ -8,10 +8,11 @@ third of the Python code of a hop.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any
+
+from asgibridge import _threads
 
 from .home import at_home, current_home
 
@@ -47,7 +48,7 @@ class ThreadHandler:
         threadlocal = self._threadlocal.__dict__
         outer = threadlocal.copy()
         threadlocal["main_event_loop"] = self._loop
-        threadlocal["main_event_loop_pid"] = os.getpid()
+        threadlocal["main_event_loop_pid"] = _threads.pid()
         threadlocal["task_context"] = self._task_context
         try:
             return at_home(self._home, self._context.run, self._function)
