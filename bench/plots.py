@@ -59,8 +59,9 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
 
 def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=150)
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    # Not with_suffix(): the names have a version in them, and that a dot.
+    figure.savefig(f"{path}.png", dpi=150)
+    figure.savefig(f"{path}.svg", metadata={"Date": None})
     plt.close(figure)
 
 
