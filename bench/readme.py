@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 
 from cases import ROWS
@@ -58,12 +59,15 @@ def _how(found: list[Results], passes: list[Measured]) -> str:
     rounds = "/".join(dict.fromkeys(str(measured.rounds) for measured in passes))
     machines = "; ".join(dict.fromkeys(results.conditions["machine"] for results in found))
     asgiref = "/".join(dict.fromkeys(results.conditions["asgiref"] for results in found))
-    return (
+    return textwrap.fill(
         f"`make bench`, µs per operation (minimum of {rounds} processes each, in turn, pinned to "
-        f"one core;\n{machines}; asgiref {asgiref}). `floor` is the least there is: "
-        "`SimpleQueue.put` there and\n`call_soon_threadsafe` back, `threading.local` for `Local`. "
-        "Spread, all cores, latency, uvloop and\nhow the cost grows: "
-        "[docs/benchmarks.md](docs/benchmarks.md)."
+        f"one core; {machines}; asgiref {asgiref}). `floor` is the least there is: "
+        "`SimpleQueue.put` there and `call_soon_threadsafe` back, `threading.local` for `Local`. "
+        "Spread, all cores, latency, uvloop and how the cost grows: "
+        "[docs/benchmarks.md](docs/benchmarks.md).",
+        width=100,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
