@@ -92,7 +92,9 @@ def main() -> None:
     old = readme.read_text(encoding="utf-8")
     new = replaced(old, table(found))
     if options.check:
-        sys.exit("README.md's speeds are not docs/benchmarks': run bench/readme.py" * (old != new))
+        if old != new:
+            sys.exit("README.md's speeds are not those of docs/benchmarks: run bench/readme.py")
+        return
     readme.write_text(new, encoding="utf-8")
 
 
