@@ -310,6 +310,8 @@ def test_a_framework_gives_the_same_bytes(framework, native_server, native, serv
         for path, options in FRAMEWORK_REQUESTS:
             expected = one.get(path, **options)
             assert expected.status in (200, 404, 500)
+            if options.get("method") == "HEAD":
+                expected.body = b""  # older gunicorns send one
             assert other.get(path, **options).essence() == expected.essence(), (path, options)
 
 
