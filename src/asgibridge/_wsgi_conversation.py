@@ -147,18 +147,15 @@ class Conversation:
         read = getattr(self._body, "read1", None) or self._body.read
         try:
             data = read(size)
-        except OSError as error:
-            self._service.call_soon(self._lost_client, error)
+        except OSError:
+            self._service.call_soon(self._lost_client)
             return
-        except BaseException as error:
-            self._service.call_soon(self._lost_client, None)
-            raise error
         if left is not None:
             left -= len(data)
             self._body_left = left
         more = bool(data) if left is None else left > 0
         if more and not data:
-            self._service.call_soon(self._lost_client, None)  # less than its Content-Length
+            self._service.call_soon(self._lost_client)  # less than its Content-Length
         else:
             self._service.call_soon(self._arrived, data, more)
 
@@ -252,7 +249,7 @@ class Conversation:
         self._received.append((data, more))
         self._wake_receiver()
 
-    def _lost_client(self, _error: OSError | None) -> None:
+    def _lost_client(self) -> None:
         self._client_has_gone = True
         self._over()
 
