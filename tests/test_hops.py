@@ -11,6 +11,8 @@ import threading
 
 import pytest
 
+from asgibridge.sync import async_to_sync, sync_to_async
+
 C_TASK = asyncio.Task
 PYTHON_TASK = asyncio.tasks._PyTask
 
@@ -254,3 +256,49 @@ def test_callbacks_run_in_a_copy_of_the_posting_context(kernel):
         assert variable.get() is None
 
     asyncio.run(main())
+
+
+class TestFirstStepOfAWorkersCoroutine:
+    """It is taken in the loop's turn that gets the call, or in the next where tasks are not made
+    as usual."""
+
+    def frames(self, prepare=lambda loop: None):
+        async def names_of_frames():
+            assert asyncio.current_task() in asyncio.all_tasks()
+            frame, names = sys._getframe(), []
+            while frame is not None:
+                names.append(frame.f_code.co_name)
+                frame = frame.f_back
+            return names
+
+        async def main():
+            prepare(asyncio.get_running_loop())
+            return await sync_to_async(async_to_sync(names_of_frames))()
+
+        return asyncio.run(main())
+
+    def test_at_once(self):
+        assert "_begin" in self.frames()
+
+    def test_with_a_task_factory(self):
+        made = []
+
+        def factory(loop, coroutine, **options):
+            made.append(coroutine)
+            return asyncio.Task(coroutine, loop=loop, **options)
+
+        assert "_begin" not in self.frames(lambda loop: loop.set_task_factory(factory))
+        assert len(made) == 1
+
+    def test_with_a_create_task_of_somebodys(self):
+        made = []
+
+        def prepare(loop):
+            original = loop.create_task
+            loop.create_task = lambda *args, **options: made.append(1) or original(*args, **options)
+
+        assert "_begin" not in self.frames(prepare)
+        assert made == [1]
+
+    def test_in_debug_mode(self):
+        assert "_begin" not in self.frames(lambda loop: loop.set_debug(True))

@@ -196,7 +196,11 @@ cdef class WakeChannel:
             batch = self.finished
             self.finished = fresh
         loop = self.loop()
-        directly = not (loop is None or loop.get_debug() or hasattr(loop, "_nest_patched"))
+        directly = not (
+            loop is None
+            or (loop._debug if self.has_reader else loop.get_debug())  # asyncio's own, then
+            or hasattr(loop, "_nest_patched")
+        )
         n = len(batch)
         i = 0
         try:

@@ -286,7 +286,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         outer = kernel.peek(self.executors, "current", None)
         executor = CurrentThreadExecutor(outer)
         interrupted = False
-        is_plain = self._has_own_main_wrap()
+        is_plain = type(self).main_wrap is _MAIN_WRAP and "main_wrap" not in self.__dict__
         result: Any = kernel.AsyncCall() if is_plain else Future()
         coroutine: Any = None
         self.executors.current = executor
@@ -349,9 +349,6 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             del handled
         await kernel.drive(call_result, task_context, context, awaitable)
 
-    def _has_own_main_wrap(self) -> bool:
-        return type(self).main_wrap is _MAIN_WRAP and "main_wrap" not in self.__dict__
-
     def _single_thread_executor(self) -> Executor | None:
         context = self.async_single_thread_context.get(None)
         if context is None:
@@ -412,14 +409,22 @@ class _Closing:
             self.executor.close()
 
 
-def _begin(
-    loop: asyncio.AbstractEventLoop, awaitable: Coroutine[Any, Any, None], result: Any
-) -> None:
+def _begin(loop: Any, awaitable: Coroutine[Any, Any, None], result: Any) -> None:
     try:
-        if _makes_tasks_as_usual(loop):
-            task = _begin_eagerly(loop, awaitable)
-        else:
+        if not _makes_tasks_as_usual(loop):
             task = loop.create_task(awaitable)
+        elif sys.version_info >= (3, 12):
+            # A first step then and there saves a turn of the loop.
+            task = asyncio.tasks.Task(awaitable, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+        else:
+            # The same by hand: the task has put its first step at the end of what is ready. (Unless
+            # another thread has been quicker.)
+            task = asyncio.tasks.Task(awaitable, loop=loop)
+            handle = loop._ready.pop()
+            if getattr(handle._callback, "__self__", None) is task:
+                handle._run()
+            else:
+                loop._ready.append(handle)
     except BaseException as error:
         if not result.done():
             result.set_exception(error)
@@ -440,32 +445,14 @@ def _ended(result: Any, task: asyncio.Task[None]) -> None:
 
 def _makes_tasks_as_usual(loop: Any) -> bool:
     return (
-        getattr(loop.create_task, "__func__", None) is asyncio.BaseEventLoop.create_task
+        type(loop).create_task is _CREATE_TASK
+        and "create_task" not in loop.__dict__
         and loop._task_factory is None
         and not loop._debug
     )
 
 
-if sys.version_info >= (3, 12):
-
-    def _begin_eagerly(
-        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
-    ) -> asyncio.Task[None]:
-        # A first step then and there saves a turn of the loop.
-        return asyncio.tasks.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
-
-else:
-
-    def _begin_eagerly(loop: Any, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        # The same by hand: the task has put its first step at the end of what is ready. (Unless
-        # another thread has been quicker.)
-        task = asyncio.tasks.Task(coroutine, loop=loop)
-        handle = loop._ready.pop()
-        if getattr(handle._callback, "__self__", None) is task:
-            handle._run()
-        else:
-            loop._ready.append(handle)
-        return task
+_CREATE_TASK = asyncio.BaseEventLoop.create_task
 
 
 async def _awaited_while_handling(handled: BaseException, awaitable: Awaitable[_R]) -> _R:
