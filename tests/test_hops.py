@@ -262,7 +262,9 @@ class TestFirstStepOfAWorkersCoroutine:
     """It is taken in the loop's turn that gets the call, or in the next where tasks are not made
     as usual."""
 
-    def frames(self, prepare=lambda loop: None):
+    def begins_at_once(self, prepare=lambda loop: None, made=()):
+        """Whether it does, and how many tasks were made for it in the way that ``prepare`` set."""
+
         async def names_of_frames():
             assert asyncio.current_task() in asyncio.all_tasks()
             frame, names = sys._getframe(), []
@@ -273,12 +275,13 @@ class TestFirstStepOfAWorkersCoroutine:
 
         async def main():
             prepare(asyncio.get_running_loop())
-            return await sync_to_async(async_to_sync(names_of_frames))()
+            names = await sync_to_async(async_to_sync(names_of_frames))()
+            return "_begin" in names, len(made)
 
         return asyncio.run(main())
 
     def test_at_once(self):
-        assert "_begin" in self.frames()
+        assert self.begins_at_once() == (True, 0)
 
     def test_with_a_task_factory(self):
         made = []
@@ -287,8 +290,7 @@ class TestFirstStepOfAWorkersCoroutine:
             made.append(coroutine)
             return asyncio.Task(coroutine, loop=loop, **options)
 
-        assert "_begin" not in self.frames(lambda loop: loop.set_task_factory(factory))
-        assert len(made) == 1
+        assert self.begins_at_once(lambda loop: loop.set_task_factory(factory), made) == (False, 1)
 
     def test_with_a_create_task_of_somebodys(self):
         made = []
@@ -297,8 +299,7 @@ class TestFirstStepOfAWorkersCoroutine:
             original = loop.create_task
             loop.create_task = lambda *args, **options: made.append(1) or original(*args, **options)
 
-        assert "_begin" not in self.frames(prepare)
-        assert made == [1]
+        assert self.begins_at_once(prepare, made) == (False, 1)
 
     def test_in_debug_mode(self):
-        assert "_begin" not in self.frames(lambda loop: loop.set_debug(True))
+        assert self.begins_at_once(lambda loop: loop.set_debug(True)) == (False, 0)
