@@ -99,14 +99,56 @@ def test_which_keys_may_be_absent(name):
     assert class_.__required_keys__ == set(class_.__annotations__) - absent
 
 
-def test_all_of_asgirefs_keys_are_there():
-    upstream = pytest.importorskip("asgiref.typing", exc_type=ImportError)
-    for name in upstream.__all__:
-        theirs = getattr(upstream, name)
-        if hasattr(theirs, "__total__"):
-            assert set(getattr(asgi, name).__annotations__) >= set(theirs.__annotations__)
-        else:
-            assert hasattr(asgi, name)
+UPSTREAM = {
+    "ASGI2Application": "",
+    "ASGI2Protocol": "",
+    "ASGI3Application": "",
+    "ASGIApplication": "",
+    "ASGIReceiveCallable": "",
+    "ASGIReceiveEvent": "",
+    "ASGISendCallable": "",
+    "ASGISendEvent": "",
+    "ASGIVersions": "spec_version version",
+    "HTTPDisconnectEvent": "type",
+    "HTTPRequestEvent": "type body more_body",
+    "HTTPResponseBodyEvent": "type body more_body",
+    "HTTPResponsePathsendEvent": "type path",
+    "HTTPResponseStartEvent": "type status headers trailers",
+    "HTTPResponseTrailersEvent": "type headers more_trailers",
+    "HTTPScope": (
+        "type asgi http_version method scheme path raw_path query_string root_path "
+        "headers client server state extensions"
+    ),
+    "HTTPServerPushEvent": "type path headers",
+    "LifespanScope": "type asgi state",
+    "LifespanShutdownCompleteEvent": "type",
+    "LifespanShutdownEvent": "type",
+    "LifespanShutdownFailedEvent": "type message",
+    "LifespanStartupCompleteEvent": "type",
+    "LifespanStartupEvent": "type",
+    "LifespanStartupFailedEvent": "type message",
+    "Scope": "",
+    "WWWScope": "",
+    "WebSocketAcceptEvent": "type subprotocol headers",
+    "WebSocketCloseEvent": "type code reason",
+    "WebSocketConnectEvent": "type",
+    "WebSocketDisconnectEvent": "type code reason",
+    "WebSocketReceiveEvent": "type bytes text",
+    "WebSocketResponseBodyEvent": "type body more_body",
+    "WebSocketResponseStartEvent": "type status headers",
+    "WebSocketScope": (
+        "type asgi http_version scheme path raw_path query_string root_path headers "
+        "client server subprotocols state extensions"
+    ),
+    "WebSocketSendEvent": "type bytes text",
+}
+"""The names of asgiref 3.13.0's typing module, and the keys of those that are messages or scopes."""
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_all_of_asgirefs_keys_are_there(name):
+    ours = getattr(asgi, name)
+    assert set(UPSTREAM[name].split()) <= set(getattr(ours, "__annotations__", ()))
 
 
 def test_each_event_goes_one_way():
