@@ -142,7 +142,7 @@ UPSTREAM = {
     ),
     "WebSocketSendEvent": "type bytes text",
 }
-"""The names of asgiref 3.13.0's typing module, and the keys of those that are messages or scopes."""
+"""asgiref 3.13.0's names, and the keys of those that are messages or scopes."""
 
 
 @pytest.mark.parametrize("name", UPSTREAM)
