@@ -166,6 +166,21 @@ def test_a_task_that_ends_the_loop_does_not_lose_the_others(kernel, error, earli
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts the descriptors in /proc")
 class TestDescriptors:
+    def test_of_others_are_not_closed_by_a_channel_that_never_was(self, kernel):
+        """Its numbers would all be 0, and that is standard input."""
+        ours, theirs = os.pipe()
+        kept = os.dup(0)
+        try:
+            os.dup2(ours, 0)
+            with pytest.raises(TypeError):
+                kernel.WakeChannel()
+            gc.collect()
+            os.fstat(0)
+        finally:
+            os.dup2(kept, 0)
+            for descriptor in (kept, ours, theirs):
+                os.close(descriptor)
+
     @staticmethod
     def count():
         return len(os.listdir("/proc/self/fd"))

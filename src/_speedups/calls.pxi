@@ -436,11 +436,23 @@ cdef class _Drive:
             close = getattr(self.awaitable if self.iterator is None else self.iterator, "close", None)
             if close is not None:
                 close()
-        finally:
             self.finish(None, RuntimeError(_DROPPED))
+        except RecursionError:
+            raise
+        except BaseException:
+            self.finish(None, RuntimeError(_DROPPED))
+            raise
 
     def __del__(self):
-        self.close()
+        # Perhaps close to the recursion limit, which is what has made an end of us: then the
+        # awaitable's own end closes it. But whoever waits must hear of it.
+        if self.is_over:
+            return
+        try:
+            self.close()
+        except RecursionError:
+            if not self.is_over:
+                self.finish(None, _dropped)
 
     cdef int begin(self) except -1:
         if self.context is not None:
@@ -478,11 +490,15 @@ cdef class _Drive:
             self.task_context.remove(task)
         # Before the outcome: the caller goes on as soon as that is set.
         if context is not None:
-            (<list>context)[0] = copy_context()
+            (<list>context)[0] = PyContext_CopyCurrent()
         self.call = self.task_context = self.context = self.task = None
         self.awaitable = self.iterator = None
+        if type(call) is AsyncCall:
+            if not (<AsyncCall>call).is_done:  # or whoever failed to start us has said so
+                (<AsyncCall>call).finish(value, error)
+            return 0
         if call.done():
-            return 0  # whoever failed to start us has said so
+            return 0
         if error is None:
             call.set_result(value)
         else:
@@ -490,7 +506,13 @@ cdef class _Drive:
         return 0
 
 
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+
 _DROPPED = "the event loop was dropped before the async function had ended"
+
+
+cdef object _dropped = RuntimeError(_DROPPED)
 
 
 def drive(call_result, task_context, context, awaitable):

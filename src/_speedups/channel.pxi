@@ -99,6 +99,7 @@ cdef class WakeChannel:
     cdef bint has_reader  # false to true once, on the loop's thread
     # Of the loop's thread.
     cdef int wakes
+    cdef bint has_descriptor
     cdef int fds[2]
 
     def __cinit__(self, loop):
@@ -108,10 +109,10 @@ cdef class WakeChannel:
         self.idle = True
         self.has_reader = False
         self.wakes = 0
-        self.fds[0] = self.fds[1] = -1
 
     def __dealloc__(self):
-        if self.fds[0] >= 0 and self.generation == _generation:
+        # Not by the numbers: where __cinit__ was refused its arguments they are 0, standard input.
+        if self.has_descriptor and self.generation == _generation:
             asgibridge_wake_close(self.fds)
 
     def post(self, call):
@@ -172,14 +173,14 @@ cdef class WakeChannel:
         if not isinstance(loop, _SelectorLoop) or self.generation != _generation:
             return 0
         if asgibridge_wake_open(self.fds) != 0:
-            self.fds[0] = -1
             return 0
+        self.has_descriptor = True
         try:
             # In an empty context: a handle keeps its context, and that its values.
             Context().run(loop.add_reader, self.fds[0], self._readable)
         except Exception:  # a selector that takes no such descriptor: it goes on as it began
+            self.has_descriptor = False
             asgibridge_wake_close(self.fds)
-            self.fds[0] = -1
             return 0
         _with_reader[loop] = _weakref(self)
         with cython.critical_section(self):
