@@ -339,8 +339,22 @@ cdef extern from *:
         return _PyGen_FetchStopIterationValue(result) == 0 ? 0 : -1;
     #endif
     }
+    static PyObject *asgibridge_take_error(void) {
+    #if PY_VERSION_HEX >= 0x030C0000
+        return PyErr_GetRaisedException();
+    #else
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        if (traceback != NULL) PyException_SetTraceback(error, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        return error;
+    #endif
+    }
     """
-    int asgibridge_send(object iterator, object value, PyObject** result) except -1
+    int asgibridge_send(object iterator, object value, PyObject** result)
+    object asgibridge_take_error()
     bint PyCoro_CheckExact(object coroutine)
 
 
@@ -472,9 +486,14 @@ cdef class _Drive:
         try:
             if self.iterator is None:
                 self.begin()
-            state = asgibridge_send(self.iterator, value, &found)
         except BaseException as error:
             self.finish(None, error)
+            raise StopIteration
+        state = asgibridge_send(self.iterator, value, &found)
+        if state < 0:
+            # Not by an ``except`` here: that puts a frame of ours into the traceback, which up to
+            # 3.10 keeps all frames below it alive, and with them the loop.
+            self.finish(None, asgibridge_take_error())
             raise StopIteration
         result = <object>found
         Py_DECREF(result)

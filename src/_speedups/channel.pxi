@@ -121,12 +121,16 @@ cdef class WakeChannel:
 
     cdef int send(self, object call) except -1:
         # 0 if the loop is closed and this call dropped with all others; nobody may have noticed yet.
-        cdef bint first
+        return self.wake_loop() if self.push(call) else 1
+
+    cdef bint push(self, object call) except -1:
+        # Whether the loop has to be woken, by the caller.
+        cdef bint is_first
         with cython.critical_section(self):
             self.finished.append(call)
-            first = self.idle
+            is_first = self.idle
             self.idle = False
-        return self.wake_loop() if first else 1
+        return is_first
 
     cdef int wake_loop(self) except -1:
         cdef list dropped, fresh
@@ -134,6 +138,7 @@ cdef class WakeChannel:
         if loop is not None and self.generation == _generation:
             if self.has_reader:
                 if not loop.is_closed():
+                    loop = None  # it may be judged by its references when it is awake
                     asgibridge_wake_signal(self.fds)
                     return 1
             else:

@@ -193,6 +193,8 @@ cdef class Inbox:
 
     cdef int run(self) except -1:
         cdef SyncCall call
+        cdef WakeChannel channel
+        cdef bint is_first
         while True:
             item = self.take()
             if item is None:
@@ -207,8 +209,15 @@ cdef class Inbox:
                 item = None
                 call.execute()
                 self.finished += 1
-                call.send_back()
+                channel = call.channel
+                call.channel = None
+                # Let go of the call before the loop hears of it: it holds the loop, which might
+                # pass for known to somebody (`asgibridge._loops`).
+                is_first = channel is not None and channel.push(call)
                 call = None
+                if is_first:
+                    channel.wake_loop()
+                channel = None
             else:
                 item.run()
                 self.finished += 1

@@ -221,6 +221,7 @@ class _KeptLoop:
         # Make the main task and run its first step, the way run_forever would; also returns whether
         # the loop has been stopped. By hand, because a tenth of the whole call goes by while
         # run_forever asks the selector and the timers of a new loop what has happened.
+        # Nothing of the loop is left in our frame, which an exception's traceback may keep.
         loop = self.loop
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(loop._asyncgen_firstiter_hook, loop._asyncgen_finalizer_hook)
@@ -229,16 +230,16 @@ class _KeptLoop:
         try:
             # What create_task makes where there is no task factory.
             if sys.version_info >= (3, 12):
-                task = tasks.Task(main(loop.stop), loop=loop, eager_start=True)
-            else:
-                task = tasks.Task(main(loop.stop), loop=loop)
-                loop._ready.popleft()._run()
+                return tasks.Task(main(loop.stop), loop=loop, eager_start=True), loop._stopping
+            task = tasks.Task(main(loop.stop), loop=loop)
+            loop._ready.popleft()._run()
             return task, loop._stopping
         finally:
             loop._stopping = False
             loop._thread_id = None
             events._set_running_loop(None)
             sys.set_asyncgen_hooks(*hooks)
+            loop = task = hooks = None  # type: ignore[assignment]
 
     def _take_last_turn(self) -> None:
         # As asyncio.run's loop does, to find its main task done.

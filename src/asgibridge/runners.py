@@ -195,6 +195,7 @@ class TopLevelRun:
             awaitable = task = loop = None  # type: ignore[assignment]
             if stop is not None:
                 stop()
+                stop = None
 
     def _interrupt(self) -> None:
         # On the caller's thread, possibly in a signal handler.
