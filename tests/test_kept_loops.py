@@ -14,7 +14,12 @@ import weakref
 import pytest
 
 from asgibridge import _backend, _loops
-from asgibridge.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
+from asgibridge.sync import (
+    AsyncSingleThreadContext,
+    AsyncToSync,
+    async_to_sync,
+    sync_to_async,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="its loops are not kept")
 
@@ -503,3 +508,19 @@ def test_a_forked_child_leaves_the_parents_loop_alone(script_output):
         """)
         == "ok"
     )
+
+
+def test_a_run_that_ends_leaves_the_entry_of_the_next_on_its_loop(monkeypatch):
+    """The loop is parked, and taken by another thread, before the run is quite over."""
+    entries = AsyncToSync.loop_thread_executors
+    async_to_sync(nothing)()
+    original = _loops._KeptLoop._park
+    when_parked = []
+
+    def park(self):
+        when_parked.append(dict(entries))
+        original(self)
+
+    monkeypatch.setattr(_loops._KeptLoop, "_park", park)
+    async_to_sync(nothing)()
+    assert when_parked == [{}]

@@ -11,6 +11,7 @@ import gc
 import signal
 import sys
 import threading
+import time
 import weakref
 from concurrent.futures import Executor
 from contextvars import ContextVar, copy_context
@@ -278,6 +279,10 @@ class TestIsNotUsedAgain:
 
         self.check(kernel, lambda: setattr(first_local, "value", Persistent()))
 
+    def test_if_a_dictionary_knows_it_weakly(self, kernel):
+        known = weakref.WeakKeyDictionary()
+        self.check(kernel, lambda: known.__setitem__(threading.current_thread(), "a request's"))
+
     def test_after_it_was_abandoned(self, kernel):
         executor = kernel.ThreadSensitiveExecutor()
         first = executor.submit(threading.current_thread).result(SECONDS)
@@ -447,3 +452,14 @@ def test_idle_ones_do_not_hold_up_the_exit(script_output):
         """)
         == "True"
     )
+
+
+def test_one_that_has_ended_is_left_to_no_collector(kernel, no_gc):
+    (first,) = on_a_lease(kernel)
+    reference = weakref.ref(first)
+    join_idle(first, kernel)
+    del first
+    deadline = time.monotonic() + SECONDS
+    while reference() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)  # its last reference is in the ending thread itself
+    assert reference() is None

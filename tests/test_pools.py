@@ -653,3 +653,33 @@ def test_collected_in_a_cycle():
     gc.collect()
     thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+class TestWhatEscapesACall:
+    """Such as SystemExit from a done callback: it costs nobody else anything."""
+
+    def test_is_reported_and_the_pool_goes_on(self, monkeypatch):
+        reported = []
+        monkeypatch.setattr(threading, "excepthook", lambda hook: reported.append(hook.exc_type))
+
+        def leave(_future):
+            raise SystemExit
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            call = sync_to_async(int, thread_sensitive=False)
+            assert await call() == 0
+            executor = pools.executor_of(loop)
+            go_on = threading.Event()
+            future = executor.submit(go_on.wait, 10)
+            waiting = asyncio.wrap_future(future)
+            future.add_done_callback(
+                leave
+            )  # after that of the waiting, or that would not be called
+            go_on.set()
+            assert await asyncio.wait_for(waiting, 10)
+            assert [await call() for _ in range(20)] == [0] * 20
+            assert await loop.run_in_executor(None, int) == 0
+
+        asyncio.run(main())
+        assert reported == [SystemExit]

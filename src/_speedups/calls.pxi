@@ -334,7 +334,10 @@ cdef extern from *:
             default: return -1;
         }
     #else
-        *result = PyObject_CallMethod(iterator, "send", "O", value);
+        if (value == Py_None && Py_TYPE(iterator)->tp_iternext != NULL)
+            *result = Py_TYPE(iterator)->tp_iternext(iterator);
+        else
+            *result = PyObject_CallMethod(iterator, "send", "(O)", value);
         if (*result != NULL) return 1;
         return _PyGen_FetchStopIterationValue(result) == 0 ? 0 : -1;
     #endif
@@ -434,6 +437,8 @@ cdef class _Drive:
         try:
             if self.iterator is None:
                 self.begin()
+            if not hasattr(self.iterator, "throw"):  # as by ``await``: it is raised where that is
+                raise type if value is None else value
             if value is None and traceback is None:  # the other form is deprecated since 3.12
                 return self.iterator.throw(type)
             return self.iterator.throw(type, value, traceback)

@@ -137,7 +137,8 @@ cdef class WakeChannel:
         loop = self.loop()
         if loop is not None and self.generation == _generation:
             if self.has_reader:
-                if not loop.is_closed():
+                # Not is_closed(): a Python function, at whose entry a signal handler may raise.
+                if not loop._closed:
                     loop = None  # it may be judged by its references when it is awake
                     asgibridge_wake_signal(self.fds)
                     return 1
@@ -165,9 +166,11 @@ cdef class WakeChannel:
 
     def _drain(self):
         self.wakes += 1
-        if self.wakes == _BEFORE_READER:
-            self.add_reader()
-        self.drain()
+        try:
+            if self.wakes == _BEFORE_READER:
+                self.add_reader()
+        finally:
+            self.drain()
 
     def _readable(self):
         asgibridge_wake_clear(self.fds)
@@ -183,9 +186,9 @@ cdef class WakeChannel:
         try:
             # In an empty context: a handle keeps its context, and that its values.
             Context().run(loop.add_reader, self.fds[0], self._readable)
-        except Exception:  # a selector that takes no such descriptor: it goes on as it began
-            self.has_descriptor = False
-            asgibridge_wake_close(self.fds)
+        except Exception:
+            # A selector that takes no such descriptor: it goes on as it began. (Or a signal handler
+            # raised, and it is registered: so it stays open as long as the channel.)
             return 0
         _with_reader[loop] = _weakref(self)
         with cython.critical_section(self):
@@ -197,16 +200,17 @@ cdef class WakeChannel:
         cdef list batch
         cdef bint directly
         cdef list fresh = []  # made out here: making one may run the collector, and that a finalizer
-        with cython.critical_section(self):
-            self.idle = True
-            batch = self.finished
-            self.finished = fresh
         loop = self.loop()
+        # Asked before the batch is taken: a signal handler may raise meanwhile.
         directly = not (
             loop is None
             or (loop._debug if self.has_reader else loop.get_debug())  # asyncio's own, then
             or hasattr(loop, "_nest_patched")
         )
+        with cython.critical_section(self):
+            self.idle = True
+            batch = self.finished
+            self.finished = fresh
         n = len(batch)
         i = 0
         try:

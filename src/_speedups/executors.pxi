@@ -140,6 +140,7 @@ cdef class _CurrentThread:
         """
         cdef _CurrentThread outer
         self.inbox.shut()
+        self.inbox.wake_other()  # a run that we have not come to wait for
         for item in self.inbox.drain():
             outer = self.find_serving()
             if outer is None or not outer.inbox.add(item, 0, False):

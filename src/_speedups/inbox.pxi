@@ -160,6 +160,8 @@ cdef class Inbox:
                 self.lease += 1
         if is_free:
             _idle.add(self)
+            if self.is_resting and _idle.remove(self):
+                self.shut()  # its time was up in between
         return is_free
 
     cdef int offer(self) except -1:
@@ -238,15 +240,17 @@ cdef class Inbox:
     cdef list drain_lease(self, Py_ssize_t lease):
         # What waits of a lease's calls, but for its end.
         cdef list items, fresh = []
+        cdef Py_ssize_t begin
         with cython.critical_section(self):
             if self.lease != lease:
                 return fresh
-            items = self.items[self.begin:]
+            items = self.items
+            begin = self.begin
             self.begin = 0
             self.items = fresh
-            if self.is_ending and items:
+            if self.is_ending and begin < len(items):
                 fresh.append(items.pop())
-        return items
+        return items[begin:]
 
     cdef bint add_run(self, object item, Inbox served, bint* must_wake) except -1:
         # `item`, as a lease of its own, and the end of who serves an inbox until that is over. Tells

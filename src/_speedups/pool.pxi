@@ -126,11 +126,17 @@ cdef class PoolInbox:
                 call.execute()
                 # Before the task is told: what that sends next needs no other thread than this.
                 self.is_free()
-                call.send_back()
+                try:
+                    call.send_back()
+                except BaseException:
+                    _report_pool_error()
                 call = None
             else:
-                item.run()
-                item.deliver()  # which may run callbacks, and those may wait for another call
+                try:
+                    item.run()
+                    item.deliver()  # which may run callbacks, and those may wait for another call
+                except BaseException:
+                    _report_pool_error()
                 item = None
                 self.is_free()
 
@@ -178,3 +184,10 @@ cdef class PoolInbox:
             begin = 0
         self.begin = begin
         return item
+
+
+cdef int _report_pool_error() except -1:
+    # Not an exception of the call: a callback has raised SystemExit, say. It costs nobody else
+    # anything, and not even the thread.
+    threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
+    return 0

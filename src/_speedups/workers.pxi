@@ -175,6 +175,7 @@ cdef class _Kept:
     cdef dict attributes
     cdef Py_ssize_t attribute_count
     cdef object name
+    cdef Py_ssize_t weak_references  # a WeakKeyDictionary may know the thread
     cdef asgibridge_mask mask
     cdef object trace  # read by others, but only while it is idle
     cdef object profile
@@ -187,6 +188,7 @@ cdef class _Kept:
         self.attributes = worker.__dict__
         self.attribute_count = len(self.attributes)
         self.name = self.attributes["_name"]
+        self.weak_references = _weakref_count(worker)
         asgibridge_read_mask(&self.mask)
         self.context = PyContext_New()
         PyContext_Enter(self.context)
@@ -194,7 +196,7 @@ cdef class _Kept:
 
     cdef int end(self) except -1:
         context = self.context
-        self.context = self.worker = None
+        self.context = self.worker = self.attributes = None
         PyContext_Exit(context)
         return 0
 
@@ -239,6 +241,7 @@ cdef class _Kept:
         return (
             self.has_same_attributes()
             and self.attributes.get("_name") is self.name
+            and _weakref_count(self.worker) <= self.weak_references
             and self.has_current_hooks()
             and asgibridge_same_mask(&self.mask)
             and not asgibridge_has_async_hooks()
@@ -294,13 +297,14 @@ cdef class _Renewal:
             return
         try:
             is_new = inbox.kept is not None and not inbox.closed and inbox.kept.renew()
-        finally:
-            if is_new:
-                self.runs_in = inbox
-                inbox.offer()
-            else:
-                inbox.shut()
-            self.finish()
+        except BaseException:
+            is_new = False  # then it ends; serve() meets the same and says so
+        self.finish()
+        if is_new:
+            self.runs_in = inbox
+            inbox.offer()
+        else:
+            inbox.shut()
 
     def run(self):
         self()
@@ -363,7 +367,8 @@ def start_run(item, executor, announce):
 
     On the thread the executor was made in. ``announce(worker)`` is called first, so that the caller
     knows whether that has started if this raises: what keeps a thread from starting, or whatever a
-    signal handler raises. In the second case the executor can be served again.
+    signal handler raises. In the second case the executor can be served again. ``announce`` must
+    let no signal handler run; it is called with None if nothing will come of what it was told.
     """
     cdef Inbox served = (<_CurrentThread?>executor).inbox
     cdef Inbox inbox
@@ -379,7 +384,7 @@ def start_run(item, executor, announce):
             if _threads.is_exiting():
                 inbox.shut()
             break
-        # The exit has closed it just now.
+        announce(None)  # the exit has closed it just now
     if inbox is None:
         inbox = Inbox.__new__(Inbox)
         inbox.add_run(item, served, &must_wake)

@@ -81,6 +81,7 @@ def _is_asyncio_untouched() -> bool:
 def run(
     main: Callable[[Callable[[], None] | None], Coroutine[Any, Any, None]],
     held: int,
+    let_go: Callable[[], None],
     thread_ends: bool,
 ) -> None:
     """`asyncio.run` of ``main(None)`` or ``main(stop)``, on a thread that has no event loop.
@@ -88,11 +89,12 @@ def run(
     The coroutine has to call ``stop``, if there is one, as the last thing it does.
 
     :param held: how many references to the loop the caller will hold when the coroutine has ended.
+    :param let_go: drops those; called before anybody else can have the loop.
     :param thread_ends: whether it does afterwards, or is made as good as new.
     """
     kept = _take()
     if kept is not None:
-        kept.run(main, held, thread_ends)
+        kept.run(main, held, let_go, thread_ends)
         return
     coroutine = main(None)
     try:
@@ -185,6 +187,7 @@ class _KeptLoop:
         self,
         main: Callable[[Callable[[], None]], Coroutine[Any, Any, None]],
         held: int,
+        let_go: Callable[[], None],
         thread_ends: bool,
     ) -> None:
         is_as_good_as_new = False
@@ -211,6 +214,7 @@ class _KeptLoop:
             if is_as_good_as_new:
                 if not thread_ends:
                     asyncio.set_event_loop(None)
+                let_go()
                 self._park()
             else:
                 self._close()

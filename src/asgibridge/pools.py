@@ -123,7 +123,8 @@ class _Queue:
         if work is None:  # shutdown's: let the threads end
             self._inbox.close()
         else:
-            self._inbox.put(_Work(work, self._arguments))
+            if not self._inbox.put(_Work(work, self._arguments)):
+                raise RuntimeError("cannot schedule new futures after shutdown")
 
     def get_nowait(self) -> Any:
         # For shutdown, under its lock, until there is no more.

@@ -71,7 +71,8 @@ class TopLevelRun:
         self._interrupts = 0
         self._cancel = [True]
         self._started = False
-        self._worker: Worker | None = None
+        # The last one counts. A list, because no signal handler comes in between of its append.
+        self._workers: list[Worker | None] = [None]
         self._abandoned = False
         self._abandon_thread: Callable[[], None] | None = None
         self._error: BaseException | None = None
@@ -121,19 +122,19 @@ class TopLevelRun:
     def _start_and_serve(self, on: Executor | None) -> None:
         if on is None:
             try:
-                kernel.start_run(_RunnerItem(self), self._executor, self._set_worker)
+                kernel.start_run(_RunnerItem(self), self._executor, self._workers.append)
             finally:
                 # A signal handler may raise while we wait for the thread to report that it is up.
-                self._started = self._worker is not None and self._worker.ident is not None
+                worker = self._workers[-1]
+                self._started = worker is not None and worker.ident is not None
         else:
             self._abandon_thread = getattr(on, "abandon", None)
             on.submit(self._execute).add_done_callback(self._submitted)
             self._started = True
             self._executor.serve()
 
-    def _set_worker(self, worker: Worker) -> None:
-        self._worker = worker
-        self._abandon_thread = worker.abandon
+    def _runs_on_a_worker(self) -> bool:
+        return self._workers[-1] is not None
 
     def _submitted(self, future: Future[None]) -> None:
         # An executor that was shut down or broke may not have run us; then it says why.
@@ -146,7 +147,10 @@ class TopLevelRun:
 
     def _abandon(self) -> None:
         self._abandoned = True
-        if self._abandon_thread is not None:
+        worker = self._workers[-1]
+        if worker is not None:
+            worker.abandon()
+        elif self._abandon_thread is not None:
             self._abandon_thread()
         self._executor.quit()
 
@@ -163,15 +167,19 @@ class TopLevelRun:
         # On the runner. asyncio.run is looked up now: a program may have replaced it.
         try:
             kernel.at_home(
-                self._home, self._context.run, _loops.run, self._body, 2, self._worker is not None
+                *(self._home, self._context.run),
+                *(_loops.run, self._body, 2, self._let_go_of_loop, self._runs_on_a_worker()),
             )
         except BaseException as error:
             self._error = error
         finally:
             self._drop_awaitable()
-            if self._loop is not None:
-                self._served.pop(self._loop, None)
-                self._loop = None
+            self._let_go_of_loop()
+
+    def _let_go_of_loop(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            self._served.pop(loop, None)
 
     async def _body(self, stop: Callable[[], None] | None) -> None:
         try:

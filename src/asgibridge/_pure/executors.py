@@ -302,13 +302,14 @@ def end_idle_workers() -> None:
 
 
 def start_run(
-    item: Item, executor: CurrentThreadExecutor, announce: Callable[[Worker], object]
+    item: Item, executor: CurrentThreadExecutor, announce: Callable[[Worker | None], object]
 ) -> None:
     """Run ``item`` on a worker of its own, which then closes ``executor``; serve that meanwhile.
 
     On the thread the executor was made in. ``announce(worker)`` is called first, so that the caller
     knows whether that has started if this raises: what keeps a thread from starting, or whatever a
-    signal handler raises. In the second case the executor can be served again.
+    signal handler raises. In the second case the executor can be served again. ``announce`` must
+    let no signal handler run; it is called with None if nothing will come of what it was told.
     """
     inbox = Inbox()
     inbox.put(item)

@@ -18,6 +18,7 @@ when used: gevent replaces what it holds.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from typing import Any
@@ -104,13 +105,17 @@ class PoolInbox:
             item = self._take(bed)
             if item is None:
                 return
-            item.run()
-            if type(item) is SyncCall:
-                # Before the task is told: what that sends next needs no other thread than this.
-                self._is_free()
-                item.deliver()
-            else:
+            is_free = False
+            try:
+                item.run()
+                if type(item) is SyncCall:
+                    # Before the task is told: what that sends next needs no other thread than this.
+                    self._is_free()
+                    is_free = True
                 item.deliver()  # which may run callbacks, and those may wait for another call
+            except BaseException:
+                _report()
+            if not is_free:
                 self._is_free()
             del item
 
@@ -130,3 +135,9 @@ class PoolInbox:
                     return None
                 self._parked.append(bed)
             bed.acquire()
+
+
+def _report() -> None:
+    # Not an exception of the call: a callback has raised SystemExit, say. It costs nobody else
+    # anything, and not even the thread.
+    threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
