@@ -266,8 +266,8 @@ _HEAD = """\
 Made by `make bench`; do not edit. Each implementation runs in processes of its own, in turn, and
 all functions called do nothing, so what is left is the bridge. `floor` is the least there is:
 `SimpleQueue.put` there and `call_soon_threadsafe(future.set_result)` back, and `threading.local`
-for `Local`. Every sample is written beside the plots, as JSON; `python bench/paired.py --compare OLD
-NEW` compares two such files. `make bench PYTHON=python3.13` measures another Python.
+for `Local`. Every sample is written beside the plots, as JSON; `python bench/paired.py --compare`
+compares two such files. `make bench PYTHON=python3.13` measures another Python.
 """
 
 

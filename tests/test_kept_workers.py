@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import Executor
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 
 import pytest
 
@@ -269,6 +269,13 @@ class TestIsNotUsedAgain:
             ctypes.cast(get_dict(), ctypes.py_object).value["extension.state"] = 1
 
         self.check(kernel, use)
+
+    def test_with_a_context_that_an_extension_left_entered(self, kernel, monkeypatch):
+        """It can't be renewed, then; who waits for its end must hear of that all the same."""
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        enter = ctypes.pythonapi.PyContext_Enter
+        enter.argtypes = [ctypes.py_object]
+        self.check(kernel, lambda: enter(Context()))
 
     def test_with_locals_that_finalizers_made(self, kernel):
         first_local, second_local = threading.local(), threading.local()

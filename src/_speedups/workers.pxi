@@ -73,6 +73,9 @@ cdef extern from *:
 
     static PyObject *asgibridge_trace(void) { return PyThreadState_Get()->c_traceobj; }
     static PyObject *asgibridge_profile(void) { return PyThreadState_Get()->c_profileobj; }
+    static int asgibridge_is_current(PyObject *context) {
+        return PyThreadState_Get()->context == context;
+    }
     static int asgibridge_has_async_hooks(void) {
         PyThreadState *thread = PyThreadState_Get();
         return thread->async_gen_firstiter != NULL || thread->async_gen_finalizer != NULL ||
@@ -90,6 +93,7 @@ cdef extern from *:
     PyObject* asgibridge_trace()
     PyObject* asgibridge_profile()
     bint asgibridge_has_async_hooks()
+    bint asgibridge_is_current(object context)
     object PyContext_New()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -245,6 +249,7 @@ cdef class _Kept:
             and self.has_current_hooks()
             and asgibridge_same_mask(&self.mask)
             and not asgibridge_has_async_hooks()
+            and asgibridge_is_current(self.context)
             and _get_running_loop() is None
             and self.knows_all_keys()
         )
