@@ -13,7 +13,8 @@ scheduled or registered; no default executor, no asynchronous generator; every a
 it was; and the reference counts too, so that a loop that was stashed away, or is known to a task, a
 lock or a WeakKeyDictionary, is not used again. All of that is asked of asyncio's own selector loop
 only. Of uvloop and others it is not known: they are made and closed, each time. So is every loop in
-debug mode, under another event loop policy, and where `asyncio.run`, or what it calls, is replaced.
+debug mode, under another event loop policy or gevent, and where `asyncio.run`, or what it calls, is
+replaced.
 
 A parked loop belongs to `_parked`; who pops it owns it. More than `_MOST` are closed. Those that
 have lain there for long are closed when one of our threads ends, all of them at exit. A forked
@@ -35,7 +36,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from . import _threads
-from ._backend import kernel
+from ._backend import kernel, threading_is_patched
 
 __all__ = ["IDLE_SECONDS", "close_idle", "run"]
 
@@ -105,7 +106,13 @@ def run(
 
 def _take() -> _KeptLoop | None:
     global _policy_of_other_loops
-    if not _IS_KNOWN or _is_leaving or not _is_asyncio_untouched() or _is_debug_mode():
+    if (
+        not _IS_KNOWN
+        or _is_leaving
+        or not _is_asyncio_untouched()
+        or _is_debug_mode()
+        or threading_is_patched()  # greenlets are no threads, but have loops running at a time
+    ):
         return None
     policy = getattr(events, "_event_loop_policy", None)
     while True:
