@@ -277,21 +277,39 @@ class TestFirstStepOfAWorkersCoroutine:
     """It is taken in the loop's turn that gets the call, or in the next where tasks are not made
     as usual."""
 
+    @pytest.fixture(autouse=True)
+    def turns(self, monkeypatch):
+        """In which turns of the loop tasks have been made, since `begins_at_once` looks."""
+        self.turn, self.made_in = 0, []
+        test = self
+
+        class Task(asyncio.Task):
+            def __init__(self, *args, **options):
+                test.made_in.append(test.turn)
+                super().__init__(*args, **options)
+
+        monkeypatch.setattr(asyncio.tasks, "Task", Task)
+
     def begins_at_once(self, prepare=lambda loop: None, made=()):
         """Whether it does, and how many tasks were made for it in the way that ``prepare`` set."""
 
-        async def names_of_frames():
+        async def begin():
             assert asyncio.current_task() in asyncio.all_tasks()
-            frame, names = sys._getframe(), []
-            while frame is not None:
-                names.append(frame.f_code.co_name)
-                frame = frame.f_back
-            return names
+            return self.turn
 
         async def main():
-            prepare(asyncio.get_running_loop())
-            names = await sync_to_async(async_to_sync(names_of_frames))()
-            return "_begin" in names, len(made)
+            loop = asyncio.get_running_loop()
+            run_once = loop._run_once
+
+            def count():
+                self.turn += 1
+                run_once()
+
+            loop._run_once = count
+            await asyncio.sleep(0)
+            prepare(loop)
+            began_in = await sync_to_async(async_to_sync(begin))()
+            return began_in == self.made_in[-1], len(made)
 
         return asyncio.run(main())
 
@@ -303,7 +321,7 @@ class TestFirstStepOfAWorkersCoroutine:
 
         def factory(loop, coroutine, **options):
             made.append(coroutine)
-            return asyncio.Task(coroutine, loop=loop, **options)
+            return asyncio.tasks.Task(coroutine, loop=loop, **options)
 
         assert self.begins_at_once(lambda loop: loop.set_task_factory(factory), made) == (False, 1)
 

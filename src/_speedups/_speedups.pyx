@@ -19,7 +19,7 @@ beside it says to which.
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
-from cpython.ref cimport Py_DECREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 
 import asyncio
 import functools
@@ -54,6 +54,8 @@ __all__ = [
     "are_same",
     "at_home",
     "attach_reader",
+    "awaiting_loop",
+    "begin_task",
     "call_soon",
     "current_home",
     "drive",

@@ -252,6 +252,7 @@ cdef class SyncCall:
 
 
 @cython.final
+@cython.freelist(16)
 cdef class AsyncCall:
     """The outcome of an async function that a thread waits for.
 
@@ -297,12 +298,21 @@ cdef class AsyncCall:
             return value
         raise error
 
-    def wakes(self, executor):
-        """Have the thread that serves ``executor`` stop doing so when there is an outcome.
+    def run_on(self, loop, coroutine, executor, no_result):
+        """Run ``coroutine`` on another thread's loop, and serve ``executor`` until we are done.
 
-        On that thread, before the coroutine can run; None takes that back.
+        On the thread the executor was made in. False if the loop is closed: nothing has happened.
+
+        :param no_result: the error if the coroutine ends without setting the outcome.
         """
         self.executor = executor
+        try:
+            call_soon(loop, begin_task, loop, coroutine, self, no_result)
+        except RuntimeError:
+            self.executor = None
+            return False
+        (<_CurrentThread>executor).inbox.run()
+        return True
 
     cdef int finish(self, value, error) except -1:
         cdef bint was_done
@@ -355,10 +365,24 @@ cdef extern from *:
         return error;
     #endif
     }
+    static void asgibridge_set_send(
+        PyTypeObject *type, int (*send)(PyObject *, PyObject *, PyObject **)
+    ) {
+    #if PY_VERSION_HEX >= 0x030A0000
+        type->tp_as_async->am_send = (sendfunc)(void (*)(void))send;
+    #else
+        (void)type;
+        (void)send;
+    #endif
+    }
     """
+    void asgibridge_set_send(
+        PyTypeObject* type, int (*send)(object, object, PyObject**) except -1
+    )
     int asgibridge_send(object iterator, object value, PyObject** result)
     object asgibridge_take_error()
     bint PyCoro_CheckExact(object coroutine)
+    object PyContext_CopyCurrent()
 
 
 cdef object _iterator_of(awaitable):
@@ -431,6 +455,13 @@ cdef class _Drive:
     def send(self, value):
         return self.step(value)
 
+    cdef object step(self, value):
+        cdef bint is_over
+        found = self.advance(value, &is_over)
+        if is_over:
+            raise StopIteration
+        return found
+
     def throw(self, type, value=None, traceback=None):
         if self.is_over:
             raise RuntimeError("cannot reuse already awaited coroutine")
@@ -475,7 +506,7 @@ cdef class _Drive:
 
     cdef int begin(self) except -1:
         if self.context is not None:
-            restore_context(self.context[0], copy_context())
+            restore_context(self.context[0], PyContext_CopyCurrent())
         if self.task_context is not None:
             self.task = _current_task()
             if self.task is not None:
@@ -483,29 +514,32 @@ cdef class _Drive:
         self.iterator = _iterator_of(self.awaitable)
         return 0
 
-    cdef object step(self, value):
+    cdef object advance(self, value, bint* is_over):
+        # To the next thing it waits for, or to its end.
         cdef PyObject* found = NULL
         cdef int state
         if self.is_over:
             raise RuntimeError("cannot reuse already awaited coroutine")
+        is_over[0] = True
         try:
             if self.iterator is None:
                 self.begin()
         except BaseException as error:
             self.finish(None, error)
-            raise StopIteration
+            return None
         state = asgibridge_send(self.iterator, value, &found)
         if state < 0:
             # Not by an ``except`` here: that puts a frame of ours into the traceback, which up to
             # 3.10 keeps all frames below it alive, and with them the loop.
             self.finish(None, asgibridge_take_error())
-            raise StopIteration
+            return None
         result = <object>found
         Py_DECREF(result)
         if state == 1:
+            is_over[0] = False
             return result
         self.finish(result, None)
-        raise StopIteration
+        return None
 
     cdef int finish(self, value, error) except -1:
         call, context, task = self.call, self.context, self.task
@@ -530,13 +564,23 @@ cdef class _Drive:
         return 0
 
 
-cdef extern from "Python.h":
-    object PyContext_CopyCurrent()
-
 _DROPPED = "the event loop was dropped before the async function had ended"
 
 
 cdef object _dropped = RuntimeError(_DROPPED)
+
+
+cdef int _send_to_drive(object drive, object value, PyObject** result) except -1:
+    # tp_as_async's `am_send`, for who steps coroutines by PyIter_Send, as asyncio's Task does from
+    # 3.10 on: no StopIteration is made, with a traceback, to say that it has ended.
+    cdef bint is_over
+    found = (<_Drive>drive).advance(value, &is_over)
+    Py_INCREF(found)
+    result[0] = <PyObject*>found
+    return 0 if is_over else 1
+
+
+asgibridge_set_send(<PyTypeObject*>_Drive, _send_to_drive)
 
 
 def drive(call_result, task_context, context, awaitable):
@@ -551,3 +595,53 @@ def drive(call_result, task_context, context, awaitable):
     coroutine.context = context
     coroutine.awaitable = awaitable
     return coroutine
+
+
+cdef dict _tasks = asyncio.tasks.__dict__  # nest_asyncio puts another Task there
+cdef object _create_task = asyncio.BaseEventLoop.create_task
+cdef bint _is_eager = sys.version_info >= (3, 12)
+
+
+def begin_task(loop, coroutine, call_result, no_result):
+    """Run ``coroutine`` in a task of ``loop``, which runs on this thread.
+
+    :param call_result: where the coroutine puts its outcome. If it can't begin, that says so.
+    :param no_result: the error if it ends without.
+    """
+    try:
+        if not (
+            type(loop).create_task is _create_task
+            and "create_task" not in loop.__dict__
+            and loop._task_factory is None
+            and not loop._debug
+        ):
+            task = loop.create_task(coroutine)
+        elif _is_eager:
+            # A first step then and there saves a turn of the loop.
+            task = _tasks["Task"](coroutine, loop=loop, eager_start=True)
+        else:
+            # The same by hand: the task has put its first step at the end of what is ready. (Unless
+            # another thread has been quicker.)
+            task = _tasks["Task"](coroutine, loop=loop)
+            handle = loop._ready.pop()
+            step = handle._callback
+            if getattr(step, "__self__", None) is task:
+                handle._context.run(step)  # what goes wrong in it, the task keeps
+            else:
+                loop._ready.append(handle)
+    except BaseException as error:
+        if not call_result.done():
+            call_result.set_exception(error)
+        coroutine.close()
+        raise
+    if type(coroutine) is not _Drive:
+        # Unlike ours, it can't tell if the task is cancelled before its first step; and a patched
+        # main_wrap may fail. The thread must not wait for ever.
+        task.add_done_callback(functools.partial(_ended, call_result, no_result))
+
+
+def _ended(call_result, no_result, task):
+    if call_result.done():
+        return
+    error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    call_result.set_exception(error or RuntimeError(no_result))

@@ -242,6 +242,7 @@ cdef class WakeChannel:
 
 
 @cython.final
+@cython.freelist(16)
 cdef class _Callback:
     # What goes to a loop by the same way as a finished call.
     cdef object callback
@@ -273,7 +274,7 @@ def call_soon(loop, callback, *args):
     if channel is None or channel.generation != _generation or channel.loop() is not loop:
         loop.call_soon_threadsafe(callback, *args)
         return
-    if loop.is_closed():
+    if loop._closed if channel.has_reader else loop.is_closed():
         raise RuntimeError("Event loop is closed")
     item = _Callback.__new__(_Callback)
     item.callback = callback

@@ -54,3 +54,15 @@ cdef class ThreadHandler:
                 names["main_event_loop"] = outer_loop
                 names["main_event_loop_pid"] = outer_pid
                 names["task_context"] = outer_task_context
+
+
+def awaiting_loop(threadlocal):
+    """The event loop that waits for the sync function which this thread runs; None if none does.
+
+    :param threadlocal: ``SyncToAsync.threadlocal``.
+    """
+    cdef dict names = threadlocal.__dict__
+    # In a forked child the loop is the parent's (asgiref #194).
+    if not names or names.get("main_event_loop_pid") != _pid:
+        return None
+    return names.get("main_event_loop")

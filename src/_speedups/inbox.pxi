@@ -59,6 +59,7 @@ cdef extern from *:
 
 
 @cython.final
+@cython.freelist(16)  # one is made for each `async_to_sync` call
 cdef class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 

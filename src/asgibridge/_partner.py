@@ -237,7 +237,7 @@ class Partner:
         finally:
             executors.current = outer
         self._mine = contextvars.copy_context()
-        loop = None if self._force_new_loop else sync._loop_of_this_thread()
+        loop = None if self._force_new_loop else kernel.awaiting_loop(SyncToAsync.threadlocal)
         if loop is not None and loop.is_running():
             self._loop = loop
             try:

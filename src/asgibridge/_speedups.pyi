@@ -19,6 +19,8 @@ from asgibridge._pure import (
     are_same as are_same,
     at_home as at_home,
     attach_reader as attach_reader,
+    awaiting_loop as awaiting_loop,
+    begin_task as begin_task,
     call_soon as call_soon,
     current_home as current_home,
     drive as drive,

@@ -36,7 +36,7 @@ import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from types import CoroutineType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import _backend, _install, _threads, current_thread_executor, pools, runners
@@ -277,7 +277,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         __traceback_hide__ = True
         if threading.get_ident is not _get_ident:
             _go_on_under_monkey_patching()
-        loop = None if self.force_new_loop else _loop_of_this_thread()
+        loop = None if self.force_new_loop else kernel.awaiting_loop(SyncToAsync.threadlocal)
         if asyncio._get_running_loop() is not None:
             raise RuntimeError(
                 "You cannot use AsyncToSync in the same thread as an async event loop - "
@@ -301,7 +301,11 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             else:
                 awaitable = self.main_wrap(result, exc_info, task_context, context, coroutine)
             del exc_info
-            if loop is None or not _serve_while_on(loop, awaitable, result, executor):
+            if loop is None or not (
+                result.run_on(loop, awaitable, executor, _NO_RESULT)
+                if is_plain
+                else _run_on(loop, awaitable, result, executor)
+            ):
                 run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
                 try:
                     interrupted = run.run(self._single_thread_executor())
@@ -363,36 +367,19 @@ _MAIN_WRAP = AsyncToSync.main_wrap
 _NO_RESULT = "main_wrap ended without setting call_result, so the outcome is lost"
 
 
-def _loop_of_this_thread() -> asyncio.AbstractEventLoop | None:
-    # Set by thread_handler. In a forked child the loop is the parent's (asgiref #194).
-    names = SyncToAsync.threadlocal.__dict__
-    if not names or names.get("main_event_loop_pid") != _threads.pid():
-        return None
-    loop: asyncio.AbstractEventLoop | None = names.get("main_event_loop")
-    return loop
-
-
-def _serve_while_on(
+def _run_on(
     loop: asyncio.AbstractEventLoop,
-    awaitable: Coroutine[Any, Any, None],
-    result: Any,
+    coroutine: Coroutine[Any, Any, None],
+    result: Future[Any],
     executor: CurrentThreadExecutor,
 ) -> bool:
-    # Run the awaitable on a loop of another thread, and serve until the result is there. False if
-    # the loop is closed; then nothing has happened.
-    closing: _Closing | None = None
-    if type(result) is kernel.AsyncCall:
-        result.wakes(executor)
-    else:
-        closing = _Closing(executor)
-        result.add_done_callback(closing)
+    # AsyncCall.run_on, for the Future that a main_wrap of somebody else's gets.
+    closing = _Closing(executor)
+    result.add_done_callback(closing)
     try:
-        kernel.call_soon(loop, _begin, loop, awaitable, result)
+        kernel.call_soon(loop, kernel.begin_task, loop, coroutine, result, _NO_RESULT)
     except RuntimeError:
-        if closing is None:
-            result.wakes(None)
-        else:
-            closing.executor = None
+        closing.executor = None
         return False
     executor.serve()
     return True
@@ -407,52 +394,6 @@ class _Closing:
     def __call__(self, _result: object) -> None:
         if self.executor is not None:
             self.executor.close()
-
-
-def _begin(loop: Any, awaitable: Coroutine[Any, Any, None], result: Any) -> None:
-    try:
-        if not _makes_tasks_as_usual(loop):
-            task = loop.create_task(awaitable)
-        elif sys.version_info >= (3, 12):
-            # A first step then and there saves a turn of the loop.
-            task = asyncio.tasks.Task(awaitable, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
-        else:
-            # The same by hand: the task has put its first step at the end of what is ready. (Unless
-            # another thread has been quicker.)
-            task = asyncio.tasks.Task(awaitable, loop=loop)
-            handle = loop._ready.pop()
-            if getattr(handle._callback, "__self__", None) is task:
-                handle._run()
-            else:
-                loop._ready.append(handle)
-    except BaseException as error:
-        if not result.done():
-            result.set_exception(error)
-        awaitable.close()
-        raise
-    if type(awaitable) is CoroutineType:
-        # Unlike the compiled kernel's, it can't tell if the task is cancelled before its first
-        # step; and a patched main_wrap may fail. The thread must not wait for ever.
-        task.add_done_callback(functools.partial(_ended, result))
-
-
-def _ended(result: Any, task: asyncio.Task[None]) -> None:
-    if result.done():
-        return
-    error = asyncio.CancelledError() if task.cancelled() else task.exception()
-    result.set_exception(error or RuntimeError(_NO_RESULT))
-
-
-def _makes_tasks_as_usual(loop: Any) -> bool:
-    return (
-        type(loop).create_task is _CREATE_TASK
-        and "create_task" not in loop.__dict__
-        and loop._task_factory is None
-        and not loop._debug
-    )
-
-
-_CREATE_TASK = asyncio.BaseEventLoop.create_task
 
 
 async def _awaited_while_handling(handled: BaseException, awaitable: Awaitable[_R]) -> _R:

@@ -6,7 +6,7 @@ kernel `asgibridge._backend` chose.
 
 from __future__ import annotations
 
-from .calls import AsyncCall, SyncCall, WakeChannel, attach_reader, call_soon, drive
+from .calls import AsyncCall, SyncCall, WakeChannel, attach_reader, begin_task, call_soon, drive
 from .context import are_same, restore_context
 from .executors import (
     CurrentThreadExecutor,
@@ -14,7 +14,7 @@ from .executors import (
     end_idle_workers,
     start_run,
 )
-from .handler import ThreadHandler
+from .handler import ThreadHandler, awaiting_loop
 from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
@@ -41,6 +41,8 @@ __all__ = [
     "are_same",
     "at_home",
     "attach_reader",
+    "awaiting_loop",
+    "begin_task",
     "call_soon",
     "current_home",
     "drive",

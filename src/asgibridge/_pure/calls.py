@@ -30,6 +30,8 @@ exception. Nothing outlives its call because a thread is idle or the garbage col
 from __future__ import annotations
 
 import asyncio
+import functools
+import sys
 import threading
 import weakref
 from collections import deque
@@ -48,6 +50,7 @@ __all__ = [
     "SyncCall",
     "WakeChannel",
     "attach_reader",
+    "begin_task",
     "call_soon",
     "drive",
     "wake_channel",
@@ -297,12 +300,27 @@ class AsyncCall:
         finally:
             del error, self
 
-    def wakes(self, executor: CurrentThreadExecutor | None) -> None:
-        """Have the thread that serves ``executor`` stop doing so when there is an outcome.
+    def run_on(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Any,
+        executor: CurrentThreadExecutor,
+        no_result: str,
+    ) -> bool:
+        """Run ``coroutine`` on another thread's loop, and serve ``executor`` until we are done.
 
-        On that thread, before the coroutine can run; None takes that back.
+        On the thread the executor was made in. False if the loop is closed: nothing has happened.
+
+        :param no_result: the error if the coroutine ends without setting the outcome.
         """
         self._executor = executor
+        try:
+            call_soon(loop, begin_task, loop, coroutine, self, no_result)
+        except RuntimeError:
+            self._executor = None
+            return False
+        executor.serve()
+        return True
 
     def _finish(self, value: Any, error: BaseException | None) -> None:
         if self._done:
@@ -317,6 +335,56 @@ class AsyncCall:
             callback(self)
         if executor is not None:
             executor.close()
+
+
+def begin_task(loop: Any, coroutine: Any, call_result: Any, no_result: str) -> None:
+    """Run ``coroutine`` in a task of ``loop``, which runs on this thread.
+
+    :param call_result: where the coroutine puts its outcome. If it can't begin, that says so.
+    :param no_result: the error if it ends without.
+    """
+    try:
+        if not _makes_tasks_as_usual(loop):
+            task = loop.create_task(coroutine)
+        elif sys.version_info >= (3, 12):
+            # A first step then and there saves a turn of the loop.
+            task = asyncio.tasks.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+        else:
+            # The same by hand: the task has put its first step at the end of what is ready. (Unless
+            # another thread has been quicker.)
+            task = asyncio.tasks.Task(coroutine, loop=loop)
+            handle = loop._ready.pop()
+            if getattr(handle._callback, "__self__", None) is task:
+                handle._run()
+            else:
+                loop._ready.append(handle)
+    except BaseException as error:
+        if not call_result.done():
+            call_result.set_exception(error)
+        coroutine.close()
+        raise
+    # It can't tell if the task is cancelled before its first step; and a patched main_wrap may
+    # fail. The thread must not wait for ever.
+    task.add_done_callback(functools.partial(_ended, call_result, no_result))
+
+
+def _ended(call_result: Any, no_result: str, task: asyncio.Task[None]) -> None:
+    if call_result.done():
+        return
+    error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    call_result.set_exception(error or RuntimeError(no_result))
+
+
+def _makes_tasks_as_usual(loop: Any) -> bool:
+    return (
+        type(loop).create_task is _CREATE_TASK
+        and "create_task" not in loop.__dict__
+        and loop._task_factory is None
+        and not loop._debug
+    )
+
+
+_CREATE_TASK = asyncio.BaseEventLoop.create_task
 
 
 async def drive(

@@ -16,7 +16,7 @@ from asgibridge import _threads
 
 from .home import at_home, current_home
 
-__all__ = ["ThreadHandler"]
+__all__ = ["ThreadHandler", "awaiting_loop"]
 
 
 class ThreadHandler:
@@ -58,3 +58,15 @@ class ThreadHandler:
                     threadlocal[name] = outer[name]
                 else:
                     threadlocal.pop(name, None)
+
+
+def awaiting_loop(threadlocal: Any) -> Any:
+    """The event loop that waits for the sync function which this thread runs; None if none does.
+
+    :param threadlocal: ``SyncToAsync.threadlocal``.
+    """
+    names = threadlocal.__dict__
+    # In a forked child the loop is the parent's (asgiref #194).
+    if not names or names.get("main_event_loop_pid") != _threads.pid():
+        return None
+    return names.get("main_event_loop")
