@@ -67,7 +67,7 @@ class Run:
 def prepare(environment: Path, interpreter: Interpreter) -> Interpreter:
     """The environment's own interpreter, everything installed."""
     create(environment, interpreter)
-    extras = "test,upstream,servers,wheel-matrix"
+    extras = "test,upstream,servers,packaging"
     if not interpreter.name.endswith("t"):  # neither has a free-threaded build
         extras += ",gevent,typecheck"
     # Django needs asgiref, and asgiref's own suite its absence: asgibridge stands in for it.

@@ -24,7 +24,20 @@
 
 cdef extern from *:
     """
-    #if defined(__linux__)
+    /* tests/test_wake_ways.py builds those that this platform would not take. */
+    #define ASGIBRIDGE_EVENTFD 2
+    #define ASGIBRIDGE_PIPE 1
+    #define ASGIBRIDGE_NO_DESCRIPTOR 0
+    #ifndef ASGIBRIDGE_WAKE
+      #if defined(__linux__)
+        #define ASGIBRIDGE_WAKE ASGIBRIDGE_EVENTFD
+      #elif !defined(_WIN32)
+        #define ASGIBRIDGE_WAKE ASGIBRIDGE_PIPE
+      #else
+        #define ASGIBRIDGE_WAKE ASGIBRIDGE_NO_DESCRIPTOR
+      #endif
+    #endif
+    #if ASGIBRIDGE_WAKE == ASGIBRIDGE_EVENTFD
       #include <sys/eventfd.h>
       #include <stdint.h>
       #include <unistd.h>
@@ -41,7 +54,7 @@ cdef extern from *:
           uint64_t count;
           if (read(fds[0], &count, sizeof count) < 0) { /* somebody has done it */ }
       }
-    #elif !defined(_WIN32)
+    #elif ASGIBRIDGE_WAKE == ASGIBRIDGE_PIPE
       #include <fcntl.h>
       #include <unistd.h>
       static int asgibridge_wake_open(int fds[2]) {

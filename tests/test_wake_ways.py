@@ -1,0 +1,163 @@
+"""The ways of waking a loop that the compiled kernel takes on other platforms than this one.
+
+macOS has no eventfd, so a pipe; Windows, whose loop takes no reader, has asyncio's own way only.
+The kernel is built once for each, and the tests of what goes through a `WakeChannel` run on it. And
+its C has no warnings, in any form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import children
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+KERNEL = ROOT / "src" / "_speedups" / "_speedups.pyx"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(sys.platform != "linux", reason="the others have only their own way"),
+    pytest.mark.skipif(
+        sys.implementation.name != "cpython"
+        or not KERNEL.exists()
+        or not sysconfig.get_config_var("CC")
+        or not shutil.which("gcc"),
+        reason="needs the sources, CPython and gcc",
+    ),
+    pytest.mark.skipif(
+        os.environ.get("ASGIBRIDGE_SPEEDUPS") == "off", reason="of the compiled kernel"
+    ),
+]
+
+STRICT = ("-fPIC", "-Wall", "-Wextra", "-Werror")
+INCLUDE = f"-I{sysconfig.get_path('include')}"
+
+# The number that channel.pxi gives each, and what os.readlink says of its descriptor.
+WAYS = {"pipe": (1, r"pipe:\[\d+\]"), "none": (0, None)}
+
+THROUGH_THE_CHANNEL = (
+    "test_errors_and_cancellation.py",
+    "test_hops.py",
+    "test_interrupts.py",
+    "test_kept_loops.py",
+    "test_queue.py",
+)
+
+# With no reader, each thread's channel refers to the loop weakly: it is known, and so not kept.
+NEED_A_READER = "(test_after and hops) or test_a_forked_child_leaves_the_parents_loop_alone"
+
+DESCRIPTORS = """
+import asyncio, os
+from asgibridge.sync import sync_to_async
+
+def opened():
+    names = []
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            names.append(os.readlink("/proc/self/fd/" + number))
+        except OSError:  # the listing's own
+            pass
+    return names
+
+async def main():
+    before = opened()
+    for _ in range(20):
+        await sync_to_async(int)()
+    after = opened()
+    for name in before:
+        if name in after:
+            after.remove(name)
+    print(*after, sep="\\n")
+
+asyncio.run(main())
+"""
+
+
+def run(command: list[str], **env: str) -> str:
+    done = subprocess.run(
+        command,
+        env={**children.environment(), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def c_file(tmp_path_factory):
+    cython = pytest.importorskip("Cython.Compiler.Main")
+    target = tmp_path_factory.mktemp("c") / "_speedups.c"
+    options = cython.CompilationOptions(
+        output_file=str(target), include_path=[str(KERNEL.parent)], language_level=3
+    )
+    result = cython.compile_single(str(KERNEL), options, "asgibridge._speedups")
+    assert result.num_errors == 0
+    return target
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_the_c_has_no_warnings(compiler, c_file):
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    run([compiler, "-O2", *STRICT, INCLUDE, "-c", str(c_file), "-o", os.devnull])
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def fallback(request, c_file, tmp_path_factory):
+    """The package beside a kernel that was built for one of the other ways."""
+    place = tmp_path_factory.mktemp(request.param)
+    shutil.copytree(
+        ROOT / "src" / "asgibridge",
+        place / "asgibridge",
+        ignore=shutil.ignore_patterns("__pycache__", "*.so"),
+    )
+    target = place / "asgibridge" / f"_speedups{sysconfig.get_config_var('EXT_SUFFIX')}"
+    run(
+        [
+            *("gcc", "-O1", "-shared", f"-DASGIBRIDGE_WAKE={WAYS[request.param][0]}"),
+            *(*STRICT, INCLUDE, str(c_file), "-o", str(target)),
+        ]
+    )
+    return request.param, place
+
+
+def test_the_loop_is_woken_that_way(fallback):
+    way, place = fallback
+    env = {"ASGIBRIDGE_SPEEDUPS": "require", "PYTHONPATH": str(place)}
+    opened = run([sys.executable, "-c", DESCRIPTORS], **env).split()
+    pattern = WAYS[way][1]
+    if pattern is None:
+        assert opened == []
+    else:
+        assert opened == [opened[0]] * 2  # both ends of one
+        assert re.fullmatch(pattern, opened[0])
+
+
+def test_everything_goes_that_way(fallback, tmp_path):
+    way, place = fallback
+    path = os.pathsep.join([str(place), str(TESTS)])
+    printed = run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider"),
+            *("-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}"),
+            *("-k", f"not ({NEED_A_READER})" if way == "none" else ""),
+            *(str(TESTS / name) for name in THROUGH_THE_CHANNEL),
+        ],
+        ASGIBRIDGE_SPEEDUPS="require",
+        PYTHONPATH=path,
+    )
+    assert re.search(r"^\d+ passed", printed, re.MULTILINE), printed
