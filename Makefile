@@ -1,7 +1,7 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench bench-queue bench-tools bench-wsgi memcheck lint clean
+.PHONY: help test demo bench bench-queue bench-tools bench-wsgi memcheck wheels lint clean
 
 help:
 	@echo "make test         the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench-tools  the communicator, and iteration over sync generators"
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
+	@echo "make wheels       sdist, and for every CPython found a manylinux wheel, tested without a compiler"
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make clean        remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
@@ -43,6 +44,10 @@ bench-wsgi:
 
 memcheck:
 	$(PYTHON) tests/memcheck.py $(MEMCHECKFLAGS)
+
+wheels:
+	$(PYTHON) tests/environment.py .venv/wheels wheels
+	.venv/wheels/bin/python tests/wheels.py $(WHEELSFLAGS)
 
 lint:
 	$(PYTHON) tests/environment.py .venv/lint lint
