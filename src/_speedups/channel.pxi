@@ -96,8 +96,9 @@ cdef enum:
 
 cdef object _SelectorLoop = asyncio.selector_events.BaseSelectorEventLoop
 cdef object _weakref = weakref.ref
-# Weak on both sides: what keeps a channel with a reader is its loop's registration.
-cdef object _with_reader = weakref.WeakKeyDictionary()
+# By loop, weakly: the channel, which knows the loop weakly; of one with a reader a weak reference,
+# since the loop's registration keeps it.
+cdef object _attached = weakref.WeakKeyDictionary()
 
 
 cdef class WakeChannel:
@@ -203,7 +204,7 @@ cdef class WakeChannel:
             # A selector that takes no such descriptor: it goes on as it began. (Or a signal handler
             # raised, and it is registered: so it stays open as long as the channel.)
             return 0
-        _with_reader[loop] = _weakref(self)
+        _attached[loop] = _weakref(self)
         with cython.critical_section(self):
             self.has_reader = True
         return 0
@@ -305,10 +306,11 @@ cdef WakeChannel _wake_channel(object loop):
     cdef WakeChannel channel = thread.channel
     if channel is not None and channel.generation == _generation and channel.loop() is loop:
         return channel
-    reference = _with_reader.get(loop)
-    if reference is not None:
-        channel = reference()
-    if reference is None or channel is None or channel.generation != _generation:
+    channel = None
+    found = _attached.get(loop)
+    if found is not None:
+        channel = <WakeChannel>found if type(found) is WakeChannel else found()
+    if channel is None or channel.generation != _generation:
         channel = WakeChannel(loop)
     # Cython lets the old one go before it stores the new one, and its end may run anybody's code.
     old = thread.channel
@@ -323,3 +325,7 @@ def attach_reader(loop):
     """
     cdef WakeChannel channel = WakeChannel(loop)
     channel.add_reader()
+    if not channel.has_reader:
+        # Else each thread made a channel of its own, and whether anybody knows a loop is told by
+        # the weak references to it, too (`asgibridge._loops`).
+        _attached[loop] = channel
