@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -195,6 +196,42 @@ class TestCancellation:
             assert [await thread()] == ended
 
         run(main())
+
+    @pytest.mark.parametrize("where", ["thread-sensitive", "pool", "own executor"])
+    def test_what_a_function_that_goes_on_sets_stays_there(self, where):
+        """It is in the middle of its context: without the GIL, reading that is a crash."""
+        variable = contextvars.ContextVar("variable", default="before")
+        started, release = threading.Event(), threading.Event()
+
+        def work():
+            variable.set("set by who goes on")
+            started.set()
+            release.wait(10)
+
+        async def main(own):
+            options = {
+                "thread-sensitive": {},
+                "pool": {"thread_sensitive": False},
+                "own executor": {"thread_sensitive": False, "executor": own},
+            }[where]
+
+            async def call():
+                try:
+                    await sync_to_async(work, **options)()
+                finally:
+                    seen.append(variable.get())
+
+            seen = []
+            task = asyncio.create_task(call())
+            await sync_to_async(started.wait, thread_sensitive=False)(10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            release.set()
+            assert seen == ["before"]
+
+        with ThreadPoolExecutor(1) as own:
+            run(main(own))
 
     def test_an_error_nobody_hears_any_more_is_reported(self):
         started, release = threading.Event(), threading.Event()

@@ -428,7 +428,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
 
     Cancelled while the function waits in `async_to_sync`, the cancellation goes on to the coroutine
     there, and what comes of that counts. Otherwise the wait ends at once: a function that has not
-    begun is not run, one that runs goes on, unheard.
+    begun is not run, one that runs goes on, unheard, and nothing of its context is passed back.
     """
 
     threadlocal = threading.local()
@@ -507,8 +507,11 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
                 raise
             return await call  # type: ignore[no-any-return]
         finally:
+            # A function that goes on unheard still changes its context, which cannot be read
+            # meanwhile where there is no GIL.
+            has_ended = call.done()
             del call
-            if before is not context:
+            if has_ended and before is not context:
                 kernel.restore_context(context, before)
 
     def thread_handler(
@@ -652,19 +655,22 @@ async def _cancel_inner_task(
 class _ExecutorCall:
     """A call in somebody else's executor, with the part of `SyncCall` that is used above."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("_future", "_is_given_up")
 
     def __init__(self, future: asyncio.Future[Any]) -> None:
         self._future = future
+        self._is_given_up = False
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.shield(self._future).__await__()
 
     def done(self) -> bool:
-        return self._future.done()
+        return not self._is_given_up and self._future.done()
 
     def revoke(self) -> None:
-        self._future.cancel()
+        if not self._future.done():
+            self._is_given_up = True  # the function may be running, and nothing tells when it ends
+            self._future.cancel()
 
 
 class _Held(threading.local):
