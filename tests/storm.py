@@ -54,6 +54,7 @@ PATIENCE = 60
 variable = contextvars.ContextVar("variable")
 local = Local()
 
+
 class Wrong(AssertionError):
     """A guarantee was broken."""
 
@@ -205,9 +206,11 @@ class Storm:
                 self.blame(f"{what}: {dict(counts)}, {len(self.put)} put, {len(self.got)} got")
 
     def blame(self, what, error=None):
-        told = "".join(traceback.format_exception(type(error), error, error.__traceback__)) if (
-            error is not None
-        ) else ""
+        told = (
+            "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            if (error is not None)
+            else ""
+        )
         print(f"WRONG, seed {self.report.seed}: {what}\n{told}", file=sys.stderr, flush=True)
         with self.lock:
             self.report.wrong.append(what)
@@ -263,9 +266,7 @@ class Storm:
     async def pool_hop(self, chance):
         call = Call(self)
         outside = variable.get(None)
-        call.check(
-            await sync_to_async(call, thread_sensitive=False)(call.argument), outside
-        )
+        call.check(await sync_to_async(call, thread_sensitive=False)(call.argument), outside)
 
     async def failing(self, chance):
         call = Call(self, fails=True)
@@ -279,9 +280,7 @@ class Storm:
 
     async def many(self, chance):
         calls = [Call(self) for _ in range(chance.randrange(2, 20))]
-        results = await asyncio.gather(
-            *(sync_to_async(call)(call.argument) for call in calls)
-        )
+        results = await asyncio.gather(*(sync_to_async(call)(call.argument) for call in calls))
         for call, result in zip(calls, results):
             ensure(call.runs == 1 and result is call.argument, "a gathered call", call.runs)
 
@@ -418,9 +417,7 @@ class Storm:
 
     async def cut_short(self, task, chance):
         """Whether it came to its end; it gets a moment for that."""
-        handle = asyncio.get_running_loop().call_later(
-            chance.choice((0, 1e-5, 1e-3)), task.cancel
-        )
+        handle = asyncio.get_running_loop().call_later(chance.choice((0, 1e-5, 1e-3)), task.cancel)
         self.fault("cancellation")
         try:
             await task
@@ -514,9 +511,7 @@ class Storm:
 
     def one_thread(self, chance):
         with AsyncSingleThreadContext():
-            threads = {
-                async_to_sync(self.loop_thread)() for _ in range(chance.randrange(1, 4))
-            }
+            threads = {async_to_sync(self.loop_thread)() for _ in range(chance.randrange(1, 4))}
         ensure(len(threads) == 1, "an AsyncSingleThreadContext has one thread", threads)
 
     async def loop_thread(self):

@@ -129,8 +129,8 @@ cdef class SyncCall:
         self.function = (function,) if function is None else function
 
     cdef inline bint is_first(self):
-        # Whether the loop knows of all calls that have finished. Only a hint.
-        return self.channel is not None and self.channel.idle
+        # Whether the loop knows of all calls that have finished. Only a hint, for the GIL's sake.
+        return ASGIBRIDGE_HAS_GIL and self.channel is not None and self.channel.idle
 
     cdef object take_function(self):
         # None if somebody else has it.

@@ -110,7 +110,7 @@ cdef class WakeChannel:
     # Of any thread, under the critical section.
     cdef list finished
     cdef bint idle
-    cdef bint has_reader  # false to true once, on the loop's thread
+    cdef bint has_reader  # false to true once, on the loop's thread, which needs no section to ask
     # Of the loop's thread.
     cdef int wakes
     cdef bint has_descriptor
@@ -148,9 +148,12 @@ cdef class WakeChannel:
 
     cdef int wake_loop(self) except -1:
         cdef list dropped, fresh
+        cdef bint has_reader
         loop = self.loop()
         if loop is not None and self.generation == _generation:
-            if self.has_reader:
+            with cython.critical_section(self):
+                has_reader = self.has_reader
+            if has_reader:
                 # Not is_closed(): a Python function, at whose entry a signal handler may raise.
                 if not loop._closed:
                     loop = None  # it may be judged by its references when it is awake

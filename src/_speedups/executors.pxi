@@ -106,7 +106,7 @@ cdef class _CurrentThread:
     cdef _CurrentThread find_serving(self):
         cdef _CurrentThread executor = self
         while True:
-            if not executor.inbox.closed and executor.generation == _generation:
+            if not executor.inbox.is_closed() and executor.generation == _generation:
                 return executor
             outer = executor._old_executor
             if not isinstance(outer, _CurrentThread):
@@ -278,17 +278,19 @@ cdef class _ThreadSensitive:
     cdef bint is_mine(self):
         # Not by its ident, which is used again when it has ended; and the worker is, too.
         cdef Inbox served = _this_thread().served
-        return (
-            served is not None
-            and served is self.served
-            and served.lease == self.lease
-            and self.generation == _generation
-        )
+        cdef bint is_ours
+        cdef Py_ssize_t lease
+        if served is None or self.generation != _generation:
+            return False
+        with cython.critical_section(self):
+            is_ours = served is self.served
+            lease = self.lease
+        return is_ours and served.lease == lease
 
     def is_idle(self):
         """Whether all that was posted has been run. From any thread."""
         cdef Inbox inbox = self.current_inbox()
-        return inbox is None or inbox.posted == inbox.finished
+        return inbox is None or inbox.is_idle()
 
     def abandon(self):
         """Do not wait for the thread at exit. From any thread."""
@@ -331,7 +333,7 @@ cdef class _ThreadSensitive:
         self.put(renewal, True)  # refused if that is on its way already, or the worker is ending
         if not wait or worker.abandoned or self.is_mine():
             return
-        if inbox.closed:
+        if inbox.is_closed():
             worker.join()
         else:
             renewal.wait()

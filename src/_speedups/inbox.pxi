@@ -41,6 +41,18 @@ cdef extern from *:
     #else
       #define ASGIBRIDGE_PATIENCE -1
     #endif
+    #ifdef Py_GIL_DISABLED
+      #define ASGIBRIDGE_HAS_GIL 0
+      /* A number that one thread counts up, and others read. */
+      static void asgibridge_count_up(Py_ssize_t *count) {
+          _Py_atomic_store_ssize_release(count, *count + 1);
+      }
+      #define asgibridge_counted(count) _Py_atomic_load_ssize_acquire(count)
+    #else
+      #define ASGIBRIDGE_HAS_GIL 1
+      #define asgibridge_count_up(count) (++*(count))
+      #define asgibridge_counted(count) (*(count))
+    #endif
     static void asgibridge_unlock(PyThread_type_lock lock, int hand_over) {
     #ifndef Py_GIL_DISABLED
         if (hand_over) {
@@ -55,6 +67,9 @@ cdef extern from *:
     }
     """
     long long ASGIBRIDGE_PATIENCE
+    bint ASGIBRIDGE_HAS_GIL
+    void asgibridge_count_up(Py_ssize_t* count)
+    Py_ssize_t asgibridge_counted(Py_ssize_t* count)
     void asgibridge_unlock(PyThread_type_lock lock, bint hand_over)
 
 
@@ -63,14 +78,15 @@ cdef extern from *:
 cdef class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
-    # All of it of any thread, under the critical section, but for `finished` and `kept`.
+    # All of it of any thread, under the critical section, but for `finished` and `kept`. (What is
+    # readonly is so for tests, of threads that are still.)
     cdef list items  # from `begin` on; None before
     cdef Py_ssize_t begin
     cdef bint is_parked  # whether the owner has to be woken; who finds it so clears it and unlocks
     cdef PyThread_type_lock bed  # locked, unless the owner has been woken and has not noticed yet
     cdef readonly bint closed
     cdef readonly Py_ssize_t posted
-    cdef readonly Py_ssize_t finished  # of the owner
+    cdef readonly Py_ssize_t finished  # counted by the owner
     # A worker's (see workers.pxi).
     cdef _Kept kept  # of the owner; None if this is not a worker that can be kept
     cdef Py_ssize_t lease  # the number of the current or next one
@@ -98,7 +114,10 @@ cdef class Inbox:
 
     def put(self, item):
         """Add ``item``, or return False if the inbox is closed. From any thread."""
-        return self.add(item, self.lease, False)
+        cdef Py_ssize_t lease
+        with cython.critical_section(self):
+            lease = self.lease
+        return self.add(item, lease, False)
 
     cdef bint add(self, object item, Py_ssize_t lease, bint is_last) except -1:
         # `is_last`: the lease is over when this has been run.
@@ -147,7 +166,7 @@ cdef class Inbox:
 
     cdef bint let_go(self, Py_ssize_t lease) except -1:
         # The lease is over here and now, if the worker has nothing to do for that.
-        cdef bint is_free
+        cdef bint is_free, has_rested
         with cython.critical_section(self):
             is_free = (
                 self.is_parked
@@ -161,7 +180,9 @@ cdef class Inbox:
                 self.lease += 1
         if is_free:
             _idle.add(self)
-            if self.is_resting and _idle.remove(self):
+            with cython.critical_section(self):
+                has_rested = self.is_resting
+            if has_rested and _idle.remove(self):
                 self.shut()  # its time was up in between
         return is_free
 
@@ -175,7 +196,16 @@ cdef class Inbox:
 
     def is_idle(self):
         """Whether all that was put has been run. From any thread."""
-        return self.posted == self.finished
+        cdef Py_ssize_t posted
+        with cython.critical_section(self):
+            posted = self.posted
+        return posted == asgibridge_counted(&self.finished)
+
+    cdef bint is_closed(self) except -1:
+        cdef bint closed
+        with cython.critical_section(self):
+            closed = self.closed
+        return closed
 
     def serve(self):
         """Run what comes, until the inbox is closed and empty. On the owning thread."""
@@ -211,7 +241,7 @@ cdef class Inbox:
                 call = <SyncCall>item
                 item = None
                 call.execute()
-                self.finished += 1
+                asgibridge_count_up(&self.finished)
                 channel = call.channel
                 call.channel = None
                 # Let go of the call before the loop hears of it: it holds the loop, which might
@@ -223,7 +253,7 @@ cdef class Inbox:
                 channel = None
             else:
                 item.run()
-                self.finished += 1
+                asgibridge_count_up(&self.finished)
                 item.deliver()
                 item = None
 
@@ -327,7 +357,8 @@ cdef class Inbox:
                     other_bed = NULL
                 status = PyThread_acquire_lock_timed(self.bed, patience, 1)
             if status == PY_LOCK_ACQUIRED:
-                self.is_resting = False
+                with cython.critical_section(self):
+                    self.is_resting = False
                 return 0
             if status == PY_LOCK_FAILURE and self.kept is not None:
                 if _idle.remove(self):

@@ -134,6 +134,7 @@ cdef class _Turn(_Wait):
     cdef Py_ssize_t most  # to be got; -1: a single item, not a list
     cdef unsigned long ident
     cdef unsigned long generation
+    cdef bint has_begun  # of the owner
     cdef WakeChannel channel  # of a task, whose loop is in `loop`
     cdef PyThread_type_lock bed  # of a thread
 
@@ -534,7 +535,8 @@ cdef class QueueCore:
         cdef object item = None
         if turn.most >= 0:
             many = []
-        if turn.state == _NEW and self.promised.first is not None:
+        if not turn.has_begun:
+            turn.has_begun = True
             while self.reclaim():
                 pass
         self.lock()
@@ -664,7 +666,7 @@ cdef class QueueCore:
     cdef bint offer(self, object item) except -1:
         # Whether there was room now.
         cdef _Turn woken
-        cdef bint done, is_down
+        cdef bint done, is_down, is_promised
         while True:
             woken = None
             done = False
@@ -680,19 +682,20 @@ cdef class QueueCore:
                         done = True
                         if self.getters.first is not None:
                             woken = self.promise()
+                    is_promised = self.promised.first is not None
             finally:
                 self.unlock()
             if is_down:
                 raise _QueueShutDown()
             if woken is not None:
                 self.wake(woken)
-            if done or self.promised.first is None or not self.reclaim():
+            if done or not is_promised or not self.reclaim():
                 return done
 
     cdef object fetch(self):
         # The first item, if there is one now, else NOTHING.
         cdef _Turn woken
-        cdef bint is_down
+        cdef bint is_down, is_promised
         while True:
             woken = None
             item = _NOTHING
@@ -706,13 +709,14 @@ cdef class QueueCore:
                             woken = self.promise()
                     else:
                         is_down = self.is_down
+                    is_promised = self.promised.first is not None
             finally:
                 self.unlock()
             if item is not _NOTHING:
                 if woken is not None:
                     self.wake_or_put_back(woken, item, None)
                 return item
-            if self.promised.first is None or not self.reclaim():
+            if not is_promised or not self.reclaim():
                 if is_down:
                     raise _QueueShutDown()
                 return _NOTHING
@@ -881,9 +885,12 @@ cdef class QueueCore:
 
     def qsize(self):
         """How many items `get_nowait` could take now."""
+        cdef Py_ssize_t size
         if self.generation != _generation:
             self.forget()
-        return max(0, self.count - self.kept_items)
+        with cython.critical_section(self):
+            size = self.count - self.kept_items
+        return max(0, size)
 
     def empty(self):
         """Whether `get_nowait` would find nothing now."""
@@ -891,40 +898,60 @@ cdef class QueueCore:
 
     def full(self):
         """Whether `put_nowait` would find no room now."""
+        cdef bint has_room
         if self.generation != _generation:
             self.forget()
-        return not self.has_room()
+        with cython.critical_section(self):
+            has_room = self.has_room()
+        return not has_room
 
     @property
     def maxsize(self):
         """How many items there is room for; 0 or less is no limit. It may be changed: those who
         wait for room get it in order, and items beyond a smaller limit stay."""
-        return self.limit
+        cdef Py_ssize_t limit
+        with cython.critical_section(self):
+            limit = self.limit
+        return limit
 
     @maxsize.setter
     def maxsize(self, value):
-        self.limit = value
+        cdef Py_ssize_t limit = value  # out here: it may be an object's __index__
+        with cython.critical_section(self):
+            self.limit = limit
         self.wake(self.next_turn())
 
     @property
     def unfinished_tasks(self):
         """How many items were put for which `task_done` has not been called."""
-        return self.unfinished
+        cdef Py_ssize_t unfinished
+        with cython.critical_section(self):
+            unfinished = self.unfinished
+        return unfinished
 
     @property
     def is_shutdown(self):
         """Whether `shutdown` has been called."""
-        return self.is_down
+        cdef bint is_down
+        with cython.critical_section(self):
+            is_down = self.is_down
+        return is_down
 
     @property
     def getting(self):
         """How many wait to get or to peek."""
-        return self.getters.size
+        return self.size_of(self.getters)
 
     @property
     def putting(self):
         """How many wait to put."""
-        return self.putters.size
+        return self.size_of(self.putters)
+
+    cdef Py_ssize_t size_of(self, _Line line) except -1:
+        cdef Py_ssize_t size
+        with cython.critical_section(self):
+            size = line.size
+        return size
 
     def task_done(self):
         """One item that was taken is done with; ValueError if none is left."""

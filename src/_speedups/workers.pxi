@@ -167,7 +167,7 @@ cdef Inbox take_idle(object but):
     cdef Inbox inbox
     while True:
         inbox = _idle.pop(but)
-        if inbox is None or (not inbox.closed and inbox.kept.has_current_hooks()):
+        if inbox is None or (not inbox.is_closed() and inbox.kept.has_current_hooks()):
             return inbox
         inbox.shut()
 
@@ -301,7 +301,7 @@ cdef class _Renewal:
         if inbox is None:
             return
         try:
-            is_new = inbox.kept is not None and not inbox.closed and inbox.kept.renew()
+            is_new = inbox.kept is not None and not inbox.is_closed() and inbox.kept.renew()
         except BaseException:
             is_new = False  # then it ends; serve() meets the same and says so
         self.finish()
