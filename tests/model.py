@@ -451,8 +451,11 @@ class Model:
         inner = state
         if state.single is None:
             inner = replace(state, single=Single(Thread(f"single@{path}")))
-        self.steps(self.sync_step, frame, inner, path)
-        return None
+        try:
+            return self.steps(self.sync_step, frame, inner, path)
+        finally:
+            if inner is not state:
+                inner.single.thread = Thread(f"single@{path}+")
 
     def bridge(self, frame, state, path, loop):
         if state.loop is not None:
@@ -464,6 +467,7 @@ class Model:
                 thread = state.single.thread
                 if state.top.get(thread) is not None:
                     raise Unfit
+                self.used.add(thread)
             loop = Loop(f"loop@{path}", thread, None, served_by=waiting)
             do = self.root
         else:

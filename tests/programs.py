@@ -220,7 +220,7 @@ class Env:
     threads: tuple[Cell, ...]
     loops: tuple[Cell, ...]
     context: ContextCell | None = None  # the ThreadSensitiveContext we are in
-    single: Cell | None = None  # the runner of the AsyncSingleThreadContext we are in
+    single: ContextCell | None = None  # the runner of the AsyncSingleThreadContext we are in
     home: Any = None  # the loop that brought us into this thread
     late: Any = None  # what the loop's first frame has still to run
     reached: Any = None  # to call when a block is reached
@@ -228,12 +228,13 @@ class Env:
 
 
 class ContextCell:
+    """Who serves a context: another one after it has been left."""
+
     def __init__(self, role):
         self.cells = [Cell(role)]
         self.role = role
 
     def leave(self):
-        """From now on another thread serves."""
         self.cells.append(Cell(self.role + "+"))
 
 
@@ -374,16 +375,17 @@ class Running:
         thread = threading.current_thread()
         if env.single is None:
             self.claim(runner, thread)
-        elif env.single.who is None:
-            self.claim(env.single, thread)
-            runner = env.single
         else:
-            runner = env.single if env.single.who is thread else Cell("unknown", thread)
+            runner = env.single.cells[-1]
+            if runner.who is None:
+                self.claim(runner, thread)
+            elif runner.who is not thread:
+                runner = Cell("unknown", thread)
         try:
             env = replace(env, threads=(*env.threads, runner))
             return await self.root(frame, env, path, cell)
         finally:
-            if runner is not env.single:
+            if env.single is None:
                 self.release(runner)
 
     async def arrive(self, frame, env, path):
@@ -670,13 +672,14 @@ class Running:
             except Error:
                 return self.sync_steps(step[2], env, path)
         assert what == "single"
-        cell = env.single or Cell(f"single@{path}")
+        cell = env.single or ContextCell(f"single@{path}")
         try:
             with self.sync.AsyncSingleThreadContext():
                 return self.sync_steps(frame, replace(env, single=cell), path)
         finally:
             if cell is not env.single:
-                self.release(cell)
+                self.release(cell.cells[0])
+                cell.leave()
 
     def with_this_thread(self, env):
         """A pool's thread that waits is known by itself, not only as one of the pool's."""
