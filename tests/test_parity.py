@@ -109,7 +109,7 @@ def test_docstrings(path):
         ("SyncCall", ()),
         ("SyncCall", (1,)),
         ("ThreadHandler", (1, 2, 3, 4)),
-        ("ThreadSensitiveExecutor", (None, 1)),
+        ("ThreadSensitiveExecutor", (None, None, 1)),
         ("ThreadStorage", (1,)),
         ("WakeChannel", ()),
         ("at_home", ()),

@@ -63,6 +63,7 @@ __all__ = [
     "is_async_def",
     "peek",
     "restore_context",
+    "set_idle_seconds",
     "start_run",
 ]
 

@@ -164,15 +164,18 @@ cdef class _ThreadSensitive:
     cdef Inbox served  # by the worker; `inbox` as soon as that has started
     cdef bint is_shut_down
     cdef _Renewal renewal  # the lease's end, once it has been asked for
-    cdef object avoided  # a worker not to take; nothing changes it
+    # Nothing changes these.
+    cdef object avoided  # a worker not to take
+    cdef object when_idle
 
     def __cinit__(self, *args, **kwargs):
         self.generation = _generation
         self.lock = threading.RLock()
 
-    def __init__(self, avoiding=None):
+    def __init__(self, avoiding=None, when_idle=None):
         if avoiding is not None:
             self.avoided = (<_ThreadSensitive?>avoiding).current_worker()
+        self.when_idle = when_idle
 
     cdef Inbox current_inbox(self):
         with cython.critical_section(self):
@@ -184,12 +187,13 @@ cdef class _ThreadSensitive:
             worker = self.worker
         return worker
 
-    cdef int set_worker(self, object worker, Inbox served) except -1:
+    cdef int set_worker(self, object worker, Inbox served, Py_ssize_t lease) except -1:
         with cython.critical_section(self):
             old = self.worker
             old_served = self.served
             self.worker = worker
             self.served = served
+            self.lease = lease
         return 0
 
     cdef int set_inbox(self, Inbox inbox, Py_ssize_t lease) except -1:
@@ -240,33 +244,35 @@ cdef class _ThreadSensitive:
     cdef bint take_worker(self, object item) except -1:
         # Go on with an idle worker, if this is our first.
         cdef Inbox inbox
-        while self.worker is None:
+        while self.worker is None and self.when_idle is None:
             inbox = take_idle(self.avoided)
             if inbox is None:
                 return False
-            self.set_worker(inbox.kept.worker, inbox)
+            self.set_worker(inbox.kept.worker, inbox, inbox.lease)
             self.set_inbox(inbox, inbox.lease)
             if self.put(item, False):
                 return True
-            self.set_worker(None, None)  # the exit has closed it just now
+            self.set_worker(None, None, 0)  # the exit has closed it just now
             self.set_inbox(None, 0)
         return False
 
     cdef int start_worker(self, object item) except -1:
         cdef Inbox inbox = Inbox.__new__(Inbox)
         cdef Inbox old_served = self.served
+        cdef Py_ssize_t old_lease = self.lease
         old_worker = self.current_worker()
+        inbox.when_idle = self.when_idle
         inbox.add(item, 0, False)
         worker = _Worker(inbox, after=old_worker)
         # Known before it runs: the item may ask who owns the thread it is on. But nobody else may
         # put anything in as long as the start can fail.
-        self.set_worker(worker, inbox)
+        self.set_worker(worker, inbox, 0)
         try:
             worker.start()
         except BaseException:
             # Or a signal handler has raised, and it has started after all: let it end.
             inbox.shut()
-            self.set_worker(old_worker, old_served)
+            self.set_worker(old_worker, old_served, old_lease)
             raise
         self.set_inbox(inbox, 0)
         return 0
@@ -294,9 +300,20 @@ cdef class _ThreadSensitive:
 
     def abandon(self):
         """Do not wait for the thread at exit. From any thread."""
-        worker = self.current_worker()
-        if worker is not None:
+        cdef Inbox inbox
+        cdef Py_ssize_t lease
+        with cython.critical_section(self):
+            worker = self.worker
+            inbox = self.served
+            lease = self.lease
+        if worker is not None and inbox.disown(lease):  # else it is another's by now
             worker.abandon()
+
+    def look_again(self):
+        """Have the thread wait for `when_idle` anew. From any thread."""
+        cdef Inbox inbox = self.current_inbox()
+        if inbox is not None:
+            inbox.look_again()
 
     def retire(self, loop):
         """Refuse further calls, and let the thread go when it has run those it has.
@@ -331,12 +348,28 @@ cdef class _ThreadSensitive:
                 item.cancel()
                 item.deliver()
         self.put(renewal, True)  # refused if that is on its way already, or the worker is ending
-        if not wait or worker.abandoned or self.is_mine():
+        if not wait or worker.abandoned or self.is_mine() or inbox.lease != self.lease:
             return
         if inbox.is_closed():
             worker.join()
         else:
             renewal.wait()
+
+    def let_go(self, when_over):
+        """Refuse further calls, and let the thread go when it has run those it has.
+
+        Then ``when_over()`` is called: on the thread, or at once if that has nothing to do. It must
+        be fit to be called twice. From any thread.
+        """
+        cdef Inbox inbox
+        cdef _Renewal renewal = self.begin_to_end()
+        if renewal is None:
+            when_over()
+            return
+        renewal.tell(when_over)
+        inbox = self.current_inbox()
+        if not self.put(renewal, True) and (inbox is None or inbox.closed):
+            when_over()  # it has ended, or does
 
     cdef _Renewal begin_to_end(self):
         # Refuse further calls. Returns what has still to be run on the worker, if it has any.
@@ -359,7 +392,7 @@ cdef class _ThreadSensitive:
         lock = threading.RLock()
         old = self.lock
         self.lock = lock
-        self.set_worker(None, None)
+        self.set_worker(None, None, 0)
         self.set_inbox(None, 0)
         self.generation = _generation
         return 0
@@ -377,6 +410,9 @@ class ThreadSensitiveExecutor(_ThreadSensitive, Executor):
     """Runs code in one thread of its own, one call after the other.
 
     :param avoiding: an executor whose thread this one must not get, though it may be free again.
+    :param when_idle: makes the thread the executor's alone, a new one that serves nobody else. It
+        is called there when that has had nothing to do for as long as an idle one waits
+        (`set_idle_seconds`), and says whether to end.
     """
 
     __slots__ = ()

@@ -93,6 +93,8 @@ cdef class Inbox:
     cdef bint is_ending  # the lease's last item has been put
     cdef bint is_clean  # nothing of the lease will be left if it ends now; if `is_parked`
     cdef bint is_resting  # parked, and no longer with a time-out
+    cdef bint is_abandoned  # not to be handed on
+    cdef object when_idle  # of a worker that its executor keeps; nothing changes it
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
 
     def __cinit__(self):
@@ -157,6 +159,11 @@ cdef class Inbox:
             self.is_parked = False
         return must_wake
 
+    def look_again(self):
+        """Have the owner, if it waits with a time-out, begin that anew. From any thread."""
+        with cython.critical_section(self):
+            self.wake_owner(False)
+
     cdef int wake_other(self) except -1:
         cdef Inbox other = self.to_wake
         if other is not None:
@@ -172,9 +179,11 @@ cdef class Inbox:
                 self.is_parked
                 and self.is_clean
                 and not self.is_resting
+                and not self.is_abandoned
                 and not self.closed
                 and self.lease == lease
-                and self.kept.has_same_attributes()  # it may have been abandoned since it looked
+                and self.kept.has_same_attributes()
+                and self.kept.has_same_processors()
             )
             if is_free:
                 self.lease += 1
@@ -186,13 +195,26 @@ cdef class Inbox:
                 self.shut()  # its time was up in between
         return is_free
 
-    cdef int offer(self) except -1:
-        # By the owner, renewed.
+    cdef bint offer(self) except -1:
+        # By the owner, renewed. Returns whether it was accepted.
+        cdef bint is_free
         with cython.critical_section(self):
-            self.is_ending = False
-            self.lease += 1
-        _idle.add(self)
-        return 0
+            is_free = not self.is_abandoned
+            if is_free:
+                self.is_ending = False
+                self.lease += 1
+        if is_free:
+            _idle.add(self)
+        return is_free
+
+    cdef bint disown(self, Py_ssize_t lease) except -1:
+        # Hand the worker on to nobody. Returns whether it is still in that lease.
+        cdef bint is_current
+        with cython.critical_section(self):
+            is_current = self.lease == lease
+            if is_current:
+                self.is_abandoned = True
+        return is_current
 
     def is_idle(self):
         """Whether all that was put has been run. From any thread."""
@@ -213,7 +235,7 @@ cdef class Inbox:
         cdef Inbox outer = thread.served
         worker = threading.current_thread()
         thread.served = self
-        if ASGIBRIDGE_CAN_RENEW and type(worker) is _Worker:
+        if ASGIBRIDGE_CAN_RENEW and type(worker) is _Worker and self.when_idle is None:
             self.kept = _Kept.__new__(_Kept)
             self.kept.begin(worker)
         try:
@@ -341,14 +363,14 @@ cdef class Inbox:
 
     cdef int park(self) except -1:
         cdef PyLockStatus status
-        cdef bint was_woken
+        cdef bint was_woken, has_told = False
         cdef long long patience = ASGIBRIDGE_PATIENCE
         cdef Inbox other = self.to_wake
         cdef PyThread_type_lock other_bed = NULL
         if other is not None:
             self.to_wake = None
             other_bed = other.bed
-        if self.kept is not None:
+        if self.kept is not None or self.when_idle is not None:
             patience = <long long>(IDLE_SECONDS * 1000000.0)
         while True:
             with nogil:
@@ -368,6 +390,13 @@ cdef class Inbox:
                 patience = -1
                 continue
             try:
+                if status == PY_LOCK_FAILURE and self.when_idle is not None:
+                    patience = ASGIBRIDGE_PATIENCE
+                    if not has_told:
+                        has_told = True
+                        if self.when_idle():
+                            self.shut()
+                    continue
                 PyErr_CheckSignals()
             except BaseException:
                 with cython.critical_section(self):

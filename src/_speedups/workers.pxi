@@ -4,7 +4,7 @@
 # number of the current lease, so a late one can't reach the next tenant. ::
 #
 #     started --> leased --let_go()--> idle --take_idle()--> leased ...
-#                    |                 ^  `--IDLE_SECONDS, exit, other hooks--> ended
+#                    |                 ^  `--IDLE_SECONDS, exit, changed--> ended
 #                    `--end()--> ending --renew()
 #                                         `--not as good as new--> ended
 #
@@ -71,6 +71,32 @@ cdef extern from *:
       static void asgibridge_drop_locals(void) {}
     #endif
 
+    /* The processors it may run on, which is asked of any thread on Linux. */
+    #ifdef __linux__
+      #include <sched.h>
+      #include <sys/syscall.h>
+      #include <unistd.h>
+      typedef struct { pid_t thread; cpu_set_t set; } asgibridge_processors;
+      static void asgibridge_read_processors(asgibridge_processors *processors) {
+          memset(&processors->set, 0, sizeof processors->set);
+          (void)sched_getaffinity(processors->thread, sizeof processors->set, &processors->set);
+      }
+      static void asgibridge_my_processors(asgibridge_processors *processors) {
+          processors->thread = (pid_t)syscall(SYS_gettid);
+          asgibridge_read_processors(processors);
+      }
+      static int asgibridge_same_processors(asgibridge_processors *processors) {
+          asgibridge_processors now;
+          now.thread = processors->thread;
+          asgibridge_read_processors(&now);
+          return memcmp(&now.set, &processors->set, sizeof now.set) == 0;
+      }
+    #else
+      typedef int asgibridge_processors;
+      static void asgibridge_my_processors(asgibridge_processors *processors) { *processors = 0; }
+      static int asgibridge_same_processors(asgibridge_processors *processors) { return 1; }
+    #endif
+
     static PyObject *asgibridge_trace(void) { return PyThreadState_Get()->c_traceobj; }
     static PyObject *asgibridge_profile(void) { return PyThreadState_Get()->c_profileobj; }
     static int asgibridge_is_current(PyObject *context) {
@@ -86,6 +112,10 @@ cdef extern from *:
         pass
     void asgibridge_read_mask(asgibridge_mask* mask)
     bint asgibridge_same_mask(asgibridge_mask* mask)
+    ctypedef struct asgibridge_processors:
+        pass
+    void asgibridge_my_processors(asgibridge_processors* processors)
+    bint asgibridge_same_processors(asgibridge_processors* processors)
     bint ASGIBRIDGE_CAN_RENEW
     bint ASGIBRIDGE_LOCALS_IN_DICT
     PyObject* asgibridge_sentinel()
@@ -167,7 +197,7 @@ cdef Inbox take_idle(object but):
     cdef Inbox inbox
     while True:
         inbox = _idle.pop(but)
-        if inbox is None or (not inbox.is_closed() and inbox.kept.has_current_hooks()):
+        if inbox is None or (not inbox.is_closed() and inbox.kept.is_as_it_was()):
             return inbox
         inbox.shut()
 
@@ -181,6 +211,7 @@ cdef class _Kept:
     cdef object name
     cdef Py_ssize_t weak_references  # a WeakKeyDictionary may know the thread
     cdef asgibridge_mask mask
+    cdef asgibridge_processors processors
     cdef object trace  # read by others, but only while it is idle
     cdef object profile
     cdef object context  # in which its lease runs
@@ -194,6 +225,7 @@ cdef class _Kept:
         self.name = self.attributes["_name"]
         self.weak_references = _weakref_count(worker)
         asgibridge_read_mask(&self.mask)
+        asgibridge_my_processors(&self.processors)
         self.context = PyContext_New()
         PyContext_Enter(self.context)
         return 0
@@ -212,6 +244,18 @@ cdef class _Kept:
 
     cdef inline bint has_same_attributes(self) noexcept:
         return len(self.attributes) == self.attribute_count
+
+    cdef inline bint has_same_processors(self) noexcept:
+        return asgibridge_same_processors(&self.processors)
+
+    cdef bint is_as_it_was(self) except -1:
+        # Whether nobody else has changed it while it lay idle.
+        return (
+            self.has_current_hooks()
+            and self.has_same_attributes()
+            and self.attributes.get("_name") is self.name
+            and _weakref_count(self.worker) <= self.weak_references
+        )
 
     cdef Py_ssize_t local_count(self) except -1:
         # How many `threading.local` have a value of this thread.
@@ -266,6 +310,9 @@ cdef class _Kept:
     cdef bint renew(self) except -1:
         # Make this thread as good as new, and say whether it is.
         cdef _Thread thread = _this_thread()
+        if _threads.before_values_end and self.local_count() > (thread.names is not None):
+            _threads.end_values()
+            thread = _this_thread()
         old_context = self.context
         old_names, old_channel = thread.names, thread.channel
         PyContext_Exit(old_context)
@@ -280,7 +327,12 @@ cdef class _Kept:
                     of_thread.pop(key, None)  # a finalizer before may have dropped it already
         else:
             asgibridge_drop_locals()
-        self.is_new = self.local_count() == 0 and len(self.context) == 0 and self.is_fit()
+        self.is_new = (
+            self.local_count() == 0
+            and len(self.context) == 0
+            and self.is_fit()
+            and self.has_same_processors()
+        )
         return self.is_new
 
 
@@ -292,6 +344,7 @@ cdef class _Renewal:
     cdef Inbox served  # to close when it is over
     # Of any thread, under the critical section.
     cdef object future
+    cdef object when_over
     cdef bint is_over
 
     def __call__(self):
@@ -305,9 +358,8 @@ cdef class _Renewal:
         except BaseException:
             is_new = False  # then it ends; serve() meets the same and says so
         self.finish()
-        if is_new:
+        if is_new and inbox.offer():
             self.runs_in = inbox
-            inbox.offer()
         else:
             inbox.shut()
 
@@ -330,10 +382,23 @@ cdef class _Renewal:
     cdef int finish(self) except -1:
         with cython.critical_section(self):
             self.is_over = True
-            future = self.future
-            self.future = None
+            future, when_over = self.future, self.when_over
+            self.future = self.when_over = None
         if future is not None:
             future.set_result(None)
+        if when_over is not None:
+            when_over()
+        return 0
+
+    cdef int tell(self, object when_over) except -1:
+        # Have it called at the end, or now if that has been.
+        cdef bint is_over
+        with cython.critical_section(self):
+            is_over = self.is_over
+            if not is_over:
+                self.when_over = when_over
+        if is_over:
+            when_over()
         return 0
 
     cdef int wait(self) except -1:
@@ -365,6 +430,14 @@ def end_idle_workers():
         if inbox is None:
             return
         inbox.shut()
+
+
+def set_idle_seconds(seconds):
+    """How long a thread waits for its next lease from now on; those that wait begin anew."""
+    global IDLE_SECONDS
+    IDLE_SECONDS = seconds
+    for worker in _threads.workers():
+        worker.look_again()
 
 
 def start_run(item, executor, announce):

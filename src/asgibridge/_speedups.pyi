@@ -28,5 +28,6 @@ from asgibridge._pure import (
     is_async_def as is_async_def,
     peek as peek,
     restore_context as restore_context,
+    set_idle_seconds as set_idle_seconds,
     start_run as start_run,
 )

@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["Worker", "generation", "has_users_threads", "is_exiting"]
+__all__ = ["Worker", "generation", "has_users_threads", "is_exiting", "workers"]
 
 
 class Item(Protocol):
@@ -66,7 +66,9 @@ _pid = os.getpid()
 _lock = threading.RLock()
 _exiting = False
 _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
-when_a_worker_ends: list[Callable[[], object]] = []  # called on its thread
+# Called on a worker's thread: when its `threading.local` values are about to go, and when it ends.
+before_values_end: list[Callable[[], object]] = []
+when_a_worker_ends: list[Callable[[], object]] = []
 
 
 def generation() -> int:
@@ -79,6 +81,12 @@ def pid() -> int:
     return _pid
 
 
+def workers() -> list[Worker]:
+    """Those that have not ended and are not abandoned."""
+    with _lock:
+        return list(_alive)
+
+
 def is_exiting() -> bool:
     """Whether the interpreter has begun to wait for its threads."""
     return _exiting
@@ -88,6 +96,8 @@ class Worker(threading.Thread):
     """A thread that serves one inbox until that is closed."""
 
     abandoned = False
+    on_end: Callable[[Worker], object] | None = None
+    """Set on the thread itself; called there when it ends, while it has its values."""
 
     def __init__(self, inbox: Mailbox, *, after: Worker | None = None) -> None:
         options: dict[str, Any] = {}
@@ -98,6 +108,7 @@ class Worker(threading.Thread):
         self._inbox = inbox
         self._after = after
         self._left_to_us = False
+        self._at_its_end: list[Callable[[], object]] | None = []  # None when that has been
 
     @property
     def daemon(self) -> bool:
@@ -134,9 +145,33 @@ class Worker(threading.Thread):
                 item.deliver()
             raise
         finally:
-            _alive.discard(self)
-            for callback in when_a_worker_ends:
-                callback()
+            self._end()
+
+    def _end(self) -> None:
+        if self.on_end is not None:
+            call_and_report(self.on_end, self)
+        end_values()
+        _alive.discard(self)
+        for callback in when_a_worker_ends:
+            callback()
+        with _lock:
+            last, self._at_its_end = self._at_its_end, None
+        for callback in last or ():
+            callback()
+
+    def call_at_its_end(self, function: Callable[[], object]) -> bool:
+        """Have it called on this thread, last of all; False if that has ended. Any thread."""
+        with _lock:
+            if self._at_its_end is None:
+                return False
+            self._at_its_end.append(function)
+            return True
+
+    def look_again(self) -> None:
+        """Have it begin anew to wait for its time-out, if it has one. From any thread."""
+        look_again = getattr(self._inbox, "look_again", None)
+        if look_again is not None:
+            look_again()
 
     def close(self) -> None:
         """Let the thread end when it has served what is in its inbox. From any thread."""
@@ -146,6 +181,24 @@ class Worker(threading.Thread):
         """Do not wait for this thread at exit. From any thread."""
         self.abandoned = True
         _alive.discard(self)
+
+
+def end_values() -> None:
+    """Call those who want to know that this thread's `threading.local` values are about to go."""
+    for callback in before_values_end:
+        call_and_report(callback)
+
+
+def call_and_report(function: Callable[..., object], *args: object) -> bool:
+    """``function(*args)``; what it raises goes to `threading.excepthook`, and False is returned."""
+    try:
+        function(*args)
+    except BaseException:
+        threading.excepthook(
+            threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
+        )
+        return False
+    return True
 
 
 def _daemons_allowed() -> bool:

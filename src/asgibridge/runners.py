@@ -36,7 +36,7 @@ from contextvars import Context
 from types import FrameType
 from typing import Any
 
-from . import _loops
+from . import _leases, _loops
 from ._backend import kernel
 from ._threads import Worker
 from .current_thread_executor import CurrentThreadExecutor
@@ -73,6 +73,7 @@ class TopLevelRun:
         self._started = False
         # The last one counts. A list, because no signal handler comes in between of its append.
         self._workers: list[Worker | None] = [None]
+        self._has_run = False  # then the worker is somebody else's, or soon
         self._abandoned = False
         self._abandon_thread: Callable[[], None] | None = None
         self._error: BaseException | None = None
@@ -121,6 +122,13 @@ class TopLevelRun:
 
     def _start_and_serve(self, on: Executor | None) -> None:
         if on is None:
+            lease = _leases.lease_of_a_run()
+            if lease is not None:
+                self._abandon_thread = lease.abandon
+                lease.post(_LeasedItem(self, lease))
+                self._started = True
+                self._executor.serve()
+                return
             try:
                 kernel.start_run(_RunnerItem(self), self._executor, self._workers.append)
             finally:
@@ -149,7 +157,8 @@ class TopLevelRun:
         self._abandoned = True
         worker = self._workers[-1]
         if worker is not None:
-            worker.abandon()
+            if not self._has_run:
+                worker.abandon()
         elif self._abandon_thread is not None:
             self._abandon_thread()
         self._executor.quit()
@@ -259,10 +268,41 @@ class _RunnerItem:
     def run(self) -> None:
         run, self._run = self._run, None
         assert run is not None
-        run._execute()
+        try:
+            run._execute()
+        finally:
+            run._has_run = True
 
     def deliver(self) -> None:
         pass
 
     def cancel(self) -> None:
         pass
+
+
+class _LeasedItem:
+    """A run as the one item of a lease."""
+
+    __slots__ = ("_lease", "_run")
+
+    def __init__(self, run: TopLevelRun, lease: _leases.Lease) -> None:
+        self._run = run
+        self._lease: _leases.Lease | None = lease
+
+    def run(self) -> None:
+        lease, self._lease = self._lease, None
+        assert lease is not None
+        try:
+            self._run._execute()
+        except BaseException as error:
+            self._run._error = error
+        finally:
+            # Before the caller goes on: the next run may have this worker.
+            lease.end_here()
+
+    def deliver(self) -> None:
+        self._run._executor.close()
+
+    def cancel(self) -> None:
+        self._run._error = CancelledError()
+        self._run._drop_awaitable()

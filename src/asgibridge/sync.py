@@ -39,8 +39,18 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _backend, _install, _threads, current_thread_executor, pools, runners
+from . import (
+    _backend,
+    _install,
+    _leases,
+    _threads,
+    current_thread_executor,
+    pools,
+    runners,
+    workers,
+)
 from ._backend import kernel
+from ._leases import Lease
 from .current_thread_executor import CurrentThreadExecutor
 from .local import Local
 from .runners import TopLevelRun
@@ -51,7 +61,11 @@ else:
     from typing_extensions import ParamSpec
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from _typeshed import OptExcInfo
+
+    from .workers import Policy
 
 __all__ = [
     "AsyncSingleThreadContext",
@@ -100,6 +114,7 @@ def _go_on_under_monkey_patching() -> None:
     if _backend.leave_compiled_kernel():
         compiled, kernel = kernel, _backend.kernel
         runners.kernel = pools.kernel = kernel  # type: ignore[attr-defined]
+        _leases.go_over_to(kernel)
         CurrentThreadExecutor = kernel.CurrentThreadExecutor
         current_thread_executor.CurrentThreadExecutor = CurrentThreadExecutor
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
@@ -158,10 +173,23 @@ class ThreadSensitiveContext:
         thread, such as ``ThreadPoolExecutor(max_workers=1)``, and is the caller's: it is not shut
         down. Such a context can be entered once, and tasks started inside must have ended when it
         is left: the thread-sensitive calls they make later raise RuntimeError.
+    :param policy: of the worker, instead of the process's (`asgibridge.workers`): a kind, with the
+        hooks of the process's policy, or a Policy with a kind and hooks. It counts in the outermost
+        context.
     """
 
-    def __init__(self, *, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        executor: Executor | None = None,
+        policy: Literal["fresh", "keep"] | Policy | None = None,
+    ) -> None:
+        if policy is not None:
+            if executor is not None:
+                raise TypeError("an executor of your own takes no policy: give one or the other")
+            policy = workers.checked_for_context(policy)  # type: ignore[assignment]
         self._executor = executor
+        self._policy = policy
         self.token: contextvars.Token[ThreadSensitiveContext] | None = None
         self._old_executor: CurrentThreadExecutor | None = None
         self._left: kernel.ThreadSensitiveExecutor | None = None  # of the last time
@@ -207,6 +235,8 @@ class ThreadSensitiveContext:
             elif executor is not None:
                 if type(executor) is kernel.ThreadSensitiveExecutor:
                     self._left = executor
+                elif type(executor) is Lease:
+                    self._left = executor.former_executor()
                 await _retire(executor)
 
 
@@ -214,6 +244,12 @@ async def _retire(executor: Executor) -> None:
     # Shut it down and wait for what it has, without a thread to wait in.
     if type(executor) is kernel.ThreadSensitiveExecutor:
         last: Any = executor.retire(asyncio.get_running_loop())
+    elif type(executor) is Lease:
+        loop = asyncio.get_running_loop()
+        last = loop.create_future()
+        is_on_its_way = executor.end(functools.partial(_tell, loop, last))
+        if not is_on_its_way or executor.owns_current_thread():
+            return
     else:  # a user put it in
         last = None
         try:
@@ -223,6 +259,18 @@ async def _retire(executor: Executor) -> None:
         executor.shutdown(wait=False)
     if last is not None:
         await last
+
+
+def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    try:
+        loop.call_soon_threadsafe(_wake, future)
+    except RuntimeError:
+        pass  # closed: nobody waits any more
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _nothing() -> None:
@@ -359,7 +407,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             return None
         executor = self.context_to_thread_executor.get(context)
         if executor is None:
-            executor = self.context_to_thread_executor[context] = kernel.ThreadSensitiveExecutor()
+            executor = self.context_to_thread_executor[context] = _leases.executor_of_runs()
         return executor
 
 
@@ -582,7 +630,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             executor = self.context_to_thread_executor.get(context)
             if executor is None:
                 # A call that comes after the exit must not meet what is on the thread it had.
-                executor = kernel.ThreadSensitiveExecutor(context._left)
+                executor = _leases.executor_of_context(context._policy, context._left)
                 self.context_to_thread_executor[context] = executor
         else:
             frame = AsyncToSync.loop_thread_executors.get(loop)
@@ -590,7 +638,11 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
                 return call
             executor = self.single_thread_executor
         if type(executor) is not kernel.ThreadSensitiveExecutor:
-            return _send_to_foreign(loop, executor, handler)
+            if type(executor) is not Lease:
+                return _send_to_foreign(loop, executor, handler)
+            if executor.owns_current_thread():
+                raise _would_deadlock("Single thread executor already being used")
+            return executor.send(call, loop, handler, self.func)
         if executor.owns_current_thread():
             raise _would_deadlock("Single thread executor already being used")
         if not executor.post(call):

@@ -12,6 +12,7 @@ from .executors import (
     CurrentThreadExecutor,
     ThreadSensitiveExecutor,
     end_idle_workers,
+    set_idle_seconds,
     start_run,
 )
 from .handler import ThreadHandler, awaiting_loop
@@ -50,5 +51,6 @@ __all__ = [
     "is_async_def",
     "peek",
     "restore_context",
+    "set_idle_seconds",
     "start_run",
 ]

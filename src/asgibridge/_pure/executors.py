@@ -34,12 +34,13 @@ from asgibridge import _threads
 from asgibridge._threads import Item, Worker
 
 from .calls import SyncCall
-from .inbox import Inbox
+from .inbox import Inbox, set_idle_seconds
 
 __all__ = [
     "CurrentThreadExecutor",
     "ThreadSensitiveExecutor",
     "end_idle_workers",
+    "set_idle_seconds",
     "start_run",
 ]
 
@@ -177,9 +178,17 @@ class ThreadSensitiveExecutor(Executor):
     """Runs code in one thread of its own, one call after the other.
 
     :param avoiding: an executor whose thread this one must not get, though it may be free again.
+    :param when_idle: makes the thread the executor's alone, a new one that serves nobody else. It
+        is called there when that has had nothing to do for as long as an idle one waits
+        (`set_idle_seconds`), and says whether to end.
     """
 
-    def __init__(self, avoiding: ThreadSensitiveExecutor | None = None) -> None:
+    def __init__(
+        self,
+        avoiding: ThreadSensitiveExecutor | None = None,
+        when_idle: Callable[[], bool] | None = None,
+    ) -> None:
+        self._when_idle = when_idle
         self._generation = _threads.generation()
         self._lock = threading.RLock()
         self._inbox: Inbox | None = None
@@ -208,6 +217,7 @@ class ThreadSensitiveExecutor(Executor):
                 return False
             if self._inbox is None or not self._inbox.put(item):
                 inbox = Inbox()
+                inbox._when_idle = self._when_idle
                 inbox.put(item)
                 old_worker = self._worker
                 # Known before it runs: the item may ask who owns the thread it is on. But nobody
@@ -245,6 +255,27 @@ class ThreadSensitiveExecutor(Executor):
         """Do not wait for the thread at exit. From any thread."""
         if self._worker is not None:
             self._worker.abandon()
+
+    def look_again(self) -> None:
+        """Have the thread wait for `when_idle` anew. From any thread."""
+        inbox = self._inbox
+        if inbox is not None:
+            inbox.look_again()
+
+    def let_go(self, when_over: Callable[[], object]) -> None:
+        """Refuse further calls, and let the thread go when it has run those it has.
+
+        Then ``when_over()`` is called: on the thread, or at once if that has nothing to do. It must
+        be fit to be called twice. From any thread.
+        """
+        self.shutdown(wait=False)
+        worker = self._worker
+        if (
+            worker is None
+            or self._generation != _threads.generation()
+            or not worker.call_at_its_end(when_over)
+        ):
+            when_over()
 
     def retire(self, loop: asyncio.AbstractEventLoop) -> SyncCall | None:
         """Refuse further calls, and let the thread go when it has run those it has.

@@ -21,22 +21,41 @@ from __future__ import annotations
 import queue
 import sys
 import threading
+from collections.abc import Callable
+from typing import Any
 
+from asgibridge import _threads
 from asgibridge._threads import Item
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "set_idle_seconds"]
+
+# As long as in the other kernel.
+IDLE_SECONDS = 10.0
+
+
+def set_idle_seconds(seconds: float) -> None:
+    """How long a thread waits for its next lease from now on; those that wait begin anew."""
+    global IDLE_SECONDS
+    IDLE_SECONDS = seconds
+    for worker in _threads.workers():
+        worker.look_again()
+
 
 # Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
 _PATIENCE: float | None = 0.25 if sys.platform == "win32" else None
+
+_AGAIN = object()
 
 
 class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
-    __slots__ = ("_lock", "_queue", "closed", "finished", "posted")
+    __slots__ = ("_lock", "_queue", "_when_idle", "closed", "finished", "posted")
 
     def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        # None is for the end, and `_AGAIN` to look again.
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._when_idle: Callable[[], bool] | None = None  # set before anybody else knows us
         self._lock = threading.RLock()
         self.closed = False
         self.posted = 0
@@ -57,6 +76,11 @@ class Inbox:
             if not self.closed:
                 self.closed = True
                 self._queue.put(None)
+
+    def look_again(self) -> None:
+        """Have the owner, if it waits with a time-out, begin that anew. From any thread."""
+        if self._when_idle is not None:
+            self._queue.put(_AGAIN)
 
     def is_idle(self) -> bool:
         """Whether all that was put has been run. From any thread."""
@@ -88,15 +112,23 @@ class Inbox:
                 break
             if item is None:
                 ended = True
-            else:
+            elif item is not _AGAIN:
                 items.append(item)
         if ended:
             self._queue.put(None)  # that one was for the owner
         return items
 
     def _get(self) -> Item | None:
+        patience = _PATIENCE if self._when_idle is None else IDLE_SECONDS
         while True:
             try:
-                return self._queue.get(timeout=_PATIENCE)
+                item: Any = self._queue.get(timeout=patience)
             except queue.Empty:
+                if patience is not _PATIENCE:
+                    patience = _PATIENCE
+                    if self._when_idle is not None and self._when_idle():
+                        self.close()
                 continue
+            if item is not _AGAIN:
+                return item  # type: ignore[no-any-return]
+            patience = IDLE_SECONDS
