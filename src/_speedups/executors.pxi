@@ -58,6 +58,7 @@ cdef class _CurrentThread:
     cdef unsigned long generation
     cdef Inbox inbox
     cdef readonly object _old_executor
+    cdef public object _task_context  # set once, by the thread whose frame it is
 
     def __cinit__(self, *args, **kwargs):
         self.thread_ident = PyThread_get_thread_ident()

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 
     from _typeshed import OptExcInfo
 
+    from .limiters import CallOptions, CapacityLimiter
     from .workers import Policy
 
 __all__ = [
@@ -344,6 +345,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             coroutine = self.awaitable(*args, **kwargs)
             exc_info = sys.exc_info()
             task_context = getattr(SyncToAsync.threadlocal, "task_context", None)
+            executor._task_context = task_context
             if is_plain and exc_info[1] is None:
                 awaitable = kernel.drive(result, task_context, context, coroutine)
             else:
@@ -476,7 +478,15 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
 
     Cancelled while the function waits in `async_to_sync`, the cancellation goes on to the coroutine
     there, and what comes of that counts. Otherwise the wait ends at once: a function that has not
-    begun is not run, one that runs goes on, unheard, and nothing of its context is passed back.
+    begun is not run, one that runs goes on, unheard, and nothing of its context is passed back. It
+    may ask `limiters.check_cancelled`.
+
+    :param limiter: an `asgibridge.limiters.CapacityLimiter`, of which each call needs a token. It
+        waits for that without a thread, and gives it back when the function has returned. Only if
+        not thread-sensitive.
+    :param thread_name: the thread's name during the call. Only if not thread-sensitive.
+    :param abandon_on_cancel: False has a cancelled call wait until the function has returned; then
+        CancelledError is raised, or what the function raised.
     """
 
     threadlocal = threading.local()
@@ -496,12 +506,18 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         weakref.WeakKeyDictionary()  # noqa: RUF012
     )
 
+    _options: CallOptions | None = None
+
     def __init__(
         self,
         func: Callable[_P, _R],
         thread_sensitive: bool = True,
         executor: ThreadPoolExecutor | None = None,
         context: contextvars.Context | None = None,
+        *,
+        limiter: CapacityLimiter | None = None,
+        thread_name: str | None = None,
+        abandon_on_cancel: bool = True,
     ) -> None:
         if kernel.is_async_def(func) is not False and (not callable(func) or _is_async(func)):
             raise TypeError("sync_to_async can only be applied to sync functions.")
@@ -512,6 +528,10 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         self.context = context
         self._thread_sensitive = thread_sensitive
         self._executor = executor
+        if limiter is not None or thread_name is not None or not abandon_on_cancel:
+            from .limiters import CallOptions  # which imports us
+
+            self._options = CallOptions(thread_sensitive, limiter, thread_name, abandon_on_cancel)
 
     async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         __traceback_hide__ = True
@@ -523,7 +543,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             context = before.copy()
         else:
             before = context = self.context
-        task_context: list[asyncio.Task[Any]] = []
+        task_context: list[Any] = []
         child: Callable[[], _R]
         handler: Callable[[], _R]
         exc_info = sys.exc_info()
@@ -545,11 +565,22 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
                 child,
             )
         del child, exc_info
-        call = self._send(loop, handler)
+        options = self._options
+        call: Any
+        if options is None:
+            call = self._send(loop, handler)
+        else:
+            call = options.send(self, loop, handler)
         del handler
         try:
             return await call  # type: ignore[no-any-return]
         except asyncio.CancelledError:
+            task_context.append(CANCELLED)
+            if options is not None and not options.abandon_on_cancel:
+                survived, result = await call.outwait(task_context)
+                if survived:
+                    return result  # type: ignore[no-any-return]
+                raise
             if call.done() or not await _cancel_inner_task(loop, task_context):
                 call.revoke()
                 raise
@@ -680,14 +711,15 @@ def _would_deadlock(what: str) -> RuntimeError:
     )
 
 
-async def _cancel_inner_task(
-    loop: asyncio.AbstractEventLoop, task_context: list[asyncio.Task[Any]]
-) -> bool:
+CANCELLED: Any = object()
+"""Listed in a call's ``task_context`` when its awaiting task has been cancelled."""
+
+
+async def _cancel_inner_task(loop: asyncio.AbstractEventLoop, task_context: list[Any]) -> bool:
     # The awaiting task was cancelled. If its sync function waits for a task in turn, cancel that,
     # and say whether to wait for what the function makes of it.
-    try:
-        inner = task_context[0]
-    except IndexError:
+    inner = next((task for task in task_context if task is not CANCELLED), None)
+    if inner is None:
         return False
     inner_loop = inner.get_loop()
     if inner_loop is not loop:  # force_new_loop: not ours to touch, or to await
@@ -808,6 +840,9 @@ def sync_to_async(
     thread_sensitive: bool = True,
     executor: ThreadPoolExecutor | None = None,
     context: contextvars.Context | None = None,
+    limiter: CapacityLimiter | None = None,
+    thread_name: str | None = None,
+    abandon_on_cancel: bool = True,
 ) -> Callable[[Callable[_P, _R]], Callable[_P, Coroutine[Any, Any, _R]]]: ...
 
 
@@ -818,6 +853,9 @@ def sync_to_async(
     thread_sensitive: bool = True,
     executor: ThreadPoolExecutor | None = None,
     context: contextvars.Context | None = None,
+    limiter: CapacityLimiter | None = None,
+    thread_name: str | None = None,
+    abandon_on_cancel: bool = True,
 ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
 
 
@@ -827,13 +865,29 @@ def sync_to_async(
     thread_sensitive: bool = True,
     executor: ThreadPoolExecutor | None = None,
     context: contextvars.Context | None = None,
+    limiter: CapacityLimiter | None = None,
+    thread_name: str | None = None,
+    abandon_on_cancel: bool = True,
 ) -> Any:
     """Make an async function of a sync one: see `SyncToAsync`. Also a decorator, with or without
     arguments."""
-    if func is None:
-        return lambda f: SyncToAsync(
-            f, thread_sensitive=thread_sensitive, executor=executor, context=context
-        )
-    if thread_sensitive is True and executor is None and context is None:
+    if func is not None and (
+        thread_sensitive is True
+        and executor is None
+        and context is None
+        and limiter is None
+        and thread_name is None
+        and abandon_on_cancel
+    ):
         return SyncToAsync(func)  # a class called with keywords takes a third longer
-    return SyncToAsync(func, thread_sensitive=thread_sensitive, executor=executor, context=context)
+    options: dict[str, Any] = {
+        "thread_sensitive": thread_sensitive,
+        "executor": executor,
+        "context": context,
+        "limiter": limiter,
+        "thread_name": thread_name,
+        "abandon_on_cancel": abandon_on_cancel,
+    }
+    if func is None:
+        return lambda f: SyncToAsync(f, **options)
+    return SyncToAsync(func, **options)

@@ -102,6 +102,8 @@ class CurrentThreadExecutor(Executor):
         self._generation = _threads.generation()
         self._inbox = Inbox()
         self._old_executor = old_executor
+        # That of the sync_to_async call whose function this frame is in, if any: the shell's.
+        self._task_context: list[Any] | None = None
 
     def run_until_future(self, future: Future[Any]) -> None:
         """Run what is submitted until ``future`` is done.

@@ -1,0 +1,511 @@
+"""How many calls run at once, and what a call does when its task is cancelled.
+
+For `sync_to_async`: the ``limiter=``, ``thread_name=`` and ``abandon_on_cancel=`` of a wrapper, and
+`check_cancelled`, for the function to ask. The names are those of anyio's `to_thread.run_sync`.
+
+A `CapacityLimiter` is a queue of the kernel's (see `asgibridge._pure.queue`) put to another use: to
+borrow a token is to put something into it, and its room is the number of tokens. So whoever waits,
+a task of any event loop or a thread, is served in order and holds no thread meanwhile; a wait that
+is cancelled, or whose loop is closed, hands its place on; and a forked child forgets the waits of
+the threads that it does not have. One more item always lies in the queue, because to the queue a
+``maxsize`` of 0 is no limit, and to a limiter it is no token.
+
+State: ``_tickets``, from the moment that somebody asks for a token until they give it back, by
+borrower; who puts a ticket in owns it. The dict's own steps are atomic; no other lock is needed.
+
+A **call** (`LimitedCall`) borrows its token on the loop's thread, and only then goes (`_Job`) to its
+executor. Its function lies in a list of one, and whoever pops it owns it, and the token with it::
+
+    waiting --> queued --pop--> running --> over     the thread gives the token back, whether
+       |           |                                 anybody waits for the outcome or not
+       '--withdraw, pop--> never run                 the task gives it back
+
+So the token goes back exactly once: when the function has returned, in any way, or when the task
+was cancelled or destroyed, or its executor refused or dropped the call, before that has begun.
+
+**Fork.** The child begins with a new queue. Of the tokens those stay borrowed that belong to the
+forking thread, or to the function that forked. All others come back, also those of tasks, because
+the parent's event loops do not go on there; a task that does, since it has forked itself, may give
+its token back without effect.
+
+**Interrupts.** A KeyboardInterrupt that a signal handler raises in the middle of borrowing or
+giving back, in the main thread, may cost that token; asyncio's own handler raises none there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import weakref
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from . import current_thread_executor, sync
+from ._backend import kernel
+from ._queues import QueueFull
+
+__all__ = [
+    "CapacityLimiter",
+    "CapacityLimiterStatistics",
+    "WouldBlock",
+    "check_cancelled",
+]
+
+
+class WouldBlock(Exception):
+    """No token can be had without waiting."""
+
+
+@dataclass(frozen=True)
+class CapacityLimiterStatistics:
+    """What a `CapacityLimiter` is doing."""
+
+    borrowed_tokens: int
+    """Tokens that are borrowed."""
+    total_tokens: float
+    """Tokens there are."""
+    borrowers: tuple[object, ...]
+    """Who has them: calls, and the tasks, threads and other objects that have borrowed one."""
+    tasks_waiting: int
+    """Calls, tasks and threads that wait for one."""
+
+
+class _Ticket:
+    __slots__ = ("has_token", "ident", "is_of_parent")
+
+    def __init__(self) -> None:
+        self.has_token = False
+        self.is_of_parent = False  # and what it stands for came back when this process was forked
+        # The thread that has the token; None of a task.
+        self.ident = threading.get_ident() if asyncio._get_running_loop() is None else None
+
+
+class CapacityLimiter:
+    """A number of tokens, to be borrowed by calls, tasks and threads, and given back.
+
+    ``sync_to_async(f, thread_sensitive=False, limiter=CapacityLimiter(10))`` runs at most ten calls
+    of ``f`` at once. Several wrappers, event loops and threads may share one. Whoever waits gets a
+    token in order. Use it by hand with ``async with`` in tasks, and ``with`` in threads.
+
+    A call inside another's function needs a token of its own: functions that wait for each other
+    need limiters of their own, or they wait for ever when all tokens are taken.
+
+    :param total_tokens: how many there are; `math.inf` for no limit.
+    """
+
+    def __init__(self, total_tokens: float) -> None:
+        self._tickets: dict[object, _Ticket] = {}
+        self._places = _places(0)
+        self._total_tokens: float = 0
+        self.total_tokens = total_tokens
+        _limiters.add(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"<CapacityLimiter at {id(self):#x} total_tokens={self._total_tokens} "
+            f"borrowed_tokens={self.borrowed_tokens} tasks_waiting={self._places.putting}>"
+        )
+
+    @property
+    def total_tokens(self) -> float:
+        """How many tokens there are: an int, or `math.inf`. May be set, from any thread.
+
+        More: those who wait get them in order. Fewer: those that are borrowed beyond it stay so
+        until they are given back. TypeError and ValueError (below 0) if it is no such number.
+        """
+        return self._total_tokens
+
+    @total_tokens.setter
+    def total_tokens(self, value: float) -> None:
+        if value == math.inf:
+            places = 0
+        elif not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"total_tokens={value!r}: must be an int or math.inf")
+        elif value < 0:
+            raise ValueError(f"total_tokens={value!r}: must be 0 or more")
+        else:
+            places = value + 1
+        self._total_tokens = value
+        self._places.maxsize = places
+
+    @property
+    def borrowed_tokens(self) -> int:
+        """How many tokens are borrowed. One that who waits is about to take is not, yet."""
+        return self._places.qsize() - 1
+
+    @property
+    def available_tokens(self) -> float:
+        """How many tokens are left; negative after there have become fewer."""
+        return self._total_tokens - self.borrowed_tokens
+
+    def statistics(self) -> CapacityLimiterStatistics:
+        """What is going on, to be looked at. From any thread."""
+        tickets = list(self._tickets.items())
+        return CapacityLimiterStatistics(
+            self.borrowed_tokens,
+            self._total_tokens,
+            tuple(borrower for borrower, ticket in tickets if ticket.has_token),
+            self._places.putting,
+        )
+
+    async def acquire(self) -> None:
+        """Borrow a token for the current task, waiting for one. On any event loop.
+
+        RuntimeError if the task has one of this limiter's, or waits for one.
+        """
+        await self.acquire_on_behalf_of(_caller())
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """Borrow a token for ``borrower``, any hashable object, as `acquire` does."""
+        ticket = self._enrol(borrower)
+        try:
+            if not self._places._offer(None):
+                await self._places._putting(None)
+        except BaseException:
+            self._tickets.pop(borrower, None)
+            raise
+        ticket.has_token = True
+
+    def acquire_nowait(self) -> None:
+        """Borrow a token for the current task or thread, or raise `WouldBlock`.
+
+        That is also raised if there is one, but somebody has been waiting for it.
+        """
+        self.acquire_on_behalf_of_nowait(_caller())
+
+    def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
+        """Borrow a token for ``borrower``, as `acquire_nowait` does. From any thread."""
+        ticket = self._enrol(borrower)
+        try:
+            if not self._places._offer(None):
+                raise WouldBlock("all tokens of this CapacityLimiter are borrowed")
+        except BaseException:
+            self._tickets.pop(borrower, None)
+            raise
+        ticket.has_token = True
+
+    def sync_acquire(self, timeout: float | None = None) -> None:
+        """Borrow a token for the current thread, waiting for one up to ``timeout`` seconds.
+
+        Raises TimeoutError if there is none by then; RuntimeError if the thread has one of this
+        limiter's, or runs an event loop, which would stand still: await `acquire` there.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "waiting for a token here would block the event loop: use 'async with', or await "
+                "acquire()"
+            )
+        borrower = threading.current_thread()
+        ticket = self._enrol(borrower)
+        try:
+            self._places.sync_put(None, timeout=timeout)
+        except BaseException as error:
+            self._tickets.pop(borrower, None)
+            if isinstance(error, QueueFull):
+                raise TimeoutError(f"no token was free for {timeout} seconds") from None
+            raise
+        ticket.has_token = True
+
+    def release(self) -> None:
+        """Give back what the current task or thread has borrowed. RuntimeError if it has not."""
+        self.release_on_behalf_of(_caller())
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """Give back the token of ``borrower``. RuntimeError if it has none. From any thread."""
+        if not self._give_back(borrower):
+            raise RuntimeError("this borrower has no token of this CapacityLimiter")
+
+    def _give_back(self, borrower: object) -> bool:
+        ticket = self._tickets.get(borrower)
+        if ticket is None or not ticket.has_token or self._tickets.pop(borrower, None) is None:
+            return False
+        if ticket.is_of_parent:
+            return True
+        try:
+            self._places.get_nowait()
+        except BaseException:
+            # A signal handler's, while the next was woken; then nothing was taken out.
+            self._places.get_nowait()
+            raise
+        return True
+
+    def _begins_here(self, borrower: object) -> None:
+        ticket = self._tickets.get(borrower)
+        if ticket is not None:
+            ticket.ident = threading.get_ident()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(
+        self,
+        exc: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __enter__(self) -> None:
+        self.sync_acquire()
+
+    def __exit__(
+        self,
+        exc: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _enrol(self, borrower: object) -> _Ticket:
+        ticket = _Ticket()
+        if self._tickets.setdefault(borrower, ticket) is not ticket:
+            raise RuntimeError(
+                "this borrower has a token of this CapacityLimiter already, or waits for one"
+            )
+        return ticket
+
+    def _forget_parent(self) -> None:
+        # In a forked child. The parent's queue may be in anybody's hands.
+        here = threading.get_ident()
+        places = _places(self._places.maxsize)
+        for ticket in list(self._tickets.values()):
+            if not ticket.has_token or ticket.ident != here:
+                ticket.is_of_parent = True
+            elif not ticket.is_of_parent:
+                places._offer(None)
+        self._places = places
+
+
+def _places(maxsize: int) -> kernel.QueueCore:
+    queue = kernel.QueueCore(0)
+    queue.put_nowait(None)
+    queue.maxsize = maxsize
+    return queue
+
+
+def _caller() -> object:
+    if asyncio._get_running_loop() is not None:
+        task = asyncio.current_task()
+        if task is not None:
+            return task
+    return threading.current_thread()
+
+
+_limiters: weakref.WeakSet[CapacityLimiter] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for limiter in list(_limiters):
+        limiter._forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class CallOptions:
+    """How the calls of one `SyncToAsync` run, where that is not as usual."""
+
+    __slots__ = ("abandon_on_cancel", "limiter", "thread_name")
+
+    def __init__(
+        self,
+        thread_sensitive: bool,
+        limiter: CapacityLimiter | None,
+        thread_name: str | None,
+        abandon_on_cancel: bool,
+    ) -> None:
+        if limiter is not None:
+            if thread_sensitive:
+                raise TypeError(
+                    "limiter must not be set when thread_sensitive is True: such calls run one at "
+                    "a time on each thread"
+                )
+            if not isinstance(limiter, CapacityLimiter):
+                raise TypeError(
+                    f"limiter={limiter!r}: must be an asgibridge.limiters.CapacityLimiter"
+                )
+        if thread_name is not None:
+            if thread_sensitive:
+                raise TypeError(
+                    "thread_name must not be set when thread_sensitive is True: the thread is not "
+                    "the call's alone"
+                )
+            if not isinstance(thread_name, str):
+                raise TypeError(f"thread_name={thread_name!r}: must be a string")
+        self.limiter = limiter
+        self.thread_name = thread_name
+        self.abandon_on_cancel = abandon_on_cancel
+
+    def send(
+        self,
+        wrapper: sync.SyncToAsync[Any, Any],
+        loop: asyncio.AbstractEventLoop,
+        handler: Callable[[], Any],
+    ) -> LimitedCall:
+        """In place of ``wrapper._send(loop, handler)``; it is called when the call is awaited."""
+        return LimitedCall(self, wrapper, loop, handler)
+
+
+class _Job:
+    """The function of a `LimitedCall`, as its executor has it, and who borrows the token.
+
+    It knows nothing of the waiting side: an exception's traceback refers to it.
+    """
+
+    __slots__ = ("_function", "_handler", "_limiter", "_thread_name")
+
+    def __init__(self, options: CallOptions, function: object, handler: Callable[[], Any]) -> None:
+        self._limiter = options.limiter
+        self._thread_name = options.thread_name
+        self._function = function
+        self._handler = [handler]  # popped by whoever owns it from then on
+
+    def __repr__(self) -> str:
+        return f"<call of {self._function!r}>"
+
+    def withdraw(self) -> bool:
+        """Have it never run; returns whether it has not begun. On the loop's thread."""
+        try:
+            self._handler.pop()
+        except IndexError:
+            return False
+        if self._limiter is not None:
+            self._limiter._give_back(self)
+        return True
+
+    def __call__(self) -> Any:
+        # In the thread.
+        __traceback_hide__ = True
+        try:
+            handler = self._handler.pop()
+        except IndexError:
+            return None  # withdrawn: nobody waits for this
+        limiter, name = self._limiter, self._thread_name
+        try:
+            if limiter is not None:
+                limiter._begins_here(self)
+            return handler() if name is None else _run_under_name(name, handler)
+        finally:
+            if limiter is not None:
+                limiter._give_back(self)
+            del handler
+
+
+class LimitedCall:
+    """A call that has options, with the part of `SyncCall` that `SyncToAsync` uses.
+
+    Of the loop's thread.
+    """
+
+    __slots__ = ("_call", "_is_withdrawn", "_job", "_loop", "_options", "_wrapper")
+
+    def __init__(
+        self,
+        options: CallOptions,
+        wrapper: sync.SyncToAsync[Any, Any],
+        loop: asyncio.AbstractEventLoop,
+        handler: Callable[[], Any],
+    ) -> None:
+        self._options = options
+        self._wrapper = wrapper
+        self._loop = loop
+        self._job = _Job(options, wrapper.func, handler)
+        self._call: Any = None
+        self._is_withdrawn = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        try:
+            if self._call is None:
+                limiter = self._options.limiter
+                if limiter is not None:
+                    yield from limiter.acquire_on_behalf_of(self._job).__await__()
+                self._call = self._wrapper._send(self._loop, self._job)
+            return (yield from self._call.__await__())
+        except BaseException:
+            # What has not begun by now never will: its task was cancelled or destroyed, or its
+            # executor refused or dropped it.
+            self._withdraw()
+            raise
+        finally:
+            del self  # an exception's traceback refers to this frame, and we to the exception
+
+    def done(self) -> bool:
+        """Whether the outcome is there."""
+        return self._call is not None and bool(self._call.done())
+
+    def revoke(self) -> None:
+        """Nobody waits for this call any more."""
+        self._withdraw()
+        if self._call is not None:
+            self._call.revoke()
+
+    async def outwait(self, task_context: list[Any]) -> tuple[bool, Any]:
+        """Wait for the end of the function though the task was cancelled, as often as it may be.
+
+        A cancellation goes on to the coroutine that the function waits for in `async_to_sync`.
+        Returns whether that has survived it, so that the function's result counts, and the result.
+        Raises what the function raises.
+        """
+        while not self._is_withdrawn:
+            survived = not self.done() and await sync._cancel_inner_task(self._loop, task_context)
+            try:
+                return survived, await self._call
+            except asyncio.CancelledError:
+                if self._call.done():  # the function's own; or cancelled as the outcome came
+                    self._call.revoke()
+                    raise
+        return False, None
+
+    def _withdraw(self) -> None:
+        if self._job.withdraw():
+            self._is_withdrawn = True
+            if self._call is not None:
+                self._call.revoke()
+
+
+def _run_under_name(name: str, handler: Callable[[], Any]) -> Any:
+    __traceback_hide__ = True
+    thread = threading.current_thread()
+    outer = thread.name
+    thread.name = name
+    try:
+        return handler()
+    finally:
+        thread.name = outer
+        del thread, handler
+
+
+def check_cancelled() -> None:
+    """Raise `asyncio.CancelledError` if the task that awaits this call was cancelled.
+
+    Call it, now and then, in a function that `sync_to_async` runs, of any kind, on its own thread,
+    and let the exception out. It is raised whether the task waits for the function
+    (``abandon_on_cancel=False``) or has gone away; and where `async_to_sync` has called what has
+    called this function, also for the tasks further out. Raises RuntimeError where no
+    `sync_to_async` call runs; in async code, the exception comes by itself.
+    """
+    task_context = sync.SyncToAsync.threadlocal.__dict__.get("task_context")
+    if task_context is None or asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            "check_cancelled() is for functions that sync_to_async runs, on the thread that it "
+            "runs them in"
+        )
+    frame: Any = kernel.peek(sync.AsyncToSync.executors, "current", None)
+    while True:
+        if task_context is not None and any(each is sync.CANCELLED for each in task_context):
+            raise asyncio.CancelledError("the task that awaits this call was cancelled")
+        # Outwards, to the function that waits in async_to_sync. A frame that does so no more has
+        # nothing to do with a task that has outlived it.
+        if isinstance(frame, current_thread_executor.CurrentThreadExecutor):
+            frame = frame.serving()
+        else:  # somebody else's
+            frame = None
+        if frame is None:
+            return
+        task_context = frame._task_context
+        frame = frame._old_executor
