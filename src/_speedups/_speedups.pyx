@@ -57,12 +57,20 @@ __all__ = [
     "awaiting_loop",
     "begin_task",
     "call_soon",
+    "collect_timings",
+    "counts",
     "current_home",
+    "details",
     "drive",
     "end_idle_workers",
+    "idle_workers",
     "is_async_def",
+    "now",
     "peek",
+    "report_slow",
     "restore_context",
+    "run_counted",
+    "running",
     "set_idle_seconds",
     "start_run",
 ]
@@ -87,6 +95,21 @@ def _after_fork_in_child():
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
+cdef extern from "pythread.h":
+    ctypedef void* PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_FAILURE
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    void PyThread_release_lock(PyThread_type_lock lock) nogil
+    PyLockStatus PyThread_acquire_lock_timed(
+        PyThread_type_lock lock, long long microseconds, int interruptible
+    ) nogil
+
+include "tally.pxi"
 include "home.pxi"
 include "context.pxi"
 include "local.pxi"
@@ -99,3 +122,4 @@ include "pool.pxi"
 include "executors.pxi"
 include "queue.pxi"
 include "wrappers.pxi"
+include "sight.pxi"

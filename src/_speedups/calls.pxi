@@ -111,8 +111,16 @@ cdef class SyncCall:
     Made and awaited on the loop's thread; `run` and `deliver` are the other thread's.
     """
 
-    # Of any thread, under the critical section: who takes the function owns it.
+    # Of any thread, under the critical section: who takes the function owns it. It stays here while
+    # it runs, to be seen.
     cdef object function
+    cdef bint is_taken
+    # Of who puts it into an inbox, before anybody else can see it.
+    cdef bint is_counted
+    cdef long long submitted
+    # Of the thread that runs it; a mere look is free to all.
+    cdef long long thread_ident
+    cdef long long started
     # Handed from one thread to the other: the worker's until it delivers, then the loop's.
     cdef WakeChannel channel
     cdef object value
@@ -135,19 +143,51 @@ cdef class SyncCall:
     cdef object take_function(self):
         # None if somebody else has it.
         with cython.critical_section(self):
-            function = self.function
-            self.function = None
+            function = None if self.is_taken else self.function
+            self.is_taken = True
+            if function is not None:
+                self.function = None
         return function
+
+    cdef object begin(self):
+        # The same, by who is going to run it.
+        with cython.critical_section(self):
+            function = None if self.is_taken else self.function
+            self.is_taken = True
+        return function
+
+    cdef inline void count(self) noexcept:
+        # As submitted, if it was not yet. In a critical section: it lets nobody else run.
+        cdef void* thread = asgibridge_thread_get()
+        if self.is_counted or thread is NULL:
+            return
+        self.is_counted = True
+        asgibridge_add(&(<_Thread>thread).tally.submitted, 1)
+        if _timing:
+            self.submitted = asgibridge_now()
+
+    cdef int count_cancelled(self) except -1:
+        if self.is_counted:
+            asgibridge_add(&_this_thread().tally.cancelled, 1)
+        return 0
 
     cdef int execute(self) except -1:
         cdef _Thread thread
         cdef WakeChannel outer
-        function = self.take_function()
+        cdef asgibridge_tally* tally
+        cdef long long outer_started = 0
+        function = self.begin()
         if function is None:
             return 0
         thread = _this_thread()
+        tally = thread.tally
         outer = thread.running
         thread.running = self.channel
+        if self.is_counted:
+            outer_started = _begin_to_count(tally, &self.started)
+            self.thread_ident = tally.thread_ident
+            if self.submitted and self.started:
+                asgibridge_note_wait(tally, self.started - self.submitted)
         try:
             self.value = function()
         except StopIteration as error:
@@ -158,6 +198,10 @@ cdef class SyncCall:
             self.error = error
         finally:
             thread.running = outer
+            if self.is_counted:
+                _end_to_count(tally, outer_started, self.started, function)
+            with cython.critical_section(self):
+                self.function = None
         return 0
 
     cdef int send_back(self) except -1:
@@ -179,6 +223,7 @@ cdef class SyncCall:
     def cancel(self):
         """Give up a call that the thread will not run any more, in place of `run`. Any thread."""
         if self.take_function() is not None:
+            self.count_cancelled()
             self.error = asyncio.CancelledError()
 
     def revoke(self):
@@ -190,7 +235,10 @@ cdef class SyncCall:
         self.is_abandoned = True
         if self.is_done:  # cancelled in the moment it was woken
             self.report()
-        return self.take_function() is not None
+        if self.take_function() is None:
+            return False
+        self.count_cancelled()
+        return True
 
     def wake(self):
         """The call has run: wake the task. On the loop's thread."""

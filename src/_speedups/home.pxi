@@ -42,8 +42,11 @@ cdef class _Thread:
     cdef WakeChannel running  # that of the call which it is running, or None
     cdef Inbox served  # if it is a worker: what it serves
     cdef dict names  # what the last ThreadHandler saw of SyncToAsync.threadlocal
+    cdef asgibridge_tally* tally
 
     def __dealloc__(self):
+        if self.tally is not NULL:
+            _give_tally_back(self.tally)
         if asgibridge_thread_get() == <void*>self:
             asgibridge_thread_set(NULL)
 
@@ -67,6 +70,7 @@ cdef _Thread _meet_thread():
     if of_thread is NULL:
         raise RuntimeError("this thread has no Python thread state")
     thread.home = Home.__new__(Home)
+    thread.tally = _take_tally()
     (<dict>of_thread)[_THREAD] = thread
     if asgibridge_thread_set(<void*>thread) != 0:
         raise MemoryError()

@@ -16,20 +16,6 @@
 # There is no end marker: closed and empty is the end. Nothing that `put` does can run a finalizer,
 # so nothing can come between its steps.
 
-cdef extern from "pythread.h":
-    ctypedef void* PyThread_type_lock
-    ctypedef enum PyLockStatus:
-        PY_LOCK_FAILURE
-        PY_LOCK_ACQUIRED
-        PY_LOCK_INTR
-    PyThread_type_lock PyThread_allocate_lock()
-    void PyThread_free_lock(PyThread_type_lock lock)
-    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
-    void PyThread_release_lock(PyThread_type_lock lock) nogil
-    PyLockStatus PyThread_acquire_lock_timed(
-        PyThread_type_lock lock, long long microseconds, int interruptible
-    ) nogil
-
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
@@ -124,10 +110,13 @@ cdef class Inbox:
     cdef bint add(self, object item, Py_ssize_t lease, bint is_last) except -1:
         # `is_last`: the lease is over when this has been run.
         cdef bint accepted
-        cdef bint hand_over = type(item) is SyncCall and (<SyncCall>item).is_first()
+        cdef bint is_call = type(item) is SyncCall
+        cdef bint hand_over = is_call and (<SyncCall>item).is_first()
         with cython.critical_section(self):
             accepted = not self.closed and not self.is_ending and self.lease == lease
             if accepted:
+                if is_call and not is_last:  # that is no user's
+                    (<SyncCall>item).count()
                 self.items.append(item)
                 self.posted += 1
                 self.is_ending = is_last

@@ -49,11 +49,14 @@ cdef class PoolInbox:
         Then ask `hire`.
         """
         cdef bint accepted
-        cdef bint hand_over = type(item) is SyncCall and (<SyncCall>item).is_first()
+        cdef bint is_call = type(item) is SyncCall
+        cdef bint hand_over = is_call and (<SyncCall>item).is_first()
         cdef _Bed bed = None
         with cython.critical_section(self):
             accepted = not self.closed
             if accepted:
+                if is_call:
+                    (<SyncCall>item).count()
                 self.items.append(item)
                 if self.parked and self.waiting() > self.looking:
                     bed = self.parked.pop()

@@ -30,6 +30,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import os
 import sys
 import threading
 import warnings
@@ -45,6 +46,7 @@ from . import (
     _leases,
     _threads,
     current_thread_executor,
+    observers,
     pools,
     runners,
     workers,
@@ -342,7 +344,10 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         before = contextvars.copy_context()
         context = [before]
         try:
-            coroutine = self.awaitable(*args, **kwargs)
+            wrap = observers.wrap
+            function = self.awaitable if wrap is None else wrap(self, self.awaitable, True)
+            coroutine = function(*args, **kwargs)
+            del function
             exc_info = sys.exc_info()
             task_context = getattr(SyncToAsync.threadlocal, "task_context", None)
             executor._task_context = task_context
@@ -414,6 +419,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 
 
 _MAIN_WRAP = AsyncToSync.main_wrap
+_CALL = AsyncToSync.__call__
 _NO_RESULT = "main_wrap ended without setting call_result, so the outcome is lost"
 
 
@@ -459,7 +465,9 @@ async def _awaited_while_handling(handled: BaseException, awaitable: Awaitable[_
 
 def _close_if_not_begun(coroutine: Any) -> None:
     # Or Python warns that it was never awaited, on top of the error that says why.
-    if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == "CORO_CREATED":
+    if type(coroutine) is observers.ObservedAwaitable:
+        coroutine.close_if_not_begun()
+    elif inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == "CORO_CREATED":
         coroutine.close()
 
 
@@ -544,6 +552,8 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         else:
             before = context = self.context
         task_context: list[Any] = []
+        wrap = observers.wrap
+        func = self.func if wrap is None else wrap(self, self.func, False)
         child: Callable[[], _R]
         handler: Callable[[], _R]
         exc_info = sys.exc_info()
@@ -552,10 +562,10 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             and type(self).thread_handler is _THREAD_HANDLER
             and "thread_handler" not in self.__dict__
         ):
-            child = functools.partial(self.func, *args, **kwargs) if args or kwargs else self.func
+            child = functools.partial(func, *args, **kwargs) if args or kwargs else func
             handler = kernel.ThreadHandler(self.threadlocal, loop, task_context, context, child)
         else:
-            child = functools.partial(self.func, *args, **kwargs)
+            child = functools.partial(func, *args, **kwargs)
             handler = functools.partial(
                 self.thread_handler,
                 loop,
@@ -564,7 +574,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
                 functools.partial(_run_in_context, context, kernel.current_home()),
                 child,
             )
-        del child, exc_info
+        del func, child, exc_info
         options = self._options
         call: Any
         if options is None:
@@ -789,7 +799,7 @@ def _guarded(handler: Callable[[], _R]) -> _R:
     # A Future can't carry StopIteration: the awaiting task would never be woken (CPython #112182).
     __traceback_hide__ = True
     try:
-        return handler()
+        return kernel.run_counted(handler)  # type: ignore[no-any-return]
     except StopIteration as error:
         raise RuntimeError("the sync function raised StopIteration") from error
 
@@ -891,3 +901,9 @@ def sync_to_async(
     if func is None:
         return lambda f: SyncToAsync(f, **options)
     return SyncToAsync(func, **options)
+
+
+if os.environ.get("ASGIBRIDGE_TIMINGS") or os.environ.get("ASGIBRIDGE_WATCH"):
+    from . import _sight
+
+    _sight.begin()

@@ -28,11 +28,24 @@ from typing import TYPE_CHECKING, Any
 
 from . import _leases
 from ._leases import LimitReached
+from ._stats import CONTENT_TYPE, Histogram, Stats, collect_timings, prometheus, stats
 
 if TYPE_CHECKING:
     from typing import Literal, NoReturn
 
-__all__ = ["LimitReached", "Policy", "end_idle_workers", "get_policy", "set_policy"]
+__all__ = [
+    "CONTENT_TYPE",
+    "Histogram",
+    "LimitReached",
+    "Policy",
+    "Stats",
+    "collect_timings",
+    "end_idle_workers",
+    "get_policy",
+    "prometheus",
+    "set_policy",
+    "stats",
+]
 
 _KINDS = ("fresh", "keep")
 _HOOKS = ("on_start", "before_lease", "after_lease", "on_end")

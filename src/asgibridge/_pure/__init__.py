@@ -21,6 +21,8 @@ from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
 from .pool import PoolInbox
 from .queue import QueueCore
+from .sight import details, idle_workers
+from .tally import collect_timings, counts, now, report_slow, run_counted, running
 from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
 
 __all__ = [
@@ -45,12 +47,20 @@ __all__ = [
     "awaiting_loop",
     "begin_task",
     "call_soon",
+    "collect_timings",
+    "counts",
     "current_home",
+    "details",
     "drive",
     "end_idle_workers",
+    "idle_workers",
     "is_async_def",
+    "now",
     "peek",
+    "report_slow",
     "restore_context",
+    "run_counted",
+    "running",
     "set_idle_seconds",
     "start_run",
 ]

@@ -40,6 +40,7 @@ from concurrent.futures import InvalidStateError
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import tally
 from .context import restore_context
 
 if TYPE_CHECKING:
@@ -155,12 +156,19 @@ class SyncCall:
     Made and awaited on the loop's thread; `run` and `deliver` are the other thread's.
     """
 
-    __slots__ = ("_abandoned", "_channel", "_done", "_error", "_loop", "_value", "_waiter", "_work")
+    __slots__ = (
+        *("_abandoned", "_channel", "_done", "_error", "_function", "_is_counted", "_loop"),
+        *("_started", "_submitted", "_thread_ident", "_value", "_waiter", "_work"),
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:
         self._loop = loop
         self._channel = wake_channel(loop)
         self._work = [function]
+        self._function: Callable[[], Any] | None = None  # while it runs, to be seen
+        self._is_counted: bool | None = False  # None: it is not to be
+        self._submitted = self._started = 0.0
+        self._thread_ident = 0
         self._waiter: asyncio.Future[None] | None = None
         self._value: Any = None
         self._error: BaseException | None = None
@@ -173,6 +181,12 @@ class SyncCall:
             function = self._work.pop()
         except IndexError:
             return
+        counted = tally.mine.tally if self._is_counted else None
+        if counted is not None:
+            begin = counted.begin(self._submitted)
+            self._started = begin[1]
+            self._thread_ident = counted.thread_ident
+            self._function = function
         try:
             self._value = function()
         except StopIteration as error:
@@ -181,6 +195,18 @@ class SyncCall:
             self._error.__cause__ = error
         except BaseException as error:
             self._error = error
+        finally:
+            if counted is not None:
+                counted.end(begin, function)
+                self._function = None
+
+    def _count(self) -> None:
+        """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
+        if self._is_counted is False:
+            self._is_counted = True
+            tally.mine.tally.submitted += 1
+            if tally._timing:
+                self._submitted = tally.now()
 
     def deliver(self) -> None:
         """Tell the waiting task. On the thread that ran it."""
@@ -192,6 +218,8 @@ class SyncCall:
             self._work.pop()
         except IndexError:
             return
+        if self._is_counted:
+            tally.mine.tally.cancelled += 1
         self._error = asyncio.CancelledError()
 
     def revoke(self) -> bool:
@@ -207,6 +235,8 @@ class SyncCall:
             self._work.pop()
         except IndexError:
             return False
+        if self._is_counted:
+            tally.mine.tally.cancelled += 1
         return True
 
     def wake(self) -> None:

@@ -288,6 +288,7 @@ class ThreadSensitiveExecutor(Executor):
         last: SyncCall | None = None
         if not (self.is_idle() or self.owns_current_thread()):
             last = SyncCall(loop, _nothing)
+            last._is_counted = None  # it is no user's
             with self._lock:
                 if self._is_shut_down or not self.post(last):
                     last = None

@@ -27,6 +27,8 @@ from typing import Any
 from asgibridge import _threads
 from asgibridge._threads import Item
 
+from .calls import SyncCall
+
 __all__ = ["Inbox", "set_idle_seconds"]
 
 # As long as in the other kernel.
@@ -67,6 +69,8 @@ class Inbox:
             if self.closed:
                 return False
             self.posted += 1
+            if type(item) is SyncCall:
+                item._count()
             self._queue.put(item)
             return True
 

@@ -52,6 +52,8 @@ class PoolInbox:
         with self._lock:
             if self.closed:
                 return False
+            if type(item) is SyncCall:
+                item._count()
             self._items.append(item)
             if self._parked and len(self._items) > self._looking:
                 self._looking += 1

@@ -1,0 +1,64 @@
+# What `asgibridge.debug` sees of the kernel's objects.
+
+def details(thing):
+    """What a kernel's object is about, as a dict of its ``kind`` and more; None for any other.
+
+    From any thread: a look at what may be changing, without waiting for anybody.
+    """
+    cdef SyncCall call
+    cdef ThreadHandler handler
+    cdef _CurrentThread frame
+    cdef _ThreadSensitive executor
+    cdef Inbox inbox
+    cdef PoolInbox pool
+    if type(thing) is SyncCall:
+        call = <SyncCall>thing
+        with cython.critical_section(call):
+            function = call.function
+        return {
+            "kind": "call", "loop": call.loop, "waiter": call.wait, "function": function,
+            "is_taken": call.is_taken, "is_done": call.is_done, "is_counted": call.is_counted,
+            "thread_ident": call.thread_ident,
+            "submitted": call.submitted * 1e-9, "started": call.started * 1e-9,
+        }
+    if type(thing) is ThreadHandler:
+        handler = <ThreadHandler>thing
+        return {
+            "kind": "handler", "loop": handler.loop, "tasks": handler.task_context,
+            "function": handler.function,
+        }
+    if isinstance(thing, _CurrentThread):
+        frame = <_CurrentThread>thing
+        return {
+            "kind": "frame", "thread_ident": frame.thread_ident, "inbox": frame.inbox,
+            "is_serving": not frame.inbox.closed and frame.generation == _generation,
+        }
+    if isinstance(thing, _ThreadSensitive):
+        executor = <_ThreadSensitive>thing
+        return {
+            "kind": "executor", "worker": executor.current_worker(),
+            "inbox": executor.current_inbox(),
+        }
+    if type(thing) is Inbox:
+        inbox = <Inbox>thing
+        with cython.critical_section(inbox):
+            items = inbox.items[inbox.begin:]
+        return {"kind": "inbox", "items": items}
+    if type(thing) is PoolInbox:
+        pool = <PoolInbox>thing
+        with cython.critical_section(pool):
+            items = pool.items[pool.begin:]
+        return {"kind": "inbox", "items": items}
+    if type(thing) is AsyncCall:
+        return {"kind": "outcome", "executor": (<AsyncCall>thing).executor}
+    if type(thing) is _Drive:
+        return {"kind": "drive", "outcome": (<_Drive>thing).call}
+    return None
+
+
+def idle_workers():
+    """How many threads wait for a next lease."""
+    cdef Py_ssize_t n
+    with cython.critical_section(_idle):
+        n = len(_idle.inboxes)
+    return n

@@ -1,0 +1,203 @@
+"""What is counted of the calls, and when each began.
+
+For `asgibridge.workers.stats` and `asgibridge.debug`. Each thread has a tally that it alone writes
+to, so that counting takes no lock; who reads adds them up. When its thread ends it is there for the
+next one, and goes on from what it shows, since only the sum means anything: there are never more
+than threads were alive at once.
+
+The clock is read when a call is put into an inbox, begins and ends, if that is wanted
+(`collect_timings`): by default it is not, because in Python that takes a twentieth of a hop.
+
+A forked child begins at zero.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+from asgibridge._buckets import BOUNDS
+
+__all__ = ["collect_timings", "counts", "now", "report_slow", "run_counted", "running"]
+
+
+class Tally:
+    """One thread's. Times are in seconds; 0 is none."""
+
+    __slots__ = (
+        *("cancelled", "finished", "running", "running_time", "since", "started", "submitted"),
+        *("thread_ident", "waiting", "waiting_time"),
+    )
+
+    def __init__(self) -> None:
+        self.since = 0.0
+        self.thread_ident = 0
+        self.clear()
+
+    def clear(self) -> None:
+        self.submitted = self.started = self.finished = self.cancelled = 0
+        self.waiting_time = self.running_time = 0.0
+        self.waiting = [0] * (len(BOUNDS) + 1)
+        self.running = [0] * (len(BOUNDS) + 1)
+
+    def begin(self, submitted: float) -> tuple[float, float]:
+        """A call begins on this thread. What is returned is for `end`."""
+        outer = self.since
+        self.started += 1
+        if _timing:
+            started = time.monotonic()
+            self.since = started
+            if submitted:
+                waited = started - submitted
+                self.waiting_time += waited
+                self.waiting[bisect_left(BOUNDS, waited)] += 1
+        else:
+            started = self.since = 0.0
+        return outer, started
+
+    def end(self, begin: tuple[float, float], function: Callable[[], Any]) -> None:
+        self.since, started = begin
+        self.finished += 1
+        if started:
+            spent = time.monotonic() - started
+            self.running_time += spent
+            self.running[bisect_left(BOUNDS, spent)] += 1
+            if _slow and spent >= _slow:
+                _tell_slow(function, spent)
+
+
+_all: list[Tally] = []
+_free: list[Tally] = []
+_generation = 0
+_timing = False
+_slow = 0.0
+_when_slow: Callable[[Callable[[], Any], float], object] | None = None
+
+
+class _Mine(threading.local):
+    def __init__(self) -> None:
+        try:
+            tally = _free.pop()
+        except IndexError:
+            tally = Tally()
+            _all.append(tally)
+        self.tally = tally
+        tally.thread_ident = threading.get_ident()
+        self._owner = _Owner(tally)
+
+
+class _Owner:
+    """Dies with its thread's locals."""
+
+    __slots__ = ("_generation", "_tally")
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._generation = _generation
+
+    def __del__(self) -> None:
+        if self._generation == _generation:
+            self._tally.since = 0.0
+            self._tally.thread_ident = 0
+            _free.append(self._tally)
+
+
+mine = _Mine()
+
+
+def _after_fork_in_child() -> None:
+    # Only this thread is there.
+    global _generation
+    _generation += 1
+    tally = mine.tally
+    tally.clear()
+    mine._owner = _Owner(tally)
+    _all[:] = [tally]
+    _free.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def counts() -> tuple[int, int, int, int, tuple[float, list[int]], tuple[float, list[int]]]:
+    """The calls submitted, started, finished and cancelled before they began, and their times.
+
+    A time is a pair: seconds altogether, and how many calls there were in each of the buckets.
+    """
+    tallies = list(_all)
+    # What comes last first: nothing has finished that was not submitted.
+    finished = sum(tally.finished for tally in tallies)
+    running = [sum(column) for column in zip(*[tally.running for tally in tallies])]
+    running_time = sum(tally.running_time for tally in tallies)
+    tallies = list(_all)
+    started = sum(tally.started for tally in tallies)
+    waiting = [sum(column) for column in zip(*[tally.waiting for tally in tallies])]
+    waiting_time = sum(tally.waiting_time for tally in tallies)
+    cancelled = sum(tally.cancelled for tally in tallies)
+    submitted = sum(tally.submitted for tally in list(_all))
+    return (
+        *(submitted, started, finished, cancelled),
+        *((waiting_time, waiting), (running_time, running)),
+    )
+
+
+def collect_timings(on: bool) -> None:
+    """Have the clock read for each call from now on, or not."""
+    global _timing
+    _timing = on
+
+
+def now() -> float:
+    """The time, in seconds, on the clock that calls are timed by."""
+    return time.monotonic()
+
+
+def running() -> list[tuple[int, float]]:
+    """The idents of the threads that are running a call, and since when, as `now` tells it.
+
+    If timings are collected.
+    """
+    found = [(tally.thread_ident, tally.since) for tally in list(_all)]
+    return [(ident, since) for ident, since in found if ident and since]
+
+
+def report_slow(
+    seconds: float, report: Callable[[Callable[[], Any], float], object] | None
+) -> None:
+    """Have ``report(function, seconds)`` called for a call that has run for ``seconds`` or longer.
+
+    On the thread that ran it, before its task is told; if timings are collected. 0: not any more.
+    """
+    global _slow, _when_slow
+    _slow = 0.0
+    _when_slow = report
+    _slow = seconds
+
+
+def _tell_slow(function: Callable[[], Any], spent: float) -> None:
+    report = _when_slow
+    try:
+        if report is not None:
+            report(function, spent)
+    except BaseException:  # it costs nobody else anything
+        threading.excepthook(
+            threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()])
+        )
+
+
+def run_counted(function: Callable[[], Any]) -> Any:
+    """``function()``, counted as a call that is submitted and begins now."""
+    __traceback_hide__ = True
+    tally = mine.tally
+    tally.submitted += 1
+    begin = tally.begin(time.monotonic() if _timing else 0.0)
+    try:
+        return function()
+    finally:
+        mine.tally.end(begin, function)

@@ -1,0 +1,228 @@
+"""Figures of the threads that run sync code: `asgibridge.workers.stats` and its Prometheus text.
+
+The kernels count (`_pure/tally.py`); here the counts are added up and shown. Nothing here is on the
+way of a call. Figures that are read one after the other while calls go on need not fit each other
+to the last call; none is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+from . import _backend, _threads
+from ._buckets import BOUNDS
+
+__all__ = ["CONTENT_TYPE", "Histogram", "Stats", "collect_timings", "prometheus", "stats"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""The HTTP Content-Type of what `prometheus` returns."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How long calls took, in seconds."""
+
+    bounds: tuple[float, ...]
+    """The buckets' upper bounds, in seconds, each included."""
+    counts: tuple[int, ...]
+    """How many calls were in each bucket; one more, at the end, for what took longer."""
+    sum: float
+    """All of them together, in seconds."""
+
+    @property
+    def count(self) -> int:
+        """How many calls were timed."""
+        return sum(self.counts)
+
+    def quantile(self, q: float) -> float | None:
+        """The upper bound of the bucket in which the quantile ``q`` lies, in seconds.
+
+        Infinity beyond the last bucket; None if nothing was timed. ValueError unless ``q`` is from
+        0 to 1.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must be from 0 to 1, not {q!r}")
+        if not self.count:
+            return None
+        wanted = max(q * self.count, 1)
+        seen = 0
+        for bound, count in zip(self.bounds, self.counts):
+            seen += count
+            if seen >= wanted:
+                return bound
+        return float("inf")
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A look at the workers and the calls of this process, since it started (or was forked)."""
+
+    alive: int
+    """Worker threads: they run thread-sensitive code, or a top-level `async_to_sync`'s loop."""
+    leased: int
+    """Of these, those that a context, a call or the whole process has in use."""
+    idle: int
+    """Of these, those that wait for the next who needs one."""
+    waiting: int
+    """ThreadSensitiveContexts that wait for a worker, at the limit."""
+    pool_threads: int
+    """Threads for calls with ``thread_sensitive=False``."""
+    submitted: int
+    """Calls of sync functions that were given to a thread."""
+    started: int
+    finished: int
+    cancelled: int
+    """Calls that were given up before they had begun."""
+    queue_time: Histogram
+    """From being submitted to the first line of the function; of no call if not collected."""
+    run_time: Histogram
+    """In the function; of no call if not collected."""
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for their thread now."""
+        return max(self.submitted - self.started - self.cancelled, 0)
+
+    @property
+    def running(self) -> int:
+        """Calls in the function now, those included that wait in `async_to_sync`."""
+        return max(self.started - self.finished, 0)
+
+
+def stats() -> Stats:
+    """The figures of this process, now. From any thread.
+
+    Counted are all calls of `sync_to_async`; those in executors that are not ours when they begin,
+    with a queue time of 0.
+    """
+    kernel = _backend.kernel
+    workers = list(_threads._alive)
+    pool_threads = sum(type(worker._inbox) is kernel.PoolInbox for worker in workers)
+    alive = len(workers) - pool_threads
+    idle = min(kernel.idle_workers() + _of_policies("idle"), alive)
+    submitted, started, finished, cancelled, queue_time, run_time = kernel.counts()
+    return Stats(
+        alive=alive,
+        leased=alive - idle,
+        idle=idle,
+        waiting=_of_policies("waiting"),
+        pool_threads=pool_threads,
+        submitted=submitted,
+        started=started,
+        finished=finished,
+        cancelled=cancelled,
+        queue_time=Histogram(BOUNDS, tuple(queue_time[1]), queue_time[0]),
+        run_time=Histogram(BOUNDS, tuple(run_time[1]), run_time[0]),
+    )
+
+
+def _of_policies(name: str) -> int:
+    # Workers with a policy other than the default are pooled there.
+    workers = sys.modules.get("asgibridge.workers")
+    pool = getattr(workers, "_pool", None)
+    value = getattr(pool, name, 0)
+    return value if isinstance(value, int) else len(value)
+
+
+_wanted: bool | None = None  # None: nobody has said
+_needed = False
+
+
+def collect_timings(on: bool) -> None:
+    """Time each call from now on (`Stats.queue_time`, `Stats.run_time`), or do not.
+
+    Without a word the compiled kernel does, at 1 % of a hop's cost, and the pure one does not. In
+    the environment: ``ASGIBRIDGE_TIMINGS``, 1 or 0. `asgibridge.debug.watch` collects them too.
+    """
+    global _wanted
+    _wanted = bool(on)
+    _apply()
+
+
+def need_timings(needed: bool) -> None:
+    """Whether `asgibridge.debug` cannot do without."""
+    global _needed
+    _needed = needed
+    _apply()
+
+
+def _apply() -> None:
+    wanted = _backend.IMPLEMENTATION == "speedups" if _wanted is None else _wanted
+    _backend.kernel.collect_timings(wanted or _needed)
+
+
+def read_environment() -> None:
+    """ImportError for a value of ``ASGIBRIDGE_TIMINGS`` that says nothing."""
+    value = os.environ.get("ASGIBRIDGE_TIMINGS")
+    if not value:
+        return
+    if value not in ("0", "1"):
+        raise ImportError(f"ASGIBRIDGE_TIMINGS={value!r}: must be 0 or 1 (or unset)")
+    collect_timings(value == "1")
+
+
+def prometheus(prefix: str = "asgibridge") -> str:
+    """`stats` as text for Prometheus (exposition format 0.0.4; see `CONTENT_TYPE`).
+
+    Serve it from a view of your own, or append it to what the client library generates. One process
+    answers for itself: under a server with several, let each be scraped by itself.
+
+    :param prefix: what every metric's name begins with, followed by an underscore. ValueError
+        unless that makes a metric's name.
+    """
+    if not prefix.replace(":", "_").isidentifier() or not prefix.isascii():
+        raise ValueError(f"prefix {prefix!r} is not the beginning of a metric's name")
+    now = stats()
+    lines: list[str] = []
+
+    def metric(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
+        lines.append(f"# HELP {prefix}_{name} {text}")
+        lines.append(f"# TYPE {prefix}_{name} {kind}")
+        lines.extend(f"{prefix}_{name}{labels} {value!r}" for labels, value in samples)
+
+    metric(
+        "workers",
+        "gauge",
+        "Worker threads by what they are doing.",
+        *(('{state="leased"}', now.leased), ('{state="idle"}', now.idle)),
+    )
+    metric(
+        "contexts_waiting",
+        "gauge",
+        "Contexts waiting for a worker at the limit.",
+        ("", now.waiting),
+    )
+    metric(
+        "pool_threads",
+        "gauge",
+        "Threads for calls that are not thread-sensitive.",
+        ("", now.pool_threads),
+    )
+    metric(
+        "calls",
+        "gauge",
+        "Calls that have not ended, by where they are.",
+        *(('{state="queued"}', now.queued), ('{state="running"}', now.running)),
+    )
+    for name, text, value in (
+        ("submitted", "Calls given to a thread.", now.submitted),
+        ("started", "Calls begun.", now.started),
+        ("finished", "Calls ended.", now.finished),
+        ("cancelled", "Calls given up before they had begun.", now.cancelled),
+    ):
+        metric(f"calls_{name}_total", "counter", text, ("", value))
+    for name, text, times in (
+        ("queue_time", "From being submitted to the beginning.", now.queue_time),
+        ("run_time", "In the function.", now.run_time),
+    ):
+        samples: list[tuple[str, float]] = []
+        seen = 0
+        for bound, count in zip((*times.bounds, None), times.counts):
+            seen += count
+            le = "+Inf" if bound is None else repr(bound)
+            samples.append((f'_bucket{{le="{le}"}}', seen))
+        samples += [("_sum", times.sum), ("_count", seen)]
+        metric(f"call_{name}_seconds", "histogram", text, *samples)
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,283 @@
+"""What waits for what: a dump of threads, calls, tasks and event loops that names the culprit.
+
+* `dump` prints it now, `snapshot` returns it;
+* `dump_on_signal` prints it when the process gets a signal, whatever its main thread is doing;
+* `watch` prints it when a call has been running for too long, and `log_slow_calls` logs each call
+  that has taken too long. ``asgibridge run --watch SECONDS`` is `watch` for any program and its
+  children.
+
+Nothing here costs a call anything until it is switched on; then it costs two looks at the clock,
+which the compiled kernel takes anyway (`asgibridge.workers.collect_timings`). What a dump looks at
+is found when it is made (see `asgibridge._snapshot`), in some tenths of a second for a big process.
+
+**Threads.** `watch` and `dump_on_signal` have a daemon thread each, which does the looking: a
+signal handler of Python's would run in the main thread only, between two lines of Python. In a
+forked child they are started again. Under gevent's or eventlet's monkey-patching they are
+greenlets, and come to nothing while the hub is blocked.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from . import _backend, _snapshot, _stats
+from ._snapshot import Call, Frame, Snapshot, Task, Thread
+
+__all__ = [
+    "Call",
+    "Frame",
+    "Snapshot",
+    "Task",
+    "Thread",
+    "dump",
+    "dump_on_signal",
+    "log_slow_calls",
+    "no_dump_on_signal",
+    "snapshot",
+    "unwatch",
+    "watch",
+]
+
+_logger = logging.getLogger("asgibridge")
+
+
+class Writable(Protocol):
+    def write(self, text: str, /) -> object: ...
+
+
+def snapshot() -> Snapshot:
+    """Who waits for whom now, as data. From any thread.
+
+    It keeps no object of the program alive, only text.
+    """
+    return _snapshot.take()
+
+
+def dump(file: Writable | None = None) -> None:
+    """Print a `snapshot` to ``file`` (sys.stderr by default). From any thread."""
+    _write(str(snapshot()), file)
+
+
+def _write(text: str, file: Writable | None) -> None:
+    out: Any = sys.stderr if file is None else file
+    if out is not None:
+        out.write(text)
+        if hasattr(out, "flush"):
+            out.flush()
+
+
+def parse_seconds(value: str, name: str, error: type[Exception]) -> float:
+    """A positive number of seconds; ``error`` that names ``name`` if it is none."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise error(f"{name}={value!r}: must be a number of seconds above 0")
+    return seconds
+
+
+def _checked(seconds: float) -> float:
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds must be a number above 0, not {seconds!r}")
+    return float(seconds)
+
+
+# --- slow calls ----------------------------------------------------------------------------------
+
+_slow_seconds: float | None = None
+
+
+def log_slow_calls(seconds: float | None) -> None:
+    """Log a warning for each `sync_to_async` call that has run for ``seconds`` or longer.
+
+    When it has ended, on logger ``asgibridge``, from the thread that ran it; as asyncio's
+    ``slow_callback_duration`` does for what blocks a loop. None: no longer. ValueError unless
+    ``seconds`` is a positive number.
+    """
+    global _slow_seconds
+    _slow_seconds = None if seconds is None else _checked(seconds)
+    _need_timings()
+    if _slow_seconds is None:
+        _backend.kernel.report_slow(0, None)
+    else:
+        _backend.kernel.report_slow(_slow_seconds, _report_slow)
+
+
+def _report_slow(function: Callable[[], Any], seconds: float) -> None:
+    _logger.warning(
+        "%s took %.3f seconds on thread %s",
+        _snapshot.function_words(function),
+        seconds,
+        threading.current_thread().name,
+    )
+
+
+def _need_timings() -> None:
+    _stats.need_timings(_slow_seconds is not None or _watcher is not None)
+
+
+# --- watch ---------------------------------------------------------------------------------------
+
+
+class _Watcher:
+    """A thread that looks whether a call has been running for too long.
+
+    It asks the kernel for the times only, which are a few numbers. A call is reported once.
+    """
+
+    def __init__(self, seconds: float, file: Writable | None) -> None:
+        self.seconds = seconds
+        self.file = file
+        self._stop = threading.Event()
+        self._reported: set[tuple[int, float]] = set()
+        self._thread = threading.Thread(target=self._run, name="asgibridge-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _run(self) -> None:
+        # A call is found at most a quarter later than it should be.
+        while not self._stop.wait(min(self.seconds / 4, 1.0)):
+            try:
+                self.look()
+            except Exception:
+                _logger.exception("asgibridge.debug.watch could not look")
+
+    def look(self) -> None:
+        kernel = _backend.kernel
+        running = set(kernel.running())
+        now = kernel.now()
+        stuck = {key for key in running if now - key[1] >= self.seconds}
+        fresh = stuck - self._reported
+        self._reported = stuck
+        if fresh:
+            count = "a call has" if len(fresh) == 1 else f"{len(fresh)} calls have"
+            _write(
+                f"asgibridge: {count} been running for more than {self.seconds:g} seconds\n"
+                f"{snapshot()}",
+                self.file,
+            )
+
+
+_watcher: _Watcher | None = None
+
+
+def watch(seconds: float, file: Writable | None = None) -> None:
+    """Dump to ``file`` (sys.stderr) when a `sync_to_async` call has been running for ``seconds``.
+
+    Once for each such call; a call that waits in `async_to_sync` counts as running. Replaces what
+    was set before. Also ``ASGIBRIDGE_WATCH=SECONDS`` in the environment. ValueError unless
+    ``seconds`` is a positive number.
+    """
+    global _watcher
+    seconds = _checked(seconds)
+    unwatch()
+    _watcher = _Watcher(seconds, file)
+    _need_timings()
+
+
+def unwatch() -> None:
+    """No longer."""
+    global _watcher
+    watcher, _watcher = _watcher, None
+    if watcher is not None:
+        watcher.stop()
+    _need_timings()
+
+
+# --- on a signal ---------------------------------------------------------------------------------
+
+
+class _OnSignal:
+    """A thread that dumps when something arrives in a pipe.
+
+    What writes to it is faulthandler's handler, which is C and runs at once, on whatever thread the
+    signal is delivered to, be that in the middle of a C function or waiting for a lock. The pipe
+    does not block: a second signal during a dump costs nothing. What is written is not read but for
+    being there.
+    """
+
+    def __init__(self, signum: int, file: Writable | None) -> None:
+        self.signum = signum
+        self.file = file
+        self._read, self._pipe = os.pipe()
+        os.set_blocking(self._pipe, False)
+        faulthandler.register(signum, file=self._pipe, all_threads=False, chain=False)
+        self._thread = threading.Thread(target=self._run, name="asgibridge-dump", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while os.read(self._read, 1):
+            try:
+                dump(self.file)
+            except Exception:
+                _logger.exception("asgibridge.debug could not dump")
+            os.set_blocking(self._read, False)
+            try:
+                while os.read(self._read, 65536):
+                    pass
+            except BlockingIOError:
+                pass
+            os.set_blocking(self._read, True)
+        os.close(self._read)
+
+    def stop(self) -> None:
+        faulthandler.unregister(self.signum)
+        os.close(self._pipe)  # the thread reads the end of it
+
+    def forget(self) -> None:
+        # In a forked child. The pipe is the parent's, whose thread would answer for us.
+        faulthandler.unregister(self.signum)
+        os.close(self._pipe)
+        os.close(self._read)
+
+
+_on_signal: dict[int, _OnSignal] = {}
+
+
+def dump_on_signal(signum: int, file: Writable | None = None) -> None:
+    """Dump to ``file`` (sys.stderr) when this process gets the signal ``signum``.
+
+    Whatever the main thread is doing then: waiting for a lock, in a C function or in Python. It
+    takes the place of a handler there was; `asyncio` or a server that sets its own for the same
+    signal later takes it back. RuntimeError on Windows, which has no such signals; ValueError for a
+    signal that cannot be caught, or is faulthandler's own (SIGSEGV and the like).
+    """
+    if not hasattr(faulthandler, "register"):
+        raise RuntimeError("there are no signals to dump on here: call asgibridge.debug.dump()")
+    signum = int(signum)
+    no_dump_on_signal(signum)
+    try:
+        _on_signal[signum] = _OnSignal(signum, file)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"signal {signum} cannot be caught: {error}") from error
+
+
+def no_dump_on_signal(signum: int) -> None:
+    """No longer: the handler that was there before is again."""
+    on_signal = _on_signal.pop(int(signum), None)
+    if on_signal is not None:
+        on_signal.stop()
+
+
+def _after_fork_in_child() -> None:
+    # None of the threads is there.
+    global _watcher
+    if _watcher is not None:
+        _watcher = _Watcher(_watcher.seconds, _watcher.file)
+    for signum, on_signal in list(_on_signal.items()):
+        on_signal.forget()
+        _on_signal[signum] = _OnSignal(signum, on_signal.file)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,312 @@
+"""Observers: for whoever traces the calls that go from a thread to another (APM agents).
+
+An `Observer` is told of each call of `sync_to_async` and `async_to_sync`: before it is submitted,
+where the context and the trace of the caller are; when it starts on the other side, and when it
+ends there. Nothing has to be patched. ::
+
+    class Tracing(Observer):
+        def before_submit(self, hop):
+            hop.state[self] = tracer.current_span()
+
+        def start(self, hop):
+            parent = hop.state[self]
+            hop.state[self] = tracer.start_span(hop.name, parent=parent)
+
+        def end(self, hop):
+            hop.state.pop(self).finish(error=hop.error)
+
+    asgibridge.observers.add(Tracing())
+
+**What is promised.** Each ``before_submit`` is followed by one ``end``; between the two by one
+``start``, unless the call was refused or given up before it began. ``start`` and ``end`` come on
+the thread (and for a coroutine in the task) that runs the function, in the context it runs in: a
+context variable set in ``start`` is seen by the function, and, as all it sets, by the caller
+afterwards. Observers are told in the order they were added, at ``end`` in the opposite one. Calls
+that were under way when an observer was added are not its business; those under way when it is
+removed are. What an observer raises is logged (logger ``asgibridge``), and the call goes on.
+
+While none is added, a call pays one comparison.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+__all__ = ["Hop", "Observer", "add", "remove"]
+
+_logger = logging.getLogger("asgibridge")
+
+
+class Hop:
+    """One call on its way from a thread to another, as observers see it."""
+
+    __slots__ = (
+        *("__weakref__", "_observers", "error", "function", "kind", "loop", "state", "task"),
+        *("thread", "thread_sensitive", "times"),
+    )
+
+    def __init__(
+        self,
+        kind: Literal["sync_to_async", "async_to_sync"],
+        function: Callable[..., Any],
+        thread_sensitive: bool | None,
+        loop: asyncio.AbstractEventLoop | None,
+        task: asyncio.Task[Any] | None,
+    ) -> None:
+        self.kind = kind
+        """Which of the two bridges."""
+        self.function = function
+        """The function that the user wrapped."""
+        self.thread_sensitive = thread_sensitive
+        """As given to `sync_to_async`; None for `async_to_sync`."""
+        self.loop = loop
+        """The event loop: of the task that waits; for `async_to_sync`, from ``start`` on, the one
+        that runs the coroutine."""
+        self.task = task
+        """The task that waits; for `async_to_sync`, from ``start`` on, the one that runs it."""
+        self.thread: threading.Thread | None = None
+        """The thread that runs the function, from ``start`` on."""
+        self.error: BaseException | None = None
+        """What the function raised, at ``end``; asyncio.CancelledError if it never began."""
+        self.state: dict[Any, Any] = {}
+        """For the observers. By convention under the observer itself."""
+        self.times: dict[str, float] = {}
+        """``submitted``, ``started`` and ``ended``, in seconds, as `time.perf_counter` tells it."""
+        self._observers: tuple[Observer, ...] = _observers
+
+    @property
+    def name(self) -> str:
+        """The function's module and qualified name, as far as it has them."""
+        function: Any = self.function
+        while not hasattr(function, "__qualname__") and hasattr(function, "func"):
+            function = function.func  # functools.partial
+        name = getattr(function, "__qualname__", None) or type(function).__qualname__
+        module = getattr(function, "__module__", None)
+        return f"{module}.{name}" if module else str(name)
+
+    def __repr__(self) -> str:
+        return f"<Hop {self.kind} {self.name}>"
+
+    def _submit(self) -> None:
+        self.times["submitted"] = time.perf_counter()
+        for observer in self._observers:
+            _tell(observer.before_submit, self)
+
+    def _start(self) -> None:
+        self.thread = threading.current_thread()
+        if self.kind == "async_to_sync":
+            self.loop = asyncio.get_running_loop()
+            self.task = asyncio.current_task()
+        self.times["started"] = time.perf_counter()
+        for observer in self._observers:
+            _tell(observer.start, self)
+
+    def _end(self, error: BaseException | None) -> None:
+        if "ended" in self.times:
+            return
+        self.times["ended"] = time.perf_counter()
+        if error is None and "started" not in self.times:
+            error = asyncio.CancelledError()
+        self.error = error
+        del error
+        try:
+            for observer in reversed(self._observers):
+                _tell(observer.end, self)
+        finally:
+            # The error's traceback has frames that refer to us.
+            self.error = self.task = self.loop = None
+
+
+class Observer:
+    """Told of each call. Override what you need; each is called with the GIL's usual freedom only:
+    from any thread, for several calls at a time."""
+
+    def before_submit(self, hop: Hop) -> None:
+        """The call is about to be given to the other side. On the caller's thread."""
+
+    def start(self, hop: Hop) -> None:
+        """The function begins. On the thread that runs it, in its context."""
+
+    def end(self, hop: Hop) -> None:
+        """It has ended (see ``hop.error``), there too; one that never began, wherever it is given
+        up. ``error``, ``loop`` and ``task`` are let go afterwards."""
+
+
+_lock = threading.Lock()
+_observers: tuple[Observer, ...] = ()
+wrap: Any = None
+"""For `asgibridge.sync`: makes of a wrapper what it is to call. None if there is no observer."""
+
+
+def add(observer: Observer) -> None:
+    """Tell ``observer`` of the calls that are made from now on. Any thread.
+
+    TypeError if it lacks a method; adding it twice changes nothing.
+    """
+    global _observers
+    for name in ("before_submit", "start", "end"):
+        if not callable(getattr(observer, name, None)):
+            raise TypeError(f"{observer!r} has no method {name}: derive it from Observer")
+    with _lock:
+        if not any(each is observer for each in _observers):
+            _set((*_observers, observer))
+
+
+def remove(observer: Observer) -> None:
+    """No longer. ValueError if it was not added. Any thread."""
+    with _lock:
+        if not any(each is observer for each in _observers):
+            raise ValueError(f"{observer!r} was not added")
+        _set(tuple(each for each in _observers if each is not observer))
+
+
+def _set(observers: tuple[Observer, ...]) -> None:
+    global _observers, wrap
+    _observers = observers
+    wrap = _wrap if observers else None
+
+
+def _tell(method: Callable[[Hop], None], hop: Hop) -> None:
+    try:
+        method(hop)
+    except Exception:
+        _logger.exception("an observer raised in %s", getattr(method, "__qualname__", method))
+
+
+def _wrap(wrapper: Any, function: Callable[..., Any], is_async: bool) -> Callable[..., Any]:
+    # On the thread of the caller, which is about to make the call.
+    if is_async:
+        hop = Hop("async_to_sync", function, None, None, None)
+        hop._submit()
+        return ObservedAwaitable(hop, function)._begin
+    hop = Hop(
+        "sync_to_async",
+        function,
+        wrapper._thread_sensitive,
+        asyncio.get_running_loop(),
+        asyncio.current_task(),
+    )
+    hop._submit()
+    return _ObservedFunction(hop, function)
+
+
+class _ObservedFunction:
+    """What the thread calls. Dropped without having been called, it says so."""
+
+    __slots__ = ("_function", "_hop")
+
+    def __init__(self, hop: Hop, function: Callable[..., Any]) -> None:
+        self._hop = hop
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        __traceback_hide__ = True
+        hop, function = self._hop, self._function
+        hop._start()
+        try:
+            result = function(*args, **kwargs)
+        except BaseException as error:
+            hop._end(error)
+            raise
+        hop._end(None)
+        return result
+
+    def __del__(self) -> None:
+        if hasattr(self, "_hop"):
+            self._hop._end(None)
+
+
+class ObservedAwaitable:
+    """A coroutine that runs another. It tells when it was dropped before its first step."""
+
+    __slots__ = ("__weakref__", "_awaitable", "_hop", "_iterator")
+
+    def __init__(self, hop: Hop, function: Callable[..., Any]) -> None:
+        self._hop = hop
+        self._awaitable: Any = function
+        self._iterator: Any = None
+
+    def _begin(self, *args: Any, **kwargs: Any) -> ObservedAwaitable:
+        # In the caller's thread, where the async function is called.
+        __traceback_hide__ = True
+        function, self._awaitable = self._awaitable, None
+        try:
+            self._awaitable = function(*args, **kwargs)
+        except BaseException as error:
+            self._hop._end(error)
+            raise
+        return self
+
+    # Whoever looks at the task sees the coroutine it is about.
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__name__", "__qualname__") or name.startswith(("cr_", "gi_", "ag_")):
+            return getattr(self._awaitable, name)
+        raise AttributeError(name)
+
+    def __await__(self) -> ObservedAwaitable:
+        return self
+
+    def __iter__(self) -> ObservedAwaitable:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        __traceback_hide__ = True
+        return self._step(value, None)
+
+    def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
+        __traceback_hide__ = True
+        error = kind if value is None else value
+        if isinstance(error, type):
+            error = error()
+        return self._step(None, error if traceback is None else error.with_traceback(traceback))
+
+    def _step(self, value: Any, error: BaseException | None) -> Any:
+        __traceback_hide__ = True
+        if self._iterator is None:
+            if error is not None:  # into one that has not begun: it is over
+                self.close_if_not_begun()
+                raise error
+            self._hop._start()
+            # One that stands for any awaitable, and takes what is thrown into it as ``await`` does.
+            self._iterator = _awaiting(self._awaitable)
+        try:
+            if error is not None:
+                return self._iterator.throw(error)
+            return self._iterator.send(value)
+        except StopIteration:
+            self._hop._end(None)
+            raise
+        except BaseException as raised:
+            self._hop._end(raised)
+            raise
+        finally:
+            del error
+
+    def close_if_not_begun(self) -> None:
+        if self._iterator is None:
+            self.close()
+
+    def close(self) -> None:
+        begun = self._awaitable if self._iterator is None else self._iterator
+        try:
+            if hasattr(begun, "close"):
+                begun.close()
+        finally:
+            self._hop._end(None if self._iterator is None else GeneratorExit())
+
+    def __del__(self) -> None:
+        if hasattr(self, "_iterator"):
+            self.close()
+
+
+async def _awaiting(awaitable: Any) -> Any:
+    __traceback_hide__ = True
+    return await awaitable
