@@ -115,7 +115,7 @@ class Snapshot:
 
     def __str__(self) -> str:
         lines = [
-            f"asgibridge: process {os.getpid()}, threads: {len(self.threads)}, calls: {len(self.calls)}"
+            f"asgibridge: process {os.getpid()}, {len(self.threads)} threads, {len(self.calls)} calls"
         ]
         for cycle in self.cycles:
             lines += ["", "CYCLE: these wait for each other, and none can go on:"]
@@ -736,7 +736,18 @@ def _woken_by(task: Any) -> Iterable[Any]:
 
 def _words_of_task(task: Any) -> str:
     coroutine = task.get_coro()
+    while True:
+        code = getattr(coroutine, "cr_code", None) or getattr(coroutine, "gi_code", None)
+        inner = getattr(coroutine, "cr_await", None)
+        if code is None or code.co_filename not in _DRIVERS or not hasattr(inner, "cr_code"):
+            break
+        coroutine = inner  # what the task is about
     name = getattr(coroutine, "__qualname__", None) or type(coroutine).__qualname__
-    code = getattr(coroutine, "cr_code", None) or getattr(coroutine, "gi_code", None)
     place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
     return f"task {task.get_name()!r} of {name}{place}"
+
+
+_DRIVERS = tuple(
+    os.path.join(_PACKAGE, *parts)
+    for parts in (("_pure", "calls.py"), ("runners.py",), ("observers.py",))
+)
