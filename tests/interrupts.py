@@ -69,7 +69,7 @@ class Run:
                 self.at_the_top,
                 self.in_one_thread,
                 self.in_asyncio_run,
-                self.in_a_context,
+                self.in_a_context_in_asyncio_run,
                 self.nested,
                 self.many_at_once,
                 self.many_in_asyncio_run,
@@ -135,7 +135,7 @@ class Run:
     def in_asyncio_run(self):
         asyncio.run(self.begin(self.hops))
 
-    def in_a_context(self):
+    def in_a_context_in_asyncio_run(self):
         asyncio.run(self.begin(self.context))
 
     def nested(self):
@@ -212,8 +212,9 @@ def interrupt_once(run, seconds):
     except KeyboardInterrupt:
         interrupted = True
     except RuntimeError as error:
-        # A KeyboardInterrupt in the middle of a `threading.Condition`.
-        if str(error) != "release unlocked lock" or "asyncio_run" not in program.__name__:
+        # A KeyboardInterrupt in the middle of a `threading.Condition`, or of a loop's clean-up.
+        own = str(error) in ("release unlocked lock", "Cannot close a running event loop")
+        if not own or "asyncio_run" not in program.__name__:
             raise
         interrupted = True
     sender.thread.join()
@@ -232,7 +233,14 @@ def child(seed, runs):
         if not any(own in told for own in PYTHONS_OWN):
             unraisable.append(told)
 
+    def note_in_thread(each):
+        # Before 3.12 that is what asyncio.run closes its executor with.
+        where = traceback.format_tb(each.exc_traceback)
+        if not any("in _do_shutdown" in line for line in where):
+            unraisable.append(f"{each.exc_value!r} in {each.thread!r} {where[-1:]}")
+
     sys.unraisablehook = note
+    threading.excepthook = note_in_thread
     chance = random.Random(seed)
     warm_up = Run(chance)
     for name in ("at_the_top", "in_asyncio_run", "nested"):

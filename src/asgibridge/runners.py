@@ -97,7 +97,6 @@ class TopLevelRun:
                         break
                     except BaseException as error:
                         if not self._started:
-                            self._drop_awaitable()
                             raise
                         if self._interrupts:
                             self._abandon()
@@ -118,6 +117,8 @@ class TopLevelRun:
                 raise self._error
             return self._interrupts > 0
         finally:
+            if not self._started:
+                self._drop_awaitable()
             pending = self._error = None
 
     def _start_and_serve(self, on: Executor | None) -> None:

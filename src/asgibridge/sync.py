@@ -340,10 +340,13 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         is_plain = type(self).main_wrap is _MAIN_WRAP and "main_wrap" not in self.__dict__
         result: Any = kernel.AsyncCall() if is_plain else Future()
         coroutine: Any = None
-        self.executors.current = executor
-        before = contextvars.copy_context()
-        context = [before]
+        awaitable: Any = None
+        context: list[contextvars.Context] | None = None
         try:
+            # Not before: Ctrl-C would leave a frame behind that seems to serve.
+            self.executors.current = executor
+            before = contextvars.copy_context()
+            context = [before]
             wrap = observers.wrap
             function = self.awaitable if wrap is None else wrap(self, self.awaitable, True)
             coroutine = function(*args, **kwargs)
@@ -369,10 +372,12 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         except BaseException:
             executor.quit()
             _close_if_not_begun(coroutine)
+            _close_if_not_begun(awaitable)
             raise
         finally:
-            awaitable = None  # type: ignore[assignment]
-            kernel.restore_context(context[0], before)
+            awaitable = None
+            if context is not None:
+                kernel.restore_context(context[0], before)
             self.executors.current = outer
         try:
             if not result.done():
