@@ -35,6 +35,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from . import _django
+
 __all__ = ["Worker", "generation", "has_users_threads", "is_exiting", "workers"]
 
 
@@ -67,7 +69,7 @@ _lock = threading.RLock()
 _exiting = False
 _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
 # Called on a worker's thread: when its `threading.local` values are about to go, and when it ends.
-before_values_end: list[Callable[[], object]] = []
+before_values_end: list[Callable[[], object]] = [_django.close_connections]
 when_a_worker_ends: list[Callable[[], object]] = []
 
 
