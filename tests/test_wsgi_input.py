@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from asgibridge._wsgi_input import KEPT, StreamingInput
+from asgibridge.sync import async_to_sync
 from asgibridge.wsgi import WsgiToAsgi
 from wsgi_tools import content, http_scope, parts, respond
 
@@ -251,6 +252,56 @@ async def test_reading_when_the_request_is_over_says_so():
     reader.start()
     await asyncio.get_running_loop().run_in_executor(None, reader.join, 10)
     assert [str(error) for error in outcome] == ["the request is over"]
+
+
+@pytest.mark.asyncio
+async def test_reading_on_the_servers_loop_is_refused_and_loses_nothing():
+    """As in an async view of Flask's, that runs on the loop that has to receive the body."""
+
+    def wsgi_application(environ, start_response):
+        body = environ["wsgi.input"]
+
+        async def view():
+            there = body.read(3)
+            with pytest.raises(RuntimeError, match="would deadlock.*buffer_body=True"):
+                body.read(3)
+            return there
+
+        start_response("200 OK", [])
+        return [async_to_sync(view)(), body.read()]
+
+    messages = parts(b"one", b"two", b"three")
+    assert content(await respond(wsgi_application, messages=messages)) == b"onetwothree"
+
+
+@pytest.mark.asyncio
+async def test_reading_there_is_fine_if_the_body_is_there():
+    def wsgi_application(environ, start_response):
+        async def view():
+            return environ["wsgi.input"].read()
+
+        start_response("200 OK", [])
+        return [async_to_sync(view)()]
+
+    assert content(await respond(wsgi_application, messages=parts(b"all"))) == b"all"
+    messages = parts(b"one", b"two")
+    sent = await respond(wsgi_application, messages=messages, buffer_body=True)
+    assert content(sent) == b"onetwo"
+
+
+@pytest.mark.asyncio
+async def test_writing_on_the_servers_loop_is_refused():
+    def wsgi_application(environ, start_response):
+        write = start_response("200 OK", [])
+
+        async def view():
+            write(b"too fast")
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            async_to_sync(view)()
+        return [b", but there"]
+
+    assert content(await respond(wsgi_application)) == b"too fast, but there"
 
 
 @pytest.mark.parametrize("buffer_body", [False, True])

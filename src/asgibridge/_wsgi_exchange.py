@@ -54,6 +54,15 @@ OVERHEAD = 512
 """What a message counts for, besides its body: so no more than 256 are on their way."""
 
 
+# Sync code of the application's may call async code by `async_to_sync`, which runs on this loop:
+# Flask's async views do.
+_ON_THE_LOOP = (
+    "would deadlock: async code of the WSGI application's reads a part of the request body that has "
+    "not come yet, or writes faster than the client reads, on the very event loop that has to "
+    "receive and send it. Give WsgiToAsgi buffer_body=True, or read and write in sync code"
+)
+
+
 class ClientDisconnected(ConnectionResetError):
     """The client has closed the connection before the request or the response was complete.
 
@@ -167,6 +176,7 @@ class Exchange:
             return b""
         if self.error is not None:
             self._raise()
+        self._refuse_loop()  # now: a part that is asked for is lost if nobody waits for it
         self._part = None
         self._tell_loop(self._start_receiving)
         while self._part is None:
@@ -210,7 +220,12 @@ class Exchange:
                 "the server has stopped, and its event loop is closed"
             ) from error
 
+    def _refuse_loop(self) -> None:
+        if asyncio._get_running_loop() is self._loop:
+            raise RuntimeError(_ON_THE_LOOP)
+
     def _wait(self, wanted: int) -> None:
+        self._refuse_loop()
         self._wanted = wanted
         while self._put - self._sent > wanted:
             self._sleep(lambda: self._put - self._sent > wanted)
