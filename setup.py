@@ -5,6 +5,7 @@ same when building as when running: ``off`` builds a pure package, ``require`` f
 extension, ``auto`` (the default) compiles it if it can, and says so if it cannot.
 """
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -43,11 +44,18 @@ if choice != "off" and platform.python_implementation() == "CPython":
             """Compiles the kernel, or says that the package will do without."""
 
             def build_extension(self, ext):
+                # CFLAGS takes the place of all flags that Python was compiled with, and who sets it
+                # for a warning or a path does not mean to do without the optimizer.
+                if self.compiler.compiler_type == "unix" and not any(
+                    flag.startswith("-O") for flag in self.compiler.compiler_so
+                ):
+                    ext.extra_compile_args.append("-O3")
                 try:
                     super().build_extension(ext)
                 except Exception as error:  # setuptools passes over it if it is optional
                     if ext.optional:
                         self._notice(f"{type(error).__name__}: {error}")
+                        self._remove_stale([ext])
                     raise
 
             def finalize_options(self):
@@ -61,7 +69,14 @@ if choice != "off" and platform.python_implementation() == "CPython":
                     if choice == "require":
                         raise
                     self._notice(f"{type(error).__name__}: {error}")
+                    self._remove_stale(self.extensions)
                     self.extensions = []
+
+            def _remove_stale(self, extensions):
+                # What an earlier build of other sources left in the directory that is packed.
+                for ext in extensions:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.remove(self.get_ext_fullpath(ext.name))
 
             @staticmethod
             def _notice(why):

@@ -27,6 +27,11 @@ NOTICE = "building without the compiled kernel"
 def checkout(tmp_path_factory):
     """A copy, because building leaves things behind."""
     copy = tmp_path_factory.mktemp("checkout")
+    copy_sources(copy)
+    return copy
+
+
+def copy_sources(copy):
     for name in SOURCES:
         source = ROOT / name
         if source.is_dir():
@@ -34,11 +39,13 @@ def checkout(tmp_path_factory):
             shutil.copytree(source, copy / name, ignore=ignored)
         else:
             shutil.copy(source, copy / name)
-    return copy
 
 
 def build(checkout, target, **env):
-    """Build a wheel with a compiler that always fails; what was printed, and what is in it."""
+    """Build a wheel, unless told otherwise with a compiler that always fails.
+
+    What was printed, and the kernel's files in the wheel.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--wheel-dir", target, checkout],
         env={**children.environment(), "CC": "false", **env},
@@ -77,3 +84,28 @@ def test_off_does_not_try(checkout, tmp_path):
 def test_any_other_word_is_an_error(checkout, tmp_path):
     printed, _ = build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="yes")
     assert "must be one of auto, require, off" in printed
+
+
+def test_an_earlier_kernel_does_not_stand_in_for_the_one_that_failed(checkout, tmp_path):
+    """pip builds in the tree, and what it built before is still there: of other sources."""
+    quick = {"CC": "cc", "CFLAGS": "-O0 -w"}
+    _, kernel = build(checkout, tmp_path / "1", ASGIBRIDGE_SPEEDUPS="require", **quick)
+    assert len(kernel) == 2
+    with (checkout / "src" / "_speedups" / "inbox.pxi").open("a") as source:
+        source.write("\n_newer = 1\n")
+    printed, kernel = build(checkout, tmp_path / "2", ASGIBRIDGE_SPEEDUPS="auto")
+    assert NOTICE in printed
+    assert kernel == ["asgibridge/_speedups.pyi"]
+
+
+# As setuptools has it, CFLAGS replaces all flags that Python was compiled with.
+@pytest.mark.parametrize(("given", "expected"), [("-g", ["-O3"]), ("-g -O1", ["-O1"])])
+def test_own_flags_do_not_turn_off_the_optimizer(given, expected, checkout, tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nfor word; do echo "flag: $word"; done\nexit 1\n')
+    compiler.chmod(0o755)
+    printed, _ = build(
+        checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="require", CC=str(compiler), CFLAGS=given
+    )
+    flags = [line.split()[-1] for line in printed.splitlines() if "flag: -O" in line]
+    assert flags == expected
