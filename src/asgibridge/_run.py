@@ -122,6 +122,8 @@ def _replace_main(**attributes: object) -> None:
     main = ModuleType("__main__")
     if sys.version_info < (3, 14):
         attributes["__annotations__"] = {}
+    if sys.version_info >= (3, 15):
+        del attributes["__cached__"]
     main.__dict__.update(attributes, __builtins__=builtins)
     sys.modules["__main__"] = main
 
