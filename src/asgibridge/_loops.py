@@ -38,7 +38,7 @@ from typing import Any
 from . import _threads
 from ._backend import kernel, threading_is_patched
 
-__all__ = ["IDLE_SECONDS", "close_idle", "run"]
+__all__ = ["IDLE_SECONDS", "close", "close_idle", "run"]
 
 IDLE_SECONDS = 10.0
 """How long a loop may lie parked: as long as a worker."""
@@ -224,7 +224,7 @@ class _KeptLoop:
                 let_go()
                 self._park()
             else:
-                self._close()
+                close(self.loop)
 
     def _begin(
         self, main: Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
@@ -266,16 +266,6 @@ class _KeptLoop:
         if _is_leaving:  # by now: who emptied the list may not have seen this one
             _close_parked()
 
-    def _close(self) -> None:
-        loop = self.loop
-        try:
-            runners._cancel_all_tasks(loop)  # type: ignore[attr-defined]
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor(*_JOIN_TIMEOUT))
-        finally:
-            asyncio.set_event_loop(None)
-            loop.close()
-
     def forget(self) -> None:
         """In a forked child: let go of our copies of the descriptors."""
         loop = self.loop
@@ -289,6 +279,17 @@ class _KeptLoop:
 
 # asyncio.run waits five minutes for the default executor's threads, from 3.12 on.
 _JOIN_TIMEOUT = () if sys.version_info < (3, 12) else (constants.THREAD_JOIN_TIMEOUT,)  # type: ignore[attr-defined, unused-ignore]
+
+
+def close(loop: asyncio.AbstractEventLoop) -> None:
+    """End ``loop`` as `asyncio.run` does. On its thread, whose event loop it is."""
+    try:
+        runners._cancel_all_tasks(loop)  # type: ignore[attr-defined]
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor(*_JOIN_TIMEOUT))
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def close_idle() -> None:

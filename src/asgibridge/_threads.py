@@ -71,6 +71,7 @@ _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
 # Called on a worker's thread: when its `threading.local` values are about to go, and when it ends.
 before_values_end: list[Callable[[], object]] = [_django.close_connections]
 when_a_worker_ends: list[Callable[[], object]] = []
+when_exiting: list[Callable[[], object]] = []  # called before the workers are waited for
 
 
 def generation() -> int:
@@ -236,6 +237,8 @@ def _end_workers() -> None:
     with _lock:
         _exiting = True
         workers = list(_alive)
+    for callback in when_exiting:
+        callback()
     for worker in workers:
         worker.close()
     for worker in workers:

@@ -13,7 +13,7 @@ the threads that it does not have. One more item always lies in the queue, becau
 State: ``_tickets``, from the moment that somebody asks for a token until they give it back, by
 borrower; who puts a ticket in owns it. The dict's own steps are atomic; no other lock is needed.
 
-A **call** (`LimitedCall`) borrows its token on the loop's thread, and only then goes (`_Job`) to its
+A **call** (`LimitedCall`) borrows its token on the loop's thread, and then goes (`_Job`) to its
 executor. Its function lies in a list of one, and whoever pops it owns it, and the token with it::
 
     waiting --> queued --pop--> running --> over     the thread gives the token back, whether

@@ -5,6 +5,8 @@ async code, until the run has *closed* its executor; the **runner** (a thread of
 an AsyncSingleThreadContext) executes `asyncio.run` from beginning to end: leftover tasks cancelled,
 async generators and default executor shut down, loop closed. Only then does the run close the
 caller's executor, whatever happened, so the caller cannot wait for ever and serves to the end.
+(Within an AsyncSingleThreadContext with a persistent loop, the run is a task there, and ends when
+that does: see `asgibridge._persistent`.)
 
 **Ctrl-C**, as in `asyncio.Runner`. In the main thread, where Python runs signal handlers, and if
 the SIGINT handler is Python's own, ours stands in for it as long as the call takes:
@@ -38,6 +40,7 @@ from typing import Any
 
 from . import _leases, _loops
 from ._backend import kernel
+from ._persistent import PersistentLoop, at_home
 from ._threads import Worker
 from .current_thread_executor import CurrentThreadExecutor
 
@@ -78,7 +81,7 @@ class TopLevelRun:
         self._abandon_thread: Callable[[], None] | None = None
         self._error: BaseException | None = None
 
-    def run(self, on: Executor | None) -> bool:
+    def run(self, on: Executor | PersistentLoop | None) -> bool:
         """Run to the end, on ``on``'s thread or a new one, while this thread serves its executor.
 
         Returns whether the coroutine was interrupted. Raises what `asyncio.run` itself raised, the
@@ -121,7 +124,14 @@ class TopLevelRun:
                 self._drop_awaitable()
             pending = self._error = None
 
-    def _start_and_serve(self, on: Executor | None) -> None:
+    def _start_and_serve(self, on: Executor | PersistentLoop | None) -> None:
+        if type(on) is PersistentLoop:
+            self._abandon_thread = on.abandon
+            if on.add(self):
+                self._started = True
+                self._executor.serve()
+                return
+            on = None  # the block was left a moment ago
         if on is None:
             lease = _leases.lease_of_a_run()
             if lease is not None:
@@ -137,6 +147,7 @@ class TopLevelRun:
                 worker = self._workers[-1]
                 self._started = worker is not None and worker.ident is not None
         else:
+            assert not isinstance(on, PersistentLoop)
             self._abandon_thread = getattr(on, "abandon", None)
             on.submit(self._execute).add_done_callback(self._submitted)
             self._started = True
@@ -186,6 +197,26 @@ class TopLevelRun:
             self._drop_awaitable()
             self._let_go_of_loop()
 
+    # In place of `_execute`, on the thread of a persistent loop.
+
+    def start_on(self, loop: asyncio.AbstractEventLoop, home: kernel.Home) -> asyncio.Task[None]:
+        """Make the main task, on a thread that belongs to ``home``."""
+        body = self._body(None)
+        if home is not self._home:
+            body = at_home(self._home, body)
+        return self._context.run(loop.create_task, body)
+
+    def serves(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Note that the caller serves the thread-sensitive calls of that loop."""
+        self._served[loop] = self._executor
+
+    def finish(self, error: BaseException | None) -> None:
+        """The main task has ended, or never will be: tell the caller."""
+        self._error = error
+        self._drop_awaitable()
+        self._let_go_of_loop()
+        self._executor.close()
+
     def _let_go_of_loop(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
@@ -197,7 +228,7 @@ class TopLevelRun:
             task = asyncio.current_task()
             assert task is not None
             self._loop = loop
-            self._served[loop] = self._executor
+            self.serves(loop)
             self._main = (loop, task)
             if self._interrupts and self._may_cancel():
                 task.cancel()

@@ -53,6 +53,7 @@ from . import (
 )
 from ._backend import kernel
 from ._leases import Lease
+from ._persistent import PersistentLoop
 from .current_thread_executor import CurrentThreadExecutor
 from .local import Local
 from .runners import TopLevelRun
@@ -134,16 +135,28 @@ def _is_async(function: Any) -> bool:
 class AsyncSingleThreadContext:
     """Run all top-level `async_to_sync` calls within a ``with`` block on one thread.
 
-    Outside such a block each of them gets a thread of its own. Each still gets a new event loop.
-    Within a running loop's sync code, where calls go to that loop, it changes nothing. Nested
-    blocks join the outermost. Leaving the block waits for the thread's end.
+    Outside such a block each of them gets a thread of its own. Each still gets a new event loop,
+    unless that is to persist. Within a running loop's sync code, where calls go to that loop, it
+    changes nothing. Nested blocks join the outermost. Leaving the block waits for the thread's end.
+
+    :param persistent_loop: have one event loop for all the calls, so that what is bound to a loop
+        (HTTP clients, connection pools) can be used by one call after the other. It runs until the
+        block is left, also between the calls. Leaving ends it as `asyncio.run` does: leftover tasks
+        are cancelled, async generators and the default executor shut down. It is not for
+        ``async_to_sync(force_new_loop=True)``. Inside a block without one, such a block does not
+        join that, but has a thread of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, persistent_loop: bool = False) -> None:
         self.token: contextvars.Token[AsyncSingleThreadContext] | None = None
+        self._persistent_loop = persistent_loop
+        self._persistent: PersistentLoop | None = None
+        self._lock = threading.RLock()  # guards the one above
+        self._generation = _threads.generation()
 
     def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
-        if AsyncToSync.async_single_thread_context.get(None) is None:
+        outer = AsyncToSync.async_single_thread_context.get(None)
+        if outer is None or (self._persistent_loop and not outer._persistent_loop):
             self.token = AsyncToSync.async_single_thread_context.set(self)
         return self
 
@@ -155,13 +168,53 @@ class AsyncSingleThreadContext:
     ) -> None:
         if self.token is None:
             return
-        executor = AsyncToSync.context_to_thread_executor.pop(self, None)
+        token, self.token = self.token, None
+        wait = False
         try:
-            if executor is not None:
-                executor.shutdown()
+            with self._lock:
+                persistent, self._persistent = self._persistent, None
+            if persistent is not None:
+                persistent.close(CurrentThreadExecutor(None))
+            wait = True
         finally:
-            AsyncToSync.async_single_thread_context.reset(self.token)
-            self.token = None
+            executor = AsyncToSync.context_to_thread_executor.pop(self, None)
+            try:
+                if executor is not None:
+                    executor.shutdown(wait=wait)
+            finally:
+                AsyncToSync.async_single_thread_context.reset(token)
+
+    def _runs_on(self) -> Executor | PersistentLoop | None:
+        # Where a top-level call runs; None: on a thread of its own, as outside of any block.
+        threads = AsyncToSync.context_to_thread_executor
+        if not self._persistent_loop:
+            executor = threads.get(self)
+            if executor is None:
+                executor = threads[self] = kernel.ThreadSensitiveExecutor()
+            return executor
+        if self._generation != _threads.generation():
+            # In a forked child: a thread that is not there may hold the lock.
+            self._generation = _threads.generation()
+            self._lock = threading.RLock()
+        with self._lock:
+            persistent = self._persistent
+            if persistent is not None and persistent.is_usable():
+                return persistent
+            if self.token is None or _threads.is_exiting():
+                return None
+            if persistent is not None:
+                if persistent.is_abandoned:
+                    threads.pop(self, None)
+                self._persistent = None
+                if persistent.has_failed():
+                    return persistent  # which says so
+            executor = threads.get(self)
+            if executor is None:
+                executor = threads[self] = kernel.ThreadSensitiveExecutor()
+            persistent = PersistentLoop(executor, AsyncToSync.loop_thread_executors)
+            self._persistent = persistent
+            weakref.finalize(self, persistent.end).atexit = False
+            return persistent
 
 
 class ThreadSensitiveContext:
@@ -366,7 +419,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             ):
                 run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
                 try:
-                    interrupted = run.run(self._single_thread_executor())
+                    interrupted = run.run(self._runs_on())
                 finally:
                     del run
         except BaseException:
@@ -413,14 +466,11 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             del handled
         await kernel.drive(call_result, task_context, context, awaitable)
 
-    def _single_thread_executor(self) -> Executor | None:
+    def _runs_on(self) -> Executor | PersistentLoop | None:
         context = self.async_single_thread_context.get(None)
-        if context is None:
+        if context is None or (self.force_new_loop and context._persistent_loop):
             return None
-        executor = self.context_to_thread_executor.get(context)
-        if executor is None:
-            executor = self.context_to_thread_executor[context] = _leases.executor_of_runs()
-        return executor
+        return context._runs_on()
 
 
 _MAIN_WRAP = AsyncToSync.main_wrap

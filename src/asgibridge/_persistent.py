@@ -1,0 +1,337 @@
+"""One event loop for all the top-level `async_to_sync` calls of a block.
+
+That of an ``AsyncSingleThreadContext(persistent_loop=True)``: it runs on the context's thread from
+the first call to the block's end, also between the calls, so that what is bound to a loop lives
+across them, and its keep-alive tasks too. ::
+
+    made --first run--> running --left, and no run there--> cleaned up, closed
+                           '--an error, or loop.stop()----> the same
+
+Who may do what: the calling threads add their runs (`asgibridge.runners.TopLevelRun`), under the
+lock; everything else of a run, from its first step to its end, happens on the loop's thread. A run
+is in ``_runs`` from when it is added until it has ended, and who takes it out tells its caller. So
+each caller is told exactly once, and waits for nothing but its own coroutine: tasks it has left
+running stay.
+
+**The end.** A block that is left takes no further runs (calls with a copy of its context then go
+the way they do outside), waits for those in flight, and then ends the loop as `asyncio.run` does:
+leftover tasks cancelled, async generators and default executor shut down, loop closed. The leaving
+thread meanwhile serves the thread-sensitive calls of those tasks. Between the calls these go to the
+process's thread, as nobody waits.
+
+**Errors.** What asyncio lets through a loop (a SystemExit in some task, say) ends the loop and is
+raised by the calls in flight, as by `asyncio.run`; if there is none, when the next call is made or
+the block is left. The next call then begins with a new loop.
+
+**Ctrl-C** cancels the call's own task. The second time the thread is abandoned: nobody waits for
+it, and the next call has a new thread and a new loop.
+
+**Exit** without leaving the block ends the loop like leaving it; so does the end of a context
+that nobody has any more. **Fork:** the child has neither thread nor loop; its next call begins
+anew, and what was the parent's is left alone, because closing a selector of it would be felt there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import types
+import weakref
+from collections.abc import Coroutine, Generator
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any
+
+from . import _loops, _threads
+from ._backend import kernel
+
+if TYPE_CHECKING:
+    from .current_thread_executor import CurrentThreadExecutor
+    from .runners import TopLevelRun
+
+__all__ = ["PersistentLoop", "at_home"]
+
+
+class PersistentLoop:
+    """An event loop that runs on the thread of ``executor`` until it is closed.
+
+    :param served: where to note who serves thread-sensitive calls of tasks that did not inherit it
+        from their context.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        served: dict[asyncio.AbstractEventLoop, CurrentThreadExecutor],
+    ) -> None:
+        self._executor = executor
+        self._served = served
+        self._home = kernel.current_home()
+        self._generation = _threads.generation()
+        self.is_abandoned = False
+        # Guarded by the lock, which is re-entrant because a finalizer may end the loop.
+        self._lock = threading.RLock()
+        self._runs: list[TopLevelRun] = []
+        self._has_begun = False
+        self._is_refusing = False
+        self._is_finished = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leaving: list[CurrentThreadExecutor] = []
+        self._failure: BaseException | None = None
+        # Of the loop's thread.
+        self._tasks: dict[TopLevelRun, asyncio.Task[Any]] = {}
+
+    def is_usable(self) -> bool:
+        """Whether `add` is going to take a run. False in a forked child."""
+        return not self._is_refusing and self._generation == _threads.generation()
+
+    def add(self, run: TopLevelRun) -> bool:
+        """Have ``run`` started; False if no further runs are taken. From any thread.
+
+        Raises what keeps the thread from starting, or has ended the loop (see `raise_failure`).
+        """
+        with self._lock:
+            self.raise_failure()
+            if self._is_refusing:
+                return False
+            self._runs.append(run)
+            loop = self._loop
+            is_first = not self._has_begun
+            self._has_begun = True
+        if is_first:
+            _alive.add(self)
+            try:
+                self._executor.submit(self._main).add_done_callback(self._submitted)
+            except BaseException:
+                with self._lock:
+                    self._is_refusing = self._is_finished = True
+                    self._runs.clear()
+                raise
+        elif loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._start, run)
+            except RuntimeError:
+                pass  # closed, and whoever closed it tells the run
+        return True
+
+    def end(self) -> None:
+        """Take no further runs, and end when there is none any more. From any thread."""
+        if self._generation != _threads.generation():
+            return
+        with self._lock:
+            self._is_refusing = True
+            loop = None if self._runs else self._loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(loop.stop)
+            except RuntimeError:
+                pass
+
+    def close(self, server: CurrentThreadExecutor) -> None:
+        """`end` it and wait, serving ``server`` of the calling thread meanwhile.
+
+        Raises what has ended the loop before its time, if no call has.
+        """
+        if self._generation != _threads.generation():
+            return
+        with self._lock:
+            is_over = self._is_finished or self.is_abandoned or not self._has_begun
+            self._is_refusing = True
+            if not is_over:
+                self._leaving.append(server)
+        if not is_over:
+            self.end()
+            try:
+                server.serve()
+            except BaseException:
+                server.quit()
+                raise
+        self.raise_failure()
+
+    def abandon(self) -> None:
+        """A call was interrupted twice, and perhaps hangs: do not wait for the thread at exit."""
+        self.is_abandoned = True
+        self.end()
+        abandon = getattr(self._executor, "abandon", None)
+        if abandon is not None:
+            abandon()
+
+    def has_failed(self) -> bool:
+        """Whether `raise_failure` is going to."""
+        return self._failure is not None
+
+    def raise_failure(self) -> None:
+        """Raise what has ended the loop before its time, if no call has raised it. Any thread."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure
+
+    # On the loop's thread.
+
+    def _main(self) -> None:
+        kernel.at_home(self._home, self._run)
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        failed: list[TopLevelRun] = []
+        loop: asyncio.AbstractEventLoop | None = None
+        try:
+            loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            kernel.attach_reader(loop)
+            self._begin(loop)
+            while True:
+                loop.run_forever()
+                with self._lock:
+                    if self._is_refusing and not self._runs:
+                        break
+                    if self._runs:  # as asyncio.run says
+                        raise RuntimeError("Event loop stopped before Future completed.")
+        except BaseException as raised:
+            error = raised
+        with self._lock:
+            self._is_refusing = True
+            failed, self._runs = self._runs, []
+            if not failed:  # told now, because whoever makes the next call does not wait for us
+                self._failure = error
+        is_told = error is not None
+        try:
+            if loop is not None:
+                self._clean_up(loop)
+        except BaseException as raised:
+            error = error or raised
+        for run in failed:
+            run.finish(error or RuntimeError("the event loop has ended"))
+            is_told = True
+        failed.clear()
+        with self._lock:
+            self._is_finished = True
+            self._loop = None
+            leaving, self._leaving = self._leaving, []
+            if leaving and not is_told:
+                self._failure = error
+                is_told = True
+        for server in leaving:
+            server.close()
+        if not is_told and error is not None:
+            kind = threading.ExceptHookArgs(
+                (type(error), error, error.__traceback__, threading.current_thread())
+            )
+            threading.excepthook(kind)
+            del kind
+        error = run = None  # type: ignore[assignment]
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        # A run keeps its caller's context alive: none may be left in the frame below a loop's.
+        with self._lock:
+            self._loop = loop
+            for run in self._runs:
+                loop.call_soon(self._start, run)
+            if not self._runs:
+                loop.call_soon(loop.stop)
+
+    def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._leaving:
+                self._served[loop] = self._leaving[-1]
+        try:
+            _loops.close(loop)
+        finally:
+            self._served.pop(loop, None)
+            self._tasks.clear()
+
+    def _start(self, run: TopLevelRun) -> None:
+        loop = self._loop
+        if run not in self._runs or loop is None:
+            return  # the loop is being cleaned up
+        try:
+            task = self._tasks[run] = run.start_on(loop, self._home)
+        except BaseException as error:
+            self._take_out(run)
+            run.finish(error)
+            raise
+        task.add_done_callback(lambda task: self._ended(run, task))
+
+    def _ended(self, run: TopLevelRun, task: asyncio.Task[None]) -> None:
+        self._tasks.pop(run, None)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if self._take_out(run):
+            run.finish(error)
+            others = list(self._tasks)
+            if others and self._loop is not None:
+                others[-1].serves(self._loop)
+
+    def _take_out(self, run: TopLevelRun) -> bool:
+        # False: it is being told by who has taken it.
+        with self._lock:
+            if run not in self._runs:
+                return False
+            self._runs.remove(run)
+            if self._is_refusing and not self._runs and self._loop is not None:
+                self._loop.stop()
+        return True
+
+    def _submitted(self, future: Future[None]) -> None:
+        # An executor that was shut down or broke may not have run us; then it says why.
+        error: BaseException | None = None
+        if future.cancelled():
+            error = asyncio.CancelledError()
+        elif future.exception() is not None:
+            error = future.exception()
+        if error is None:
+            return
+        with self._lock:
+            self._is_refusing = self._is_finished = True
+            runs, self._runs = self._runs, []
+            leaving, self._leaving = self._leaving, []
+        for run in runs:
+            run.finish(error)
+        for server in leaving:
+            server.close()
+
+
+async def at_home(home: kernel.Home, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run ``coroutine`` as a part of the chain that ``home`` stands for, step by step."""
+    await _steps_at(home, coroutine)
+
+
+@types.coroutine
+def _steps_at(home: kernel.Home, coroutine: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+    step, argument = coroutine.send, None
+    try:
+        while True:
+            awaited = kernel.at_home(home, step, argument)
+            try:
+                step, argument = coroutine.send, (yield awaited)
+            except GeneratorExit:
+                kernel.at_home(home, coroutine.close)
+                raise
+            except BaseException as error:
+                step, argument = coroutine.throw, error
+            del awaited
+    except StopIteration:
+        return
+    finally:
+        del step, argument, coroutine
+
+
+_alive: weakref.WeakSet[PersistentLoop] = weakref.WeakSet()
+_of_parent: list[PersistentLoop] = []  # not to be collected: they would close their loops
+
+
+def _end_all() -> None:
+    for persistent in list(_alive):
+        persistent.end()
+
+
+def _after_fork_in_child() -> None:
+    _of_parent.extend(_alive)
+    _alive.clear()
+
+
+_threads.when_exiting.append(_end_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
