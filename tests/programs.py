@@ -486,13 +486,13 @@ class Running:
             async with self.sync.ThreadSensitiveContext():
                 return await self.async_steps(step[1], env, path)
         cell = ContextCell(f"context@{path}")
-        try:
-            async with self.sync.ThreadSensitiveContext():
+        async with self.sync.ThreadSensitiveContext():
+            try:
                 await self.async_steps(step[1], replace(env, context=cell), path)
-        finally:
-            # Its thread may be at work for others by now.
-            self.release(cell.cells[0])
-            cell.leave()
+            finally:
+                # Not later: its thread may be at work for others before the block has been left.
+                self.release(cell.cells[0])
+                cell.leave()
 
     async def async_executor(self, step, env, path):
         executor = ThreadPoolExecutor(1)
@@ -673,13 +673,13 @@ class Running:
                 return self.sync_steps(step[2], env, path)
         assert what == "single"
         cell = env.single or ContextCell(f"single@{path}")
-        try:
-            with self.sync.AsyncSingleThreadContext():
+        with self.sync.AsyncSingleThreadContext():
+            try:
                 return self.sync_steps(frame, replace(env, single=cell), path)
-        finally:
-            if cell is not env.single:
-                self.release(cell.cells[0])
-                cell.leave()
+            finally:
+                if cell is not env.single:
+                    self.release(cell.cells[0])
+                    cell.leave()
 
     def with_this_thread(self, env):
         """A pool's thread that waits is known by itself, not only as one of the pool's."""
