@@ -191,7 +191,7 @@ class Generator:
 
     def of_sync(self, depth, spine):
         ways = ["bridge"] * 10 + ["new loop", "call", "call"]
-        if spine and self.plain:
+        if self.plain:
             ways.remove("new loop")
         if not spine and not self.plain:
             ways += ["run", "thread", "schedule"]

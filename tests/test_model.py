@@ -138,3 +138,14 @@ class TestTheModel:
         small = model.shrink(program, lambda each: model.steps_of(each)["thread"] > 0, seconds=2)
         assert model.steps_of(small)["thread"] == 1
         assert sum(model.steps_of(small).values()) < 30
+
+
+class TestUnlikeAsgiref:
+    """What the model has shown, beside what other tests are about."""
+
+    def test_a_thread_goes_on_working_for_its_loop_after_a_call_on_another(self):
+        """asgiref's remembers that other loop, though it is closed, and starts a new one."""
+        back_here = ("new loop", (("hop", (), False),), False)
+        program = ("async", (("hop", (back_here, ("bridge", (), False)), False),))
+        assert difference(program) is None
+        assert model.foretell(program)[(0, 1)][0][:2] == ("main", "loop@()")
