@@ -1,11 +1,11 @@
-"""The storm for an hour, and what it leaves behind each minute: memory, descriptors, threads, blocks.
+"""The storm for an hour, and what it leaves behind each minute.
 
     python tests/soak.py [--minutes 60] [--seed N] [--period SECONDS]
 
 Every period is a `storm.Storm` of another seed, in this one process. Between two of them all is
-still, and what there is then is counted. The first fifth warms up caches, heaps and pools. After
-that nothing may grow: no thread, no descriptor, and of blocks and bytes less than what one operation
-in a thousand would leave if it left one block.
+still, and what there is then is counted: memory, blocks, objects, descriptors, threads. The first
+fifth warms up caches, heaps and pools. After that nothing may grow: no thread, no descriptor, and of
+blocks and bytes less than what one operation in a thousand would leave if it left one block.
 
 Ends with a line that says PASSED or FAILED, and the figures; the exit status is 1 for FAILED.
 """

@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -162,8 +163,10 @@ class Storm:
     def run(self, seconds):
         """Let it blow for so long; the report."""
         outer_hooks = threading.excepthook, sys.unraisablehook
-        threading.excepthook = lambda args: self.blame("in a thread", args.exc_value)
-        sys.unraisablehook = lambda args: self.blame(f"in {args.object!r}", args.exc_value)
+        # Weakly: a thread keeps the hook of the time when it was made, and ours are kept.
+        blame = weakref.WeakMethod(self.blame)
+        threading.excepthook = lambda args: blame()("in a thread", args.exc_value)
+        sys.unraisablehook = lambda args: blame()(f"in {args.object!r}", args.exc_value)
         actors = [
             threading.Thread(target=self.actor, args=(target, number), name=f"{kind}-{number}")
             for kind, target, count in (
@@ -328,7 +331,7 @@ class Storm:
     async def cancelled(self, chance):
         call = Call(self, fails=chance.random() < 0.3)
         waits = chance.random() < 0.2
-        work = sync_to_async(call, thread_sensitive=chance.random() < 0.7)(call.argument)
+        work = sync_to_async(call, thread_sensitive=self.where(call, chance))(call.argument)
         if call.error is None and chance.random() < 0.2:  # asyncio's shield may lose an error
             work = asyncio.shield(work)
         task = asyncio.ensure_future(work)
@@ -338,6 +341,15 @@ class Storm:
             await asyncio.wait([task], timeout=chance.choice((1e-5, 1e-4)))
         self.fault("cancellation")
         await self.cancel(task, call)
+
+    def where(self, call, chance):
+        """An error nobody waits for goes to the loop, if there still is one: see `heard`."""
+        return call.error is not None or chance.random() < 0.7
+
+    async def heard(self, call):
+        """By now the function has ended, and what it raised been told: one thread, in order."""
+        if call.error is not None:
+            await sync_to_async(int)()
 
     async def cancel(self, task, call):
         task.cancel()
@@ -349,6 +361,7 @@ class Storm:
             call.met(error)
         else:
             ensure(result is call.argument, "another call's result")
+        await self.heard(call)
 
     async def cancelled_inside(self, chance):
         """What waits in `async_to_sync`: the cancellation goes on to the coroutine there."""
@@ -390,7 +403,7 @@ class Storm:
         self.fault("time-out")
         try:
             result = await asyncio.wait_for(
-                sync_to_async(call, thread_sensitive=chance.random() < 0.7)(call.argument),
+                sync_to_async(call, thread_sensitive=self.where(call, chance))(call.argument),
                 chance.choice((0, 1e-5, 1e-4, 5e-4)),
             )
         except asyncio.TimeoutError:
@@ -399,6 +412,7 @@ class Storm:
             call.met(error)
         else:
             ensure(result is call.argument, "another call's result")
+        await self.heard(call)
 
     async def put_or_get(self, chance):
         for _ in range(chance.randrange(1, 8)):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import gc
 import os
 import socket
 import sys
@@ -135,6 +137,25 @@ class TestIsKept:
             async_to_sync(main)()
             async_to_sync(main)()
         assert len(set(seen)) == 1
+
+    def test_without_the_context_it_was_made_in(self):
+        """Or the first caller's variables would live as long as the loop: its readers' handles keep
+        the context in which they are made."""
+
+        class Value:
+            pass
+
+        def call():
+            value = Value()
+            variable.set(value)
+            async_to_sync(nothing)()
+            return weakref.ref(value)
+
+        variable = contextvars.ContextVar("variable")
+        value = contextvars.Context().run(call)
+        assert len(parked()) == 1
+        gc.collect()
+        assert value() is None
 
     def test_at_most_so_many(self, monkeypatch):
         monkeypatch.setattr(_loops, "_MOST", 2)

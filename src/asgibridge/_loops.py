@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextvars
 import os
 import sys
 import threading
@@ -125,7 +126,8 @@ def _take() -> _KeptLoop | None:
         kept.loop.close()
     if policy is not None and policy is _policy_of_other_loops:
         return None
-    loop = asyncio.new_event_loop()
+    # Not in the caller's context: the handle of a loop's own reader keeps the one it is made in.
+    loop = contextvars.Context().run(asyncio.new_event_loop)
     policy = getattr(events, "_event_loop_policy", None)
     if type(loop) is _LOOP_CLASS and policy is not None:
         return _KeptLoop(loop, policy)
