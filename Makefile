@@ -1,7 +1,8 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench bench-queue bench-tools bench-wsgi memcheck wheels lint clean
+.PHONY: help test demo bench bench-queue bench-tools bench-wsgi memcheck asan tsan stress soak load
+.PHONY: wheels lint clean
 
 help:
 	@echo "make test         the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
@@ -14,6 +15,12 @@ help:
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
 	@echo "make wheels       sdist, and for every CPython found a manylinux wheel, tested without a compiler"
+	@echo "make asan         every fast test, and a storm, with gcc's address and undefined sanitizers"
+	@echo "make tsan         the tests that have threads, and a storm, under ThreadSanitizer without the"
+	@echo "                  GIL; builds an interpreter for that once (TSANFLAGS=--quick)"
+	@echo "make stress       all that draws at random, ten minutes (STRESSFLAGS='--seed 1 --scale 0.2')"
+	@echo "make soak         an hour of everything at once, and what stays behind (SOAKFLAGS='--minutes 5')"
+	@echo "make load         1e7 hops, 1e6 contexts, 10,000 at once (LOADFLAGS='--hops 100000')"
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make clean        remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
@@ -48,6 +55,17 @@ memcheck:
 wheels:
 	$(PYTHON) tests/environment.py .venv/wheels wheels
 	.venv/wheels/bin/python tests/wheels.py $(WHEELSFLAGS)
+
+asan:
+	$(PYTHON) tests/memcheck.py --only sanitizers --whole
+
+tsan:
+	$(PYTHON) tests/tsan.py $(TSANFLAGS)
+
+# On the kernel that ASGIBRIDGE_SPEEDUPS names.
+stress soak load:
+	$(PYTHON) tests/environment.py .venv/stress test
+	.venv/stress/bin/python -W error tests/$@.py $($(shell echo $@ | tr a-z A-Z)FLAGS)
 
 lint:
 	$(PYTHON) tests/environment.py .venv/lint lint

@@ -1,12 +1,13 @@
 """Runs the compiled kernel under what finds a bad memory access, and counts what was found.
 
-    python tests/memcheck.py [--only valgrind,sanitizers,debug] [--debug-python PATH]
+    python tests/memcheck.py [--only valgrind,sanitizers,debug] [--whole] [--debug-python PATH]
 
 ``valgrind``
     every workload of `workloads.py`, then the tests with hostile objects, with every allocation
     made by malloc. The pure kernel runs the same first: what it has, too, is Python's own.
 ``sanitizers``
-    the kernel built with gcc's address and undefined-behaviour sanitizers; the tests below.
+    the kernel built with gcc's address and undefined-behaviour sanitizers; the tests below, or all
+    that are not slow (``--whole``), and the storm (`storm.py`).
 ``debug``
     on a debug build of CPython, which asserts that every object it touches is one, counts all
     references and fences every allocation; the tests below and those for leaks.
@@ -190,7 +191,10 @@ def tests(*names: str) -> list[str]:
     return [f"tests/{name}.py" for name in names]
 
 
-def sanitizers(interpreter: Interpreter, preload: str) -> list[Found]:
+STORM_SECONDS = 30
+
+
+def sanitizers(interpreter: Interpreter, preload: str, *, whole: bool) -> list[Found]:
     flags = "-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fsanitize-recover=all"
     logs = VENVS / "memcheck-logs"
     shutil.rmtree(logs, ignore_errors=True)
@@ -202,10 +206,20 @@ def sanitizers(interpreter: Interpreter, preload: str) -> list[Found]:
         python = prepare("sanitizers", interpreter, flags)
         print("\n### sanitizers: tests", flush=True)
         outcome = pytest_run.run(
-            [python, "-u", "-m", "pytest", "-q", "-m", "not slow", *tests(*TESTS)],
+            [
+                *(python, "-u", "-m", "pytest", "-q", "-m", "not slow"),
+                *(["tests"] if whole else tests(*TESTS)),
+            ],
             cwd=ROOT,
             env=child_environment(ASGIBRIDGE_SPEEDUPS="require", PYTHONMALLOC="malloc"),
             limit=LIMIT,
+        )
+        storm = subprocess.run(
+            [python, "tests/storm.py", "--seconds", str(STORM_SECONDS), "--seed", "1"],
+            cwd=ROOT,
+            env=child_environment(ASGIBRIDGE_SPEEDUPS="require", PYTHONMALLOC="malloc"),
+            timeout=LIMIT,
+            check=False,
         )
     finally:
         for name in ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS"):
@@ -218,8 +232,12 @@ def sanitizers(interpreter: Interpreter, preload: str) -> list[Found]:
     ]
     for line in sorted(set(reports)):
         print(line)
-    told = f"{len(reports)} reports; tests: {outcome}"
-    return [Found("sanitizers", interpreter.release, "tests", told, not reports and outcome.ok)]
+    ok = not reports and outcome.ok and storm.returncode == 0
+    told = (
+        f"{len(reports)} reports; tests: {outcome}; storm of {STORM_SECONDS} s: "
+        f"{'FAILED' if storm.returncode else 'passed'}"
+    )
+    return [Found("sanitizers", interpreter.release, "tests", told, ok)]
 
 
 # A debug build of CPython
@@ -258,6 +276,7 @@ def debug(interpreter: Interpreter) -> list[Found]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(TOOLS), help="default: %(default)s")
+    parser.add_argument("--whole", action="store_true", help="sanitizers: every fast test")
     parser.add_argument("--debug-python", metavar="PATH", help="default: python3.X-dbg on PATH")
     options = parser.parse_args()
     wanted = options.only.split(",")
@@ -278,7 +297,7 @@ def main() -> int:
         if "sanitizers" in wanted:
             preload = library("libasan.so")
             if preload:
-                results += sanitizers(this, preload)
+                results += sanitizers(this, preload, whole=options.whole)
             else:
                 missing.append("sanitizers: gcc has no libasan")
         if "debug" in wanted:
@@ -295,7 +314,13 @@ def main() -> int:
         print(f"  {result}")
     for name in missing:
         print(f"  NOT RUN: {name}")
-    return 0 if results and all(result.ok for result in results) else 1
+    failed = [result.tool for result in results if not result.ok]
+    ok = bool(results) and not failed
+    print(
+        f"memcheck ({options.only}): {'PASSED' if ok else 'FAILED'}: {len(results)} runs, "
+        f"{len(failed)} failed, {len(missing)} not run"
+    )
+    return 0 if ok else 1
 
 
 if __name__ == "__main__":

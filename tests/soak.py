@@ -4,8 +4,8 @@
 
 Every period is a `storm.Storm` of another seed, in this one process. Between two of them all is
 still, and what there is then is counted: memory, blocks, objects, descriptors, threads. The first
-fifth warms up caches, heaps and pools. After that nothing may grow: no thread, no descriptor, and of
-blocks and bytes less than what one operation in a thousand would leave if it left one block.
+fifth warms up caches, heaps and pools. After that nothing may grow: no thread, no descriptor, and
+of blocks and bytes less than what one operation in a thousand would leave if it left one block.
 
 Ends with a line that says PASSED or FAILED, and the figures; the exit status is 1 for FAILED.
 """

@@ -1,0 +1,324 @@
+"""The compiled kernel under ThreadSanitizer, on a CPython without the GIL that is under it, too.
+
+    python tests/tsan.py [--python PATH] [--source TARBALL] [--quick] [--seed N]
+
+An interpreter that is not instrumented would not do: what its critical sections guard would pass
+for a race, and races behind them would hide. So one is built, once, into .venv/pythons/3.14t-tsan
+(some five minutes on two cores): from Debian's source package, ``--disable-gil
+--with-thread-sanitizer``, by the Debian mirror that this machine is set up with; or from a TARBALL
+of CPython's sources. ``--python`` (or ASGIBRIDGE_TSAN_PYTHON) names one that is there already.
+
+Then the extension is built with the same flags, and the tests that have threads in them run, and
+`storm.py`. A report counts if CPython's own list of suppressions and the few lines of `tsan.supp`
+don't know it; whether a frame of ours is in it is told, not asked.
+
+Ends with a line that says PASSED or FAILED, or NOT RUN and why; only PASSED has exit status 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest_run
+from environment import (
+    ROOT,
+    VENVS,
+    EnvironmentFailure,
+    Interpreter,
+    child_environment,
+    create,
+    install,
+    probe,
+    python_in,
+)
+
+PREFIX = VENVS / "pythons" / "3.14t-tsan"
+LOGS = VENVS / "tsan-logs"
+OURS = "_speedups"
+
+TESTS = (
+    "test_context_and_references",
+    "test_errors_and_cancellation",
+    "test_hops",
+    "test_hostile",
+    "test_iterators",
+    "test_kept_loops",
+    "test_kept_workers",
+    "test_kernels",
+    "test_local",
+    "test_parity",
+    "test_pools",
+    "test_queue",
+    "test_queue_stress",
+    "test_threads_and_loops",
+)
+QUICK = ("test_hops", "test_kept_workers", "test_pools", "test_queue_stress")
+
+# When an object dies is another matter there: its count is merged when its thread comes to it.
+NOT_HERE = ["--deselect", "tests/test_context_and_references.py::TestNothingOutlivesItsCall"]
+NOT_NAMED = "not nothing_outlives"
+
+LIMIT = 1500
+"""Seconds for the tests; ten times what they take without it."""
+
+BUILD_LIMIT = 3600
+
+RACY = """
+#include <pthread.h>
+int shared;
+void *work(void *unused) { shared++; return unused; }
+int main(void) {
+    pthread_t thread;
+    pthread_create(&thread, 0, work, 0);
+    shared++;
+    pthread_join(thread, 0);
+    return 0;
+}
+"""
+
+
+class NotHere(Exception):
+    """What is missing on this machine, and how to get it."""
+
+
+def compiler() -> str:
+    """The first C compiler whose ThreadSanitizer finds a race."""
+    with tempfile.TemporaryDirectory() as place:
+        source, program = Path(place, "racy.c"), Path(place, "racy")
+        source.write_text(RACY)
+        for name in (os.environ.get("CC"), "clang", "gcc"):
+            if not name or not shutil.which(name):
+                continue
+            flags = ["-g", "-fsanitize=thread", str(source), "-o", str(program), "-lpthread"]
+            if subprocess.run([name, *flags], capture_output=True, check=False).returncode:
+                continue
+            ran = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+            if "data race" in ran.stderr:
+                return name
+            if "unexpected memory mapping" in ran.stderr:
+                raise NotHere(
+                    "ThreadSanitizer can't map its memory here: sysctl vm.mmap_rnd_bits=28"
+                )
+    raise NotHere("no C compiler with ThreadSanitizer (on Debian: apt-get install clang)")
+
+
+# The interpreter.
+
+
+def debian_source(place: Path) -> Path:
+    """The sources of the newest 3.14 that Debian's mirror has, downloaded to ``place``."""
+    if not shutil.which("apt-get"):
+        raise NotHere("no apt-get: download CPython 3.14's sources and name them with --source")
+    mirror = debian_mirror()
+    for directory in ("lists/partial", "cache/archives/partial"):
+        (place / directory).mkdir(parents=True)
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    (place / "sources.list").write_text(f"deb-src [signed-by={keyring}] {mirror} sid main\n")
+    options = {
+        "Dir::Etc::SourceList": place / "sources.list",
+        "Dir::Etc::SourceParts": "-",
+        "Dir::State::Lists": place / "lists",
+        "Dir::Cache": place / "cache",
+        "Dir::State::status": os.devnull,
+        "APT::Sandbox::User": "root",
+    }
+    apt = ["apt-get", "-qq"]
+    for name, value in options.items():
+        apt += ["-o", f"{name}={value}"]
+    done = subprocess.run([*apt, "update"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NotHere(f"apt-get update for Debian's sources failed: {done.stderr.strip()}")
+    source = [*apt, "--only-source", "--tar-only", "source", "python3.14"]
+    subprocess.run([*source, "--download-only"], cwd=place, capture_output=True, check=False)
+    for tarball in place.glob("python3.14_*.orig.tar.*"):
+        return tarball
+    # A mirror that lags behind its index still has what came before.
+    told = subprocess.run([*source, "--print-uris"], capture_output=True, text=True, check=False)
+    match = re.search(r"'([^']*/python3\.14_3\.14\.)(\d+)(\.orig\.tar\.xz)'", told.stdout)
+    if match:
+        for patch in range(int(match.group(2)) - 1, -1, -1):
+            uri = f"{match.group(1)}{patch}{match.group(3)}"
+            if fetch(uri, place / uri.rpartition("/")[2]):
+                return place / uri.rpartition("/")[2]
+    raise NotHere("Debian's mirror has no sources of Python 3.14: name them with --source")
+
+
+def debian_mirror() -> str:
+    """Where this machine gets its Debian packages from."""
+    for path in [
+        *Path("/etc/apt/sources.list.d").glob("*.sources"),
+        Path("/etc/apt/sources.list"),
+    ]:
+        if path.exists():
+            match = re.search(
+                r"^(?:URIs:|deb(?:\s+\[.*?\])?)\s+(\S+/debian)/?\s", path.read_text(), re.MULTILINE
+            )
+            if match:
+                return match.group(1)
+    raise NotHere("apt has no Debian mirror: name CPython 3.14's sources with --source")
+
+
+def fetch(uri: str, to: Path) -> bool:
+    """Download by apt's own helper, which knows this machine's proxies and mirrors."""
+    helper = "/usr/lib/apt/apt-helper"
+    done = subprocess.run([helper, "download-file", uri, str(to)], capture_output=True, check=False)
+    return done.returncode == 0 and to.exists()
+
+
+def build(source: Path | None) -> str:
+    """Build the interpreter into PREFIX; its path."""
+    cc = compiler()
+    if not shutil.which("make"):
+        raise NotHere("no make")
+    log = PREFIX.with_suffix(".log")
+    PREFIX.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=VENVS) as place:
+        tarball = source or debian_source(Path(place, "debian"))
+        print(f"building CPython from {tarball.name} with {cc}: some minutes; {log}", flush=True)
+        tree, out = Path(place, "tree"), Path(place, "out")
+        tree.mkdir()
+        out.mkdir()
+        shutil.unpack_archive(tarball, tree)
+        (tree,) = tree.iterdir()
+        steps = [
+            [
+                str(tree / "configure"),
+                f"--prefix={PREFIX}",
+                "--disable-gil",
+                "--with-thread-sanitizer",
+                "--disable-test-modules",
+                "--with-ensurepip=no",
+            ],
+            ["nice", "make", f"-j{os.cpu_count() or 1}"],
+            ["make", "install"],
+        ]
+        with open(log, "w") as told:
+            for step in steps:
+                done = subprocess.run(
+                    step,
+                    cwd=out,
+                    env={**child_environment(), "CC": cc, "OPT": "-O1 -g"},
+                    stdout=told,
+                    stderr=subprocess.STDOUT,
+                    timeout=BUILD_LIMIT,
+                    check=False,
+                )
+                if done.returncode:
+                    end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                    raise NotHere(f"CPython could not be built ({log}):\n{end}")
+        shutil.copy(tree / "Tools/tsan/suppressions_free_threading.txt", PREFIX / "cpython.supp")
+    return str(PREFIX / "bin" / "python3.14t")
+
+
+def interpreter(options: argparse.Namespace) -> Interpreter:
+    """One that is there, or a new one."""
+    path = options.python or os.environ.get("ASGIBRIDGE_TSAN_PYTHON")
+    if not path:
+        path = str(PREFIX / "bin" / "python3.14t")
+        if not probe(path):
+            path = build(options.source)
+    found = probe(path)
+    if not found or found.gil:
+        raise NotHere(f"{path} is no CPython without the GIL that runs")
+    code = "import sysconfig; print(sysconfig.get_config_var('CONFIG_ARGS'))"
+    told = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False).stdout
+    if "--with-thread-sanitizer" not in told:
+        raise NotHere(f"{path} was not built --with-thread-sanitizer")
+    return found
+
+
+# What runs on it.
+
+
+def reports() -> list[str]:
+    return [
+        report
+        for log in sorted(LOGS.iterdir())
+        for report in log.read_text(errors="replace").split("==================\n")
+        if "WARNING: ThreadSanitizer" in report
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", metavar="PATH", help="an interpreter built for this")
+    parser.add_argument("--source", metavar="TARBALL", type=Path, help="of CPython 3.14")
+    parser.add_argument("--quick", action="store_true", help="fewer tests and a shorter storm")
+    parser.add_argument("--seed", type=int, default=1, help="of the storm; default: %(default)s")
+    options = parser.parse_args()
+    VENVS.mkdir(exist_ok=True)
+    shutil.rmtree(LOGS, ignore_errors=True)
+    LOGS.mkdir(parents=True)
+    environment = VENVS / "tsan"
+    try:
+        base = interpreter(options)
+        known = Path(base.base, "cpython.supp")
+        supp = LOGS.with_suffix(".supp")
+        supp.write_text(
+            (known.read_text() if known.exists() else "")
+            + "\n"
+            + (ROOT / "tests" / "tsan.supp").read_text()
+        )
+        # A report names its place twice if the exit status changes; forked children are told apart.
+        common = f"suppressions={supp}:history_size=4:exitcode=0:die_after_fork=0"
+        os.environ["TSAN_OPTIONS"] = "report_bugs=0"  # installing takes no part in it
+        create(environment, base)
+        install(environment, "test")
+    except NotHere as missing:
+        print(f"\ntsan: NOT RUN: {missing}")
+        return 2
+    except EnvironmentFailure as failure:
+        print(f"{failure}\ntsan: FAILED: no environment")
+        return 1
+    python = python_in(environment)
+    env = child_environment(
+        ASGIBRIDGE_SPEEDUPS="require", TSAN_OPTIONS=f"{common}:log_path={LOGS}/report"
+    )
+    names = QUICK if options.quick else TESTS
+    outcome = pytest_run.run(
+        [
+            python, "-u", "-m", "pytest", "-q", "-p", "no:cacheprovider",
+            "-m", "not slow", "-k", NOT_NAMED, *NOT_HERE,
+            "--timeout", "400", "-o", "faulthandler_timeout=0",
+            *(f"tests/{name}.py" for name in names),
+        ],
+        cwd=ROOT,
+        env=env,
+        limit=LIMIT,
+    )  # fmt: skip
+    seconds = "15" if options.quick else "60"
+    storm = subprocess.run(
+        [python, "tests/storm.py", "--seed", str(options.seed), "--seconds", seconds],
+        cwd=ROOT,
+        env=env,
+        timeout=LIMIT,
+        check=False,
+    )
+    found = reports()
+    ours = [report for report in found if OURS in report]
+    for report, times in Counter(summary(each) for each in found).items():
+        print(f"{times:>4} x {report}")
+    ok = not found and outcome.ok and storm.returncode == 0
+    print(
+        f"tsan: {'PASSED' if ok else 'FAILED'}: {len(found)} reports, {len(ours)} of them with a "
+        f"frame of ours (.venv/{LOGS.name}); tests: {outcome}; storm of {seconds} s, seed "
+        f"{options.seed}: {'passed' if storm.returncode == 0 else 'FAILED'}; CPython {base.release}"
+    )
+    return 0 if ok else 1
+
+
+def summary(report: str) -> str:
+    match = re.search(r"SUMMARY: ThreadSanitizer: (.*)", report)
+    return re.sub(r"\S*/", "", match.group(1)) if match else report[:200]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
