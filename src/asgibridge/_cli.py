@@ -7,6 +7,8 @@ found, as Python has it).
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +22,7 @@ examples:
   asgibridge run uvicorn mysite.asgi:application --workers 4
   asgibridge run -m uvicorn mysite.asgi:application
   asgibridge run manage.py runserver
+  asgibridge run --watch 5 manage.py runserver
 
 A PROGRAM that is no file is looked up as a command. All words after it are its own. Its child
 processes are reached too, unless they run Python with -E, -I or -S.
@@ -48,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if options.module is None and not program:
         run_parser.error("nothing to run: give a script, a command, or -m and a module")
+    if options.watch is not None:
+        # By the environment: it reaches child processes, and nothing is loaded before its time.
+        os.environ["ASGIBRIDGE_WATCH"] = options.watch
     try:
         if options.module is not None:
             code = _run.prepare_module(options.module, program)
@@ -60,9 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _seconds(word: str) -> str:
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0")
+    return word
+
+
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
     """``run``'s own options, and the program's words (with -m: those after the module)."""
     for i, word in enumerate(words):
+        if i and words[i - 1] == "--watch":
+            continue  # its value
         if word == "-m":
             return words[: i + 2], words[i + 2 :]
         if word.startswith("-m"):
@@ -89,11 +107,20 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     run = commands.add_parser(
         "run",
         help="run a program with asgibridge in asgiref's place, no line changed",
-        usage="asgibridge run PROGRAM [ARG ...]\n       asgibridge run -m MODULE [ARG ...]",
+        usage=(
+            "asgibridge run [--watch SECONDS] PROGRAM [ARG ...]\n"
+            "       asgibridge run [--watch SECONDS] -m MODULE [ARG ...]"
+        ),
         description="Run a Python program with asgibridge in asgiref's place.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+    )
+    run.add_argument(
+        "--watch",
+        type=_seconds,
+        metavar="SECONDS",
+        help="print who waits for whom when a sync function has been running for so long",
     )
     run.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
     commands.add_parser(

@@ -114,9 +114,8 @@ class Snapshot:
     loops: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [
-            f"asgibridge: process {os.getpid()}, {len(self.threads)} threads, {len(self.calls)} calls"
-        ]
+        lines = ["asgibridge: process {}, {} threads, {} calls"]
+        lines[0] = lines[0].format(os.getpid(), len(self.threads), len(self.calls))
         for cycle in self.cycles:
             lines += ["", "CYCLE: these wait for each other, and none can go on:"]
             lines += [f"  {each}, which waits for" for each in cycle[:-1]]
@@ -230,7 +229,7 @@ class _Look:
                     self._add_inbox(details["inbox"], details["thread_ident"])
             elif details["worker"] is not None and details["inbox"] is not None:
                 self._add_inbox(details["inbox"], details["worker"].ident or 0)
-        for worker in list(_threads._alive):
+        for worker in _threads.workers():
             self._add_inbox(worker._inbox, worker.ident or 0)
 
     def _add_inbox(self, inbox: Any, ident: int) -> None:
@@ -315,7 +314,7 @@ class _Look:
         # such frames alternate.
         frames = sum(1 for frame in self.stacks.get(ident, ()) if _is_async_to_sync(frame))
         calls = len(self._calls_on(ident))
-        is_worker = any(worker.ident == ident for worker in list(_threads._alive))
+        is_worker = any(worker.ident == ident for worker in _threads.workers())
         return frames > 0 and (frames >= calls if is_worker else frames > calls)
 
     def _targets_of(self, ident: int) -> list[Node]:
@@ -597,12 +596,16 @@ def _handler_of(function: Any, kernel: Any) -> tuple[Any, list[Any]]:
     # The loop that a call came from, and the tasks that its function waits for.
     details = kernel.details(function)
     if details is not None and details["kind"] == "handler":
-        return details["loop"], list(details["tasks"])
+        return details["loop"], _tasks_in(details["tasks"])
     if isinstance(function, functools.partial) and len(function.args) >= 3:
         loop, _exc_info, tasks = function.args[:3]  # a thread_handler's
         if isinstance(loop, asyncio.AbstractEventLoop) and isinstance(tasks, list):
-            return loop, list(tasks)
+            return loop, _tasks_in(tasks)
     return None, []
+
+
+def _tasks_in(tasks: list[Any]) -> list[Any]:
+    return [task for task in list(tasks) if isinstance(task, asyncio.Task)]
 
 
 def function_words(function: Any) -> str:

@@ -8,10 +8,9 @@ to the last call; none is lost.
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 
-from . import _backend, _threads
+from . import _backend, _leases, _threads
 from ._buckets import BOUNDS
 
 __all__ = ["CONTENT_TYPE", "Histogram", "Stats", "collect_timings", "prometheus", "stats"]
@@ -98,16 +97,16 @@ def stats() -> Stats:
     with a queue time of 0.
     """
     kernel = _backend.kernel
-    workers = list(_threads._alive)
+    workers = _threads.workers()
     pool_threads = sum(type(worker._inbox) is kernel.PoolInbox for worker in workers)
     alive = len(workers) - pool_threads
-    idle = min(kernel.idle_workers() + _of_policies("idle"), alive)
+    idle = min(kernel.idle_workers() + len(_leases.pool.idle), alive)
     submitted, started, finished, cancelled, queue_time, run_time = kernel.counts()
     return Stats(
         alive=alive,
         leased=alive - idle,
         idle=idle,
-        waiting=_of_policies("waiting"),
+        waiting=len(_leases.pool.waiting),
         pool_threads=pool_threads,
         submitted=submitted,
         started=started,
@@ -116,14 +115,6 @@ def stats() -> Stats:
         queue_time=Histogram(BOUNDS, tuple(queue_time[1]), queue_time[0]),
         run_time=Histogram(BOUNDS, tuple(run_time[1]), run_time[0]),
     )
-
-
-def _of_policies(name: str) -> int:
-    # Workers with a policy other than the default are pooled there.
-    workers = sys.modules.get("asgibridge.workers")
-    pool = getattr(workers, "_pool", None)
-    value = getattr(pool, name, 0)
-    return value if isinstance(value, int) else len(value)
 
 
 _wanted: bool | None = None  # None: nobody has said

@@ -35,6 +35,7 @@ giving back, in the main thread, may cost that token; asyncio's own handler rais
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import os
 import threading
@@ -389,7 +390,8 @@ class _Job:
         try:
             if limiter is not None:
                 limiter._begins_here(self)
-            return handler() if name is None else _run_under_name(name, handler)
+            counted = functools.partial(kernel.run_counted, handler)
+            return counted() if name is None else _run_under_name(name, counted)
         finally:
             if limiter is not None:
                 limiter._give_back(self)
