@@ -8,17 +8,17 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import os
 import signal
 import sys
 import threading
-import time
 import weakref
 from concurrent.futures import Executor
 from contextvars import Context, ContextVar, copy_context
 
 import pytest
 
-from asgibridge import _backend
+from asgibridge import _backend, _threads
 from asgibridge.local import Local
 from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from threads import SECONDS, join_idle
@@ -217,7 +217,7 @@ class TestIsNotUsedAgain:
 
     def check(self, kernel, *functions):
         *_, first = on_a_lease(kernel, *functions)
-        first.join(SECONDS)
+        first.join(SECONDS / 2)  # sooner than one that is idle
         assert not first.is_alive()
         (second,) = on_a_lease(kernel)
         assert second is not first
@@ -289,6 +289,25 @@ class TestIsNotUsedAgain:
     def test_if_a_dictionary_knows_it_weakly(self, kernel):
         known = weakref.WeakKeyDictionary()
         self.check(kernel, lambda: known.__setitem__(threading.current_thread(), "a request's"))
+
+    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity of threads")
+    def test_on_other_processors(self, kernel):
+        mine = os.sched_getaffinity(0)
+        if len(mine) == 1:
+            pytest.skip("one processor")
+        self.check(kernel, lambda: os.sched_setaffinity(0, {min(mine)}))
+
+    def test_when_somebody_has_named_it_while_it_lay_idle(self, kernel):
+        (first,) = on_a_lease(kernel)
+        first.name = "mine"
+        (second,) = on_a_lease(kernel)
+        assert second is not first
+
+    def test_when_somebody_has_given_it_an_attribute_while_it_lay_idle(self, kernel):
+        (first,) = on_a_lease(kernel)
+        first.request = "mine"
+        (second,) = on_a_lease(kernel)
+        assert second is not first
 
     def test_after_it_was_abandoned(self, kernel):
         executor = kernel.ThreadSensitiveExecutor()
@@ -365,6 +384,59 @@ class TestLease:
         with kernel.ThreadSensitiveExecutor(former) as executor:
             assert executor.submit(threading.current_thread).result(SECONDS) is not first
 
+    def test_a_former_tenant_abandons_nobody_elses_worker(self, kernel):
+        former = kernel.ThreadSensitiveExecutor()
+        former.submit(int).result(SECONDS)
+        former.shutdown()
+        with kernel.ThreadSensitiveExecutor() as executor:
+            second = executor.submit(threading.current_thread).result(SECONDS)
+            former.abandon()
+            assert not second.abandoned
+            assert second in _threads.workers()
+
+    def test_a_former_tenant_waits_for_nobody_elses_call(self, kernel):
+        former = kernel.ThreadSensitiveExecutor()
+        former.submit(setattr, threading.local(), "value", 1).result(SECONDS)
+        former.shutdown()  # the long way: by a renewal
+        go_on = threading.Event()
+        executor = kernel.ThreadSensitiveExecutor()
+        second = executor.submit(threading.current_thread).result(SECONDS)
+        blocked = executor.submit(go_on.wait, SECONDS)
+        second.close()  # as the exit does
+        waiting = threading.Thread(target=former.shutdown)
+        waiting.start()
+        waiting.join(SECONDS / 2)
+        is_waiting = waiting.is_alive()
+        go_on.set()
+        waiting.join(SECONDS)
+        assert not is_waiting
+        assert blocked.result(SECONDS)
+        executor.shutdown()
+
+    def test_owns_a_worker_that_is_just_being_started(self, kernel, monkeypatch):
+        """Though it had another lease before: or nobody notices that a call waits for itself."""
+        with kernel.ThreadSensitiveExecutor() as former:
+            former.submit(setattr, threading.local(), "value", 1).result(SECONDS)
+        executor = kernel.ThreadSensitiveExecutor()
+        first = executor.submit(threading.current_thread).result(SECONDS)
+        first.close()
+        first.join(SECONDS)
+        answered, answers = threading.Event(), []
+        original = threading.Thread.start
+
+        def start(self):
+            original(self)
+            assert answered.wait(SECONDS)  # before start() returns
+
+        def work():
+            answers.append(executor.owns_current_thread())
+            answered.set()
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        executor.submit(work).result(SECONDS)
+        assert answers == [True]
+        executor.shutdown()
+
     def test_stands_in_the_contexts_place(self):
         async def main():
             async with ThreadSensitiveContext() as context:
@@ -424,7 +496,7 @@ def test_a_forked_child_has_workers_of_its_own(script_output):
     assert (
         script_output("""
             import os, threading, warnings
-            from asgibridge import _backend
+            from asgibridge import _backend, _threads
             warnings.simplefilter("ignore", DeprecationWarning)  # fork and threads
             make = _backend.kernel.ThreadSensitiveExecutor
 
@@ -453,7 +525,7 @@ def test_idle_ones_do_not_hold_up_the_exit(script_output):
             import time, atexit
             start = time.monotonic()
             atexit.register(lambda: print(time.monotonic() - start < 5))  # so it runs after ours
-            from asgibridge import _backend
+            from asgibridge import _backend, _threads
             with _backend.kernel.ThreadSensitiveExecutor() as executor:
                 executor.submit(int).result(10)
         """)
@@ -462,11 +534,12 @@ def test_idle_ones_do_not_hold_up_the_exit(script_output):
 
 
 def test_one_that_has_ended_is_left_to_no_collector(kernel, no_gc):
+    """Nor anything that it consists of, its lock for one."""
     (first,) = on_a_lease(kernel)
-    reference = weakref.ref(first)
+    inbox = weakref.ref(first._started)  # what only the Thread object's dictionary holds
+    ended = threading.Event()
+    weakref.finalize(first._started, ended.set)
     join_idle(first, kernel)
     del first
-    deadline = time.monotonic() + SECONDS
-    while reference() is not None and time.monotonic() < deadline:
-        time.sleep(0.001)  # its last reference is in the ending thread itself
-    assert reference() is None
+    assert ended.wait(SECONDS)  # its last reference is in the ending thread itself
+    assert inbox() is None

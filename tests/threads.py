@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 
-from asgibridge import _backend
+from asgibridge import _backend, _worker_pool, workers
 
 SECONDS = 10
 
@@ -16,4 +18,22 @@ def join_idle(thread, kernel=None):
     while thread.is_alive():
         assert time.monotonic() < deadline, f"{thread} is not idle"
         kernel.end_idle_workers()
+        workers.end_idle_workers()
         thread.join(0.01)
+
+
+@contextlib.contextmanager
+def clean_pool():
+    """Leave the default policy and no workers behind, and nothing leased or waiting."""
+    old = workers.get_policy()
+    try:
+        yield
+    finally:
+        workers.set_policy(old)
+        workers.end_idle_workers()
+        pool = _worker_pool.pool
+        deadline = time.monotonic() + SECONDS
+        while pool.in_use:  # a lease may end on its worker, or with what the collector finds
+            gc.collect()
+            assert time.monotonic() < deadline, pool.in_use
+        assert not pool.waiting

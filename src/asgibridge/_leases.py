@@ -9,30 +9,16 @@ ThreadSensitiveContext, or one top-level `async_to_sync`, has for a while. ::
 
 In WAITING and BEGINNING its calls are held (``_pending``); whoever makes it READY posts them.
 
-**Whose worker.** A kept worker is a kernel executor with a thread that serves nobody else; it lies
-in ``_Pool.idle`` between its leases, last in, first out, and is taken by leases of the same
-`Family` (kind and hooks) only: a fresh lease never sees one. Idle for too long, it finds that out
-itself and ends. Under fresh, the worker is a new kernel executor for each lease, and how that finds
-its thread is the kernel's business.
-
 **Ends.** A lease ends when its context is left or it is dropped. What it has accepted is run first.
 The slot, and a kept worker, are given back by the worker itself in its last item, after the hooks;
 so nobody has to wait for that who does not want to, and a cancelled wait loses nothing. With
 nothing to do it happens there and then, without a hop.
 
-**The limit** counts leases of contexts (``_Pool.in_use``). Who comes when it is reached, or when
-others wait already, is appended to ``waiting``; who gives a slot back passes it on, from whatever
-thread. The pool knows the waiting leases weakly: what nobody waits for any more is passed over. It
-can't deadlock by itself: nobody waits who has a worker (nested contexts join the outermost; inside
-`async_to_sync` calls go to the thread that waits there; a loop that runs on a leased worker is let
-through); a run's lease is not counted and never waits, because its caller stands still meanwhile
-and may hold a worker.
+**The lock** guards the lease's state, and is taken before the pool's. It is re-entrant: a finalizer
+may use this very lease.
 
-**Locks.** A lease's guards its state, the pool's the lists. The pool's is taken last, and no
-foreign code runs under it. Both are re-entrant: the collector may drop a lease at any allocation.
-
-**Fork.** The child's pool is empty, and a lease of the parent begins anew. **Exit.** Idle ones are
-ended like all workers; what waits then is still served.
+**Fork.** A lease of the parent begins anew in the child. **Exit.** Idle workers are ended like all
+of ours; what waits then is still served.
 """
 
 from __future__ import annotations
@@ -40,340 +26,21 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import logging
-import os
 import threading
 import weakref
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from . import _loops, _threads
+from . import _loops, _threads, _worker_pool
 from ._backend import kernel
 from ._threads import Item
+from ._worker_pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
 
-__all__ = ["Family", "Lease", "LimitReached", "pool"]
+__all__ = ["Lease"]
 
 _R = TypeVar("_R")
-_Hook = Callable[[threading.Thread], object]
-
-_logger = logging.getLogger("asgibridge")
-
 _NEW, _WAITING, _BEGINNING, _READY, _ENDED = range(5)
-
-
-class LimitReached(TimeoutError):
-    """A context's call has waited ``wait_timeout`` for a worker, and all are in use.
-
-    The call was not run. The message says how many are in use and by what.
-    """
-
-    __module__ = "asgibridge.workers"
-
-
-class Family:
-    """What workers have in common that may stand in for each other: the kind, and the hooks.
-
-    Equal ones are the same object (`family_of`).
-    """
-
-    __slots__ = ("__weakref__", "after_lease", "before_lease", "keeps", "on_end", "on_start")
-
-    def __init__(
-        self,
-        kind: str,
-        on_start: _Hook | None,
-        before_lease: _Hook | None,
-        after_lease: _Hook | None,
-        on_end: _Hook | None,
-    ) -> None:
-        self.keeps = kind == "keep"
-        self.on_start = on_start
-        self.before_lease = before_lease
-        self.after_lease = after_lease
-        self.on_end = on_end
-
-    @property
-    def hooks(self) -> tuple[_Hook | None, _Hook | None, _Hook | None, _Hook | None]:
-        """In the order in which they are called."""
-        return self.on_start, self.before_lease, self.after_lease, self.on_end
-
-    @property
-    def has_hooks(self) -> bool:
-        """Whether there is any."""
-        return self.hooks != (None, None, None, None)
-
-    def call(self, name: str, thread: threading.Thread) -> bool:
-        """Call a hook on ``thread``, which is the current one, and say whether that went well."""
-        hook = getattr(self, name)
-        if hook is None:
-            return True
-        try:
-            kernel.at_home(kernel.Home(), contextvars.Context().run, hook, thread)
-        except BaseException:
-            _logger.exception("%s hook %r failed on worker %r", name, hook, thread.name)
-            return False
-        return True
-
-    def end(self, thread: threading.Thread) -> None:
-        """``on_end``, when a kept worker's thread ends."""
-        self.call("on_end", thread)
-
-
-_families: weakref.WeakValueDictionary[tuple[Any, ...], Family] = weakref.WeakValueDictionary()
-
-
-def family_of(kind: str, *hooks: _Hook | None) -> Family:
-    """The family of that kind and those hooks."""
-    key = (kind, *hooks)
-    family = _families.get(key)
-    if family is None:
-        family = _families.setdefault(key, Family(kind, *hooks))
-    return family
-
-
-class _Worker:
-    """A kernel executor with its thread, and what is known of that."""
-
-    __slots__ = (
-        *("__weakref__", "executor", "family", "has_started", "is_doomed", "is_in_lease"),
-        *("is_resting", "thread"),
-    )
-
-    def __init__(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> None:
-        self.family = family
-        when_idle = None
-        if family.keeps:
-            when_idle = functools.partial(_is_time_up, weakref.ref(self))
-        self.executor = kernel.ThreadSensitiveExecutor(avoiding, when_idle)
-        self.thread: threading.Thread | None = None  # known if there are hooks
-        self.has_started = False  # on_start has been called, and went well
-        self.is_in_lease = False  # so has before_lease
-        self.is_doomed = False  # it ends with its lease
-        self.is_resting = False  # its time was up while it was leased: it waits without one
-
-    def needs_to_begin(self) -> bool:
-        family = self.family
-        return family.before_lease is not None or (family.has_hooks and not self.has_started)
-
-    def begin(self) -> bool:
-        # On its thread. Whether the hooks went well.
-        family, thread = self.family, threading.current_thread()
-        self.thread = thread
-        if not self.has_started:
-            if not family.call("on_start", thread):
-                return False
-            self.has_started = True
-            if family.keeps and family.on_end is not None:
-                thread.on_end = family.end  # type: ignore[attr-defined]
-        self.is_in_lease = family.call("before_lease", thread)
-        return self.is_in_lease
-
-    def has_last_hooks(self) -> bool:
-        family = self.family
-        return (self.is_in_lease and family.after_lease is not None) or (
-            not family.keeps and self.has_started and family.on_end is not None
-        )
-
-    def finish(self) -> None:
-        # The same at the end of a lease; an error costs us this thread.
-        family, thread = self.family, threading.current_thread()
-        if self.is_in_lease:
-            self.is_in_lease = False
-            if not family.call("after_lease", thread):
-                self.is_doomed = True
-        if not family.keeps:
-            self.end_as_fresh()
-        if self.is_doomed:
-            thread.close()  # type: ignore[attr-defined]
-
-    def end_as_fresh(self) -> None:
-        # A fresh worker lives for one lease.
-        if self.has_started:
-            self.has_started = False
-            if not self.family.call("on_end", threading.current_thread()):
-                self.is_doomed = True
-
-    def give_up(self) -> None:
-        # On its thread: that ends, and the executor will start another one after it.
-        if not self.family.keeps:
-            self.end_as_fresh()
-        self.has_started = self.is_in_lease = False
-        threading.current_thread().close()  # type: ignore[attr-defined]
-
-    def end(self) -> None:
-        self.executor.shutdown(wait=False)
-
-
-def _is_time_up(reference: weakref.ref[_Worker]) -> bool:
-    # On its thread, which has had nothing to do for long.
-    worker = reference()
-    return worker is None or pool.retire(worker)
-
-
-class _Slot:
-    """The right to one of the limited number of workers."""
-
-    __slots__ = ("what", "worker")
-
-    def __init__(self) -> None:
-        self.what = "nothing yet"  # the function it ran last
-        self.worker: _Worker | None = None
-
-
-class _Pool:
-    """The idle kept workers, and who may have one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self.idle: list[_Worker] = []
-        self.in_use: set[_Slot] = set()
-        self.waiting: OrderedDict[int, weakref.ref[Lease]] = OrderedDict()
-        self.family = family_of("fresh", None, None, None, None)
-        self.limit: int | None = None
-        self.wait_timeout: float | None = None
-        self.is_plain_run = self.is_plain = True
-
-    def set(self, family: Family, limit: int | None, wait_timeout: float | None) -> None:
-        """The policy of what begins from now on. Other families' idle workers end."""
-        self.family = family
-        self.limit = limit
-        self.wait_timeout = wait_timeout
-        self.is_plain_run = not (family.keeps or family.has_hooks)
-        self.is_plain = self.is_plain_run and limit is None
-        self.end_idle(but=family)
-        self.grant()
-
-    def family_for(self, policy: Any) -> Family:
-        """Of a context's policy: a kind, with the hooks of the process's policy, or both."""
-        if isinstance(policy, str):
-            return family_of(policy, *self.family.hooks)
-        return family_of(
-            *(policy.kind, policy.on_start, policy.before_lease),
-            *(policy.after_lease, policy.on_end),
-        )
-
-    # Workers.
-
-    def take(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> _Worker:
-        """The last that has become idle, or a new one."""
-        if family.keeps and not _threads.is_exiting():
-            with self._lock:
-                for i in range(len(self.idle) - 1, -1, -1):
-                    worker = self.idle[i]
-                    if worker.family is family:
-                        del self.idle[i]
-                        if worker.thread is None or worker.thread.is_alive():
-                            return worker
-        return _Worker(family, None if family.keeps else avoiding)
-
-    def give_back(self, worker: _Worker) -> None:
-        """A kept one is free."""
-        if worker.is_doomed:
-            worker.end()
-            return
-        with self._lock:
-            is_resting, worker.is_resting = worker.is_resting, False
-            self.idle.append(worker)
-        if is_resting:
-            worker.executor.look_again()
-
-    def retire(self, worker: _Worker) -> bool:
-        """Whether it was idle; then it is out. On its thread."""
-        with self._lock:
-            try:
-                self.idle.remove(worker)
-            except ValueError:
-                worker.is_resting = True
-                return False
-        return True
-
-    def end_idle(self, *, but: Family | None = None) -> None:
-        """Have those end that are not of that family. Waits for none."""
-        with self._lock:
-            ended = [worker for worker in self.idle if worker.family is not but]
-            self.idle[:] = [worker for worker in self.idle if worker.family is but]
-        for worker in ended:
-            worker.end()
-
-    # The limit.
-
-    def apply(self, lease: Lease) -> _Slot | None:
-        """A slot for a lease; None if it has to wait for its turn."""
-        with self._lock:
-            if (
-                self.limit is None
-                or (len(self.in_use) < self.limit and not self.waiting)
-                or self._is_on_a_leased_worker()
-            ):
-                slot = _Slot()
-                self.in_use.add(slot)
-                return slot
-            self.waiting[id(lease)] = weakref.ref(lease)
-            return None
-
-    def _is_on_a_leased_worker(self) -> bool:
-        # A loop runs on it, in sync code that waits for that.
-        return any(
-            slot.worker is not None and slot.worker.executor.owns_current_thread()
-            for slot in self.in_use
-        )
-
-    def leave(self, lease: Lease) -> None:
-        """It does not wait any longer."""
-        with self._lock:
-            self.waiting.pop(id(lease), None)
-
-    def release(self, slot: _Slot | None) -> None:
-        """A lease is over. Passes the slot on. From any thread."""
-        if slot is not None:
-            with self._lock:
-                self.in_use.discard(slot)
-                slot.worker = None
-            self.grant()
-
-    def grant(self) -> None:
-        """Let go on who waits, as far as the limit allows."""
-        while self.waiting:
-            with self._lock:
-                if not self.waiting or (self.limit is not None and len(self.in_use) >= self.limit):
-                    return
-                _, reference = self.waiting.popitem(last=False)
-                lease = reference()
-                if lease is None:
-                    continue
-                slot = _Slot()
-                self.in_use.add(slot)
-            if not lease.go_on(slot):
-                with self._lock:
-                    self.in_use.discard(slot)
-            del lease  # its end may be ours to see to
-
-    def explain(self) -> str:
-        """What keeps a lease waiting."""
-        with self._lock:
-            uses = Counter(slot.what for slot in self.in_use)
-            in_use, waiting = len(self.in_use), len(self.waiting)
-        by = ", ".join(f"{count} by {what}" for what, count in uses.most_common(5))
-        return (
-            f"no worker came free within {self.wait_timeout} seconds: {in_use} of {self.limit} are "
-            f"in use ({by or 'none'}; named is what each ran last), and {waiting} other contexts "
-            "wait. Raise the limit (ASGIBRIDGE_WORKERS_LIMIT, or asgibridge.workers.set_policy) or "
-            "wait_timeout, have fewer requests at once, or see what those do for so long."
-        )
-
-
-pool = _Pool()
-
-
-def _after_fork_in_child() -> None:
-    pool._lock = threading.RLock()
-    pool.idle, pool.in_use, pool.waiting = [], set(), OrderedDict()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Over:
@@ -385,7 +52,7 @@ class _Over:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], object]] = []
         self._is_over = False
-        self.slot: _Slot | None = None
+        self.slot: Slot | None = None
 
     def listen(self, listener: Callable[[], object]) -> bool:
         """Have it called at the end, unless that has been: then False."""
@@ -409,7 +76,7 @@ class _Begin:
 
     __slots__ = ("_lease", "_worker")
 
-    def __init__(self, lease: Lease, worker: _Worker) -> None:
+    def __init__(self, lease: Lease, worker: Worker) -> None:
         self._lease: Lease | None = lease
         self._worker = worker
 
@@ -436,8 +103,8 @@ class _Last:
 
     __slots__ = ("_over", "_worker")
 
-    def __init__(self, worker: _Worker, over: _Over) -> None:
-        self._worker: _Worker | None = worker
+    def __init__(self, worker: Worker, over: _Over) -> None:
+        self._worker: Worker | None = worker
         self._over = over
 
     def run(self) -> None:
@@ -474,6 +141,20 @@ class _Gate:
             raise error
         assert function is not None
         return function()
+
+
+class _Held:
+    """A call that waits until its lease is READY."""
+
+    __slots__ = ("gate", "item")
+
+    def __init__(self, gate: _Gate, item: Item) -> None:
+        self.gate = gate
+        self.item = item
+
+    def __call__(self) -> _Held:
+        # As a weak reference answers.
+        return self
 
 
 class _Submitted:
@@ -514,9 +195,13 @@ class _Submitted:
 
 
 class _Waiting:
-    """A call whose lease waits for its turn, with the part of a `SyncCall` that is used."""
+    """A call whose lease waits for its turn, with the part of a `SyncCall` that is used.
 
-    __slots__ = ("__weakref__", "_call", "_gate", "_lease", "_loop", "_timeout")
+    The lease knows it weakly: the call holds its context, which holds the ThreadSensitiveContext,
+    which must not be kept by its own lease when its task has been dropped.
+    """
+
+    __slots__ = ("__weakref__", "_lease", "_loop", "_timeout", "gate", "item")
 
     def __init__(
         self,
@@ -526,8 +211,8 @@ class _Waiting:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._lease = lease
-        self._gate = gate
-        self._call = call
+        self.gate = gate
+        self.item = call
         self._loop = loop
         self._timeout = pool.wait_timeout
 
@@ -536,7 +221,7 @@ class _Waiting:
         if self._timeout is not None:
             timer = self._loop.call_later(self._timeout, self._give_up)
         try:
-            return (yield from self._call.__await__())
+            return (yield from self.item.__await__())
         except GeneratorExit:  # the task is dropped, with its loop
             self.revoke()
             raise
@@ -545,17 +230,17 @@ class _Waiting:
                 timer.cancel()
 
     def done(self) -> bool:
-        return self._call.done()
+        return self.item.done()
 
     def revoke(self) -> None:
-        self._call.revoke()
-        self._lease.forget(self._call)
+        self.item.revoke()
+        self._lease.forget(self.item)
 
     def _give_up(self) -> None:
-        if self._lease.forget(self._call):
-            self._gate.error = LimitReached(pool.explain())
-            self._call.run()
-            self._call.deliver()
+        if self._lease.forget(self.item):
+            self.gate.error = LimitReached(pool.explain())
+            self.item.run()
+            self.item.deliver()
 
 
 class Lease(Executor):
@@ -579,9 +264,9 @@ class Lease(Executor):
         self._lock = threading.RLock()
         # Guarded by the lock.
         self._state = _NEW
-        self._pending: list[tuple[_Gate, Item]] = []
-        self._worker: _Worker | None = None
-        self._slot: _Slot | None = None
+        self._pending: list[Callable[[], _Held | _Waiting | None]] = []
+        self._worker: Worker | None = None
+        self._slot: Slot | None = None
         self._over: _Over | None = None  # since it has been told to end
         self._has_tried = False  # another worker's hook has failed before
         self._abandoned = False
@@ -605,7 +290,7 @@ class Lease(Executor):
         :param function: what the user called, for messages.
         """
         if self._family.keeps and type(handler) is not kernel.ThreadHandler:
-            handler = functools.partial(self._at_home, handler)
+            handler = self._at_home(handler)
             call = kernel.SyncCall(loop, handler)
         with self._lock:
             if self._generation != _threads.generation():
@@ -615,7 +300,9 @@ class Lease(Executor):
                 call = kernel.SyncCall(loop, gate)
                 self._hold(gate, call)
                 if self._state == _WAITING:
-                    return _Waiting(self, gate, call, loop)
+                    waiting = _Waiting(self, gate, call, loop)
+                    self._pending[-1] = weakref.ref(waiting)
+                    return waiting
             elif self._worker is None or not self._worker.executor.post(call):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if self._slot is not None:
@@ -633,7 +320,7 @@ class Lease(Executor):
         At the limit it waits for its turn without a time-out. Raises RuntimeError after the end.
         """
         future: Future[_R] = Future()
-        gate = _Gate(functools.partial(self._at_home, functools.partial(fn, *args, **kwargs)))
+        gate = _Gate(self._at_home(functools.partial(fn, *args, **kwargs)))
         item = _Submitted(future, gate)
         with self._lock:
             if self._generation != _threads.generation():
@@ -646,17 +333,18 @@ class Lease(Executor):
             )
         return future
 
-    def _at_home(self, function: Callable[[], _R]) -> _R:
-        __traceback_hide__ = True
+    def _at_home(self, function: Callable[[], Any]) -> Callable[[], Any]:
+        # What a kept worker runs leaves nothing in the thread's own context. (Not a bound method:
+        # that would keep us.)
         if not self._family.keeps:
-            return function()
-        return kernel.at_home(self._home, self._context.run, function)  # type: ignore[no-any-return]
+            return function
+        return functools.partial(kernel.at_home, self._home, self._context.run, function)
 
     def _hold(self, gate: _Gate, item: Item) -> None:
         # Under the lock.
         if self._over is not None or self._state == _ENDED:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        self._pending.append((gate, item))
+        self._pending.append(_Held(gate, item))
         if self._state == _NEW:
             slot = pool.apply(self) if self._is_counted else None
             if self._is_counted and slot is None:
@@ -676,8 +364,15 @@ class Lease(Executor):
         with self._lock:
             if self._state != _WAITING:
                 return False
-            rest = [held for held in self._pending if held[1] is not item]
-            found = len(rest) < len(self._pending)
+            found = False
+            rest = []
+            for reference in self._pending:
+                held = reference()
+                if held is not None:
+                    if held.item is item:
+                        found = True
+                    else:
+                        rest.append(reference)
             self._pending = rest
             if not rest:
                 pool.leave(self)
@@ -695,17 +390,19 @@ class Lease(Executor):
             self._worker = None
             self._state = _NEW if self._over is None else _ENDED
             over = self._over
-        for gate, item in pending:
-            gate.error = error
-            item.run()
-            item.deliver()
+        for reference in pending:
+            held = reference()
+            if held is not None:
+                held.gate.error = error
+                held.item.run()
+                held.item.deliver()
         pool.release(slot)
         if over is not None:
             over()
 
     # The beginning.
 
-    def go_on(self, slot: _Slot) -> bool:
+    def go_on(self, slot: Slot) -> bool:
         """It is this one's turn; False if it does not want the slot. From any thread."""
         try:
             with self._lock:
@@ -717,7 +414,7 @@ class Lease(Executor):
             return False
         return True
 
-    def _begin(self, slot: _Slot | None) -> None:
+    def _begin(self, slot: Slot | None) -> None:
         # Under the lock.
         self._has_tried = False
         self._worker = worker = pool.take(self._family, self._avoiding)
@@ -753,9 +450,11 @@ class Lease(Executor):
         assert self._worker is not None
         executor = self._worker.executor
         self._state = _READY
-        pending, self._pending = self._pending, []
-        for _, item in pending:
-            executor.post(item)
+        while self._pending:  # the first may fail to start a thread, none after it
+            held = self._pending[0]()
+            if held is not None:
+                executor.post(held.item)
+            del self._pending[0]
         if self._over is not None:
             self._finish()
 
@@ -799,7 +498,11 @@ class Lease(Executor):
         over.slot, self._slot = self._slot, None
         worker.is_doomed |= self._abandoned
         executor = worker.executor
-        must_run = worker.has_last_hooks() or (worker.family.keeps and not executor.is_idle())
+        must_run = (
+            worker.is_doomed
+            or worker.has_last_hooks()
+            or (worker.family.keeps and not executor.is_idle())
+        )
         if must_run and executor.post(_Last(worker, over)):
             return
         if worker.family.keeps:
@@ -817,10 +520,11 @@ class Lease(Executor):
         if cancel_futures:
             with self._lock:
                 pending = list(self._pending) if self._state == _WAITING else []
-            for _, item in pending:
-                if self.forget(item):
-                    item.cancel()
-                    item.deliver()
+            for reference in pending:
+                held = reference()
+                if held is not None and self.forget(held.item):
+                    held.item.cancel()
+                    held.item.deliver()
         over = threading.Event()
         is_on_its_way = self.end(over.set)
         if wait and is_on_its_way and not self._abandoned and not self.owns_current_thread():
@@ -857,9 +561,11 @@ class Lease(Executor):
             return
         if state == _WAITING:
             pool.leave(self)
-            for _, item in self._pending:
-                item.cancel()
-                item.deliver()
+            for reference in self._pending:
+                held = reference()
+                if held is not None:
+                    held.item.cancel()
+                    held.item.deliver()
         elif state == _READY:
             self._over = _Over()
             self._finish()
@@ -900,7 +606,9 @@ def executor_of_runs() -> kernel.ThreadSensitiveExecutor | Lease:
 
 def lease_of_a_run() -> Lease | None:
     """For one top-level run; None if the kernel is to see to it."""
-    return None if pool.is_plain_run else Lease(pool.family, is_counted=False)
+    if pool.is_plain_run or is_in_hook.get():
+        return None
+    return Lease(pool.family, is_counted=False)
 
 
 def set_idle_timeout(seconds: float) -> None:
@@ -919,5 +627,5 @@ def go_over_to(new_kernel: Any) -> None:
     """`threading` has been monkey-patched: see `asgibridge.sync`."""
     global kernel
     pool.end_idle()
-    kernel = new_kernel
+    kernel = _worker_pool.kernel = new_kernel  # type: ignore[attr-defined]
     kernel.set_idle_seconds(_loops.IDLE_SECONDS)

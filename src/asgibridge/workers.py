@@ -27,8 +27,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import _leases
-from ._leases import LimitReached
 from ._stats import CONTENT_TYPE, Histogram, Stats, collect_timings, prometheus, stats
+from ._worker_pool import LimitReached, pool
 
 if TYPE_CHECKING:
     from typing import Literal, NoReturn
@@ -71,11 +71,11 @@ class Policy:
     :param on_end: and when the worker ends. A fresh worker lives for one lease.
 
     Hooks are called on the worker's thread, a `threading.Thread`, in an empty context of their own.
-    An error in one is logged ("asgibridge"), and that worker is not used again. If it was in
-    ``on_start`` or ``before_lease``, the lease's calls run on another, new one; if it fails there
-    too, they run there all the same. ``on_end`` is called if ``on_start`` did not fail,
-    ``after_lease`` if ``before_lease`` did not. Hooks have to be hashable: equal ones share
-    workers.
+    An error in one is logged ("asgibridge.workers"), and costs that worker: it is not used again.
+    If it was in ``on_start`` or ``before_lease``, the lease's calls run on another, new one; if it
+    fails there too, they run there all the same. ``on_end`` is called if ``on_start`` did not fail,
+    ``after_lease`` if ``before_lease`` did not. A top-level `async_to_sync` call in a hook runs on
+    a fresh worker without hooks. Hooks have to be hashable: equal ones share workers.
     """
 
     __slots__ = ("kind", "limit", "wait_timeout", "idle_timeout", *_HOOKS)
@@ -209,7 +209,7 @@ def set_policy(policy: Policy) -> None:
         old, _policy = _policy, policy
         if policy.idle_timeout != old.idle_timeout:
             _leases.set_idle_timeout(policy.idle_timeout)
-        _leases.pool.set(_leases.pool.family_for(policy), policy.limit, policy.wait_timeout)
+        pool.set(pool.family_for(policy), policy.limit, policy.wait_timeout)
 
 
 def end_idle_workers() -> None:

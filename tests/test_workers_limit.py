@@ -1,0 +1,542 @@
+"""The limit of `asgibridge.workers`: how many contexts have a worker at once, and who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from concurrent.futures import CancelledError
+from contextvars import Context
+
+import pytest
+
+from asgibridge import _leases
+from asgibridge.sync import (
+    SyncToAsync,
+    ThreadSensitiveContext,
+    async_to_sync,
+    sync_to_async,
+)
+from asgibridge.workers import LimitReached, Policy, set_policy
+from threads import SECONDS, clean_pool
+
+pool = _leases.pool
+current_thread = sync_to_async(threading.current_thread)
+
+
+@pytest.fixture(autouse=True)
+def default_policy():
+    with clean_pool():
+        yield
+
+
+def run(main):
+    """On a loop of its own; a hang is an error."""
+
+    async def limited():
+        return await asyncio.wait_for(main(), SECONDS)
+
+    return asyncio.run(limited())
+
+
+async def hold(entered, leave):
+    """A context with a worker, until it is told to leave."""
+    async with ThreadSensitiveContext():
+        thread = await current_thread()
+        entered.set()
+        await leave.wait()
+        return thread
+
+
+class Holder:
+    """Who has the one worker there is."""
+
+    async def __aenter__(self):
+        entered, self.leave = asyncio.Event(), asyncio.Event()
+        self.task = asyncio.ensure_future(hold(entered, self.leave))
+        await entered.wait()
+        return self
+
+    async def __aexit__(self, *_):
+        self.leave.set()
+        await self.task
+
+
+async def one(function=threading.current_thread):
+    async with ThreadSensitiveContext():
+        return await sync_to_async(function)()
+
+
+async def until_waiting(count):
+    while len(pool.waiting) != count:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("kind", ["fresh", "keep"])
+def test_never_more_than_the_limit_and_in_order_of_arrival(kind):
+    at_once, most, order, threads = set(), [], [], set()
+    lock = threading.Lock()
+
+    def enter(number):
+        with lock:
+            at_once.add(number)
+            most.append(len(at_once))
+            order.append(number)
+            threads.add(threading.current_thread())
+
+    async def request(number):
+        async with ThreadSensitiveContext():
+            await sync_to_async(enter)(number)
+            await asyncio.sleep(0)
+            await sync_to_async(at_once.discard)(number)
+            return number
+
+    async def main():
+        return await asyncio.gather(*(request(number) for number in range(200)))
+
+    set_policy(Policy(kind=kind, limit=8))
+    leases = record_leases()
+    try:
+        assert run(main) == list(range(200))
+    finally:
+        leases.stop()
+    assert max(most) == 8
+    assert leases.most == 8
+    assert leases.order == sorted(leases.order)
+    assert len(order) == 200
+    if kind == "keep":
+        assert len(threads) == 8
+
+
+class record_leases:
+    """In which order contexts got their worker (they ask in the order of their numbers)."""
+
+    def __init__(self):
+        self.order, self.most, self.numbers = [], 0, {}
+        self.begin = _leases.Lease._begin
+        self.init = _leases.Lease.__init__
+        recorder = self
+
+        def init(lease, *args, **kwargs):
+            recorder.numbers[lease] = len(recorder.numbers)
+            recorder.init(lease, *args, **kwargs)
+
+        def begin(lease, slot):
+            recorder.order.append(recorder.numbers.pop(lease))
+            recorder.most = max(recorder.most, len(pool.in_use))
+            recorder.numbers[object()] = None  # so that it does not count backwards
+            return recorder.begin(lease, slot)
+
+        _leases.Lease.__init__, _leases.Lease._begin = init, begin
+
+    def stop(self):
+        _leases.Lease.__init__, _leases.Lease._begin = self.init, self.begin
+
+
+def test_does_not_block_the_loop():
+    async def main():
+        set_policy(Policy(limit=1))
+        async with Holder() as holder:
+            task = asyncio.ensure_future(one())
+            await until_waiting(1)
+            turned = asyncio.Event()
+            asyncio.get_running_loop().call_soon(turned.set)
+            await turned.wait()
+            assert not task.done()
+            holder.leave.set()
+            assert isinstance(await task, threading.Thread)
+
+    run(main)
+
+
+def test_who_has_a_worker_does_not_wait_for_another():
+    """Nor does anybody further in, in whatever way."""
+
+    async def innermost():
+        async with ThreadSensitiveContext():
+            return await current_thread()
+
+    def nested():
+        return async_to_sync(innermost)(), threading.current_thread()
+
+    async def main():
+        set_policy(Policy(limit=1))
+        async with ThreadSensitiveContext():
+            mine = await current_thread()
+            assert await innermost() is mine
+            assert await sync_to_async(nested)() == (mine, mine)
+            assert await asyncio.ensure_future(innermost()) is mine
+
+    run(main)
+
+
+def test_a_loop_on_a_leased_worker_does_not_wait():
+    """Sync code that starts a loop of its own, in a context of its own, holds a worker."""
+
+    def starts_a_loop():
+        return Context().run(asyncio.run, one())
+
+    async def main():
+        set_policy(Policy(limit=1))
+        assert await one(starts_a_loop) is not threading.current_thread()
+
+    run(main)
+
+
+def test_a_top_level_run_does_not_wait():
+    def runs():
+        # On a thread of its own, for which the worker waits.
+        results = []
+        thread = threading.Thread(target=lambda: results.append(async_to_sync(plain)()))
+        thread.start()
+        thread.join(SECONDS)
+        return results
+
+    async def plain():
+        return await current_thread()
+
+    async def main():
+        set_policy(Policy(kind="keep", limit=1))
+        assert len(await one(runs)) == 1
+
+    run(main)
+
+
+def test_outside_of_contexts_nothing_is_limited():
+    async def main():
+        set_policy(Policy(limit=1))
+        async with Holder():
+            assert await Context().run(asyncio.ensure_future, current_thread())
+            assert await sync_to_async(threading.current_thread, thread_sensitive=False)()
+
+    run(main)
+
+
+class TestWaitTimeout:
+    def test_says_who_has_them(self):
+        async def main():
+            set_policy(Policy(limit=1, wait_timeout=0.01))
+            async with Holder() as holder:
+                with pytest.raises(LimitReached) as caught:
+                    await one()
+                assert isinstance(caught.value, TimeoutError)
+                holder.leave.set()
+                await holder.task
+                await one()  # there is one again
+            return str(caught.value)
+
+        message = run(main)
+        assert "within 0.01 seconds: 1 of 1 are in use (1 by current_thread;" in message
+        assert "ASGIBRIDGE_WORKERS_LIMIT" in message
+        assert not pool.waiting
+
+    def test_of_one_call_is_not_that_of_the_next(self):
+        """The context may wait again, at the end of the queue."""
+
+        async def main():
+            set_policy(Policy(limit=1, wait_timeout=0.01))
+            async with Holder() as holder:
+                async with ThreadSensitiveContext():
+                    for _ in range(2):
+                        with pytest.raises(LimitReached):
+                            await current_thread()
+                    set_policy(Policy(limit=1))
+                    task = asyncio.ensure_future(current_thread())
+                    await until_waiting(1)
+                    holder.leave.set()
+                    assert await task
+
+        run(main)
+
+    def test_is_off_when_it_has_begun(self):
+        go_on = threading.Event()
+
+        async def main():
+            set_policy(Policy(limit=1, wait_timeout=0.05))
+            loop = asyncio.get_running_loop()
+            async with Holder() as holder:
+                task = asyncio.ensure_future(one(lambda: go_on.wait(SECONDS)))
+                await until_waiting(1)
+                holder.leave.set()
+                loop.call_later(0.15, go_on.set)
+                assert await task
+
+        run(main)
+
+    def test_of_nothing(self):
+        async def main():
+            set_policy(Policy(limit=1, wait_timeout=0))
+            async with Holder():
+                with pytest.raises(LimitReached):
+                    await one()
+
+        run(main)
+
+
+class TestGivingUp:
+    def test_a_cancelled_call_gives_up_its_place(self):
+        async def main():
+            set_policy(Policy(limit=1))
+            ran = []
+            async with Holder() as holder:
+                tasks = [
+                    asyncio.ensure_future(one(lambda number=number: ran.append(number)))
+                    for number in range(3)
+                ]
+                await until_waiting(3)
+                tasks[1].cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await tasks[1]
+                assert len(pool.waiting) == 2
+                holder.leave.set()
+                await tasks[0]
+                await tasks[2]
+            assert ran == [0, 2]
+
+        run(main)
+
+    def test_but_not_if_another_call_of_its_context_waits(self):
+        async def main():
+            set_policy(Policy(limit=1))
+            async with Holder() as holder, ThreadSensitiveContext():
+                first = asyncio.ensure_future(current_thread())
+                await until_waiting(1)
+                second = asyncio.ensure_future(current_thread())
+                await asyncio.sleep(0)
+                first.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await first
+                assert len(pool.waiting) == 1
+                holder.leave.set()
+                assert await second
+
+        run(main)
+
+    def test_leaving_waits_for_what_waits(self):
+        async def main():
+            set_policy(Policy(limit=1))
+            async with Holder() as holder:
+                async with ThreadSensitiveContext():
+                    task = asyncio.ensure_future(current_thread())
+                    await until_waiting(1)
+                    asyncio.get_running_loop().call_soon(holder.leave.set)
+                assert task.done()
+            assert not pool.in_use
+
+        run(main)
+
+    @pytest.mark.parametrize("cancels", [True, False])
+    def test_a_loop_that_is_closed(self, cancels):
+        """What its tasks waited for is given up, whether they are cancelled or just dropped."""
+
+        async def wait():
+            SyncToAsync.thread_sensitive_context.set(ThreadSensitiveContext())
+            await current_thread()
+
+        def wait_and_close():
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(wait())
+            while not pool.waiting:
+                loop.call_soon(loop.stop)
+                loop.run_forever()
+            if cancels:
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    loop.run_until_complete(task)
+            task._log_destroy_pending = False
+            loop.close()
+
+        async def main():
+            async with Holder() as holder:
+                thread = threading.Thread(target=Context().run, args=(wait_and_close,))
+                thread.start()
+                await asyncio.get_running_loop().run_in_executor(None, thread.join, SECONDS)
+                gc.collect()
+                assert not pool.waiting
+                holder.leave.set()
+                await one()
+
+        set_policy(Policy(limit=1))
+        run(main)
+
+    def test_a_submitted_call(self):
+        async def main():
+            set_policy(Policy(limit=1))
+            async with Holder() as holder, ThreadSensitiveContext() as context:
+                task = asyncio.ensure_future(current_thread())
+                await until_waiting(1)
+                executor = SyncToAsync.context_to_thread_executor[context]
+                future, other = executor.submit(int, "7"), executor.submit(int)
+                assert other.cancel()
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert len(pool.waiting) == 1
+                holder.leave.set()
+                assert await asyncio.wrap_future(future) == 7
+
+        run(main)
+
+    def test_an_executor_that_is_dropped(self):
+        async def main():
+            set_policy(Policy(limit=1))
+            async with Holder():
+                executor = _leases.executor_of_context(None, None)
+                future = executor.submit(int)
+                assert len(pool.waiting) == 1
+                del executor
+                gc.collect()
+                assert not pool.waiting
+                with pytest.raises(CancelledError):
+                    future.result(SECONDS)
+
+        run(main)
+
+    def test_shutdown_that_cancels(self):
+        async def main():
+            set_policy(Policy(limit=1))
+            async with Holder():
+                executor = _leases.executor_of_context(None, None)
+                future = executor.submit(int)
+                executor.shutdown(cancel_futures=True)
+                assert future.cancelled()
+                assert not pool.waiting
+
+        run(main)
+
+
+def test_a_higher_limit_lets_those_on_who_wait():
+    async def main():
+        set_policy(Policy(limit=1))
+        async with Holder() as holder:
+            tasks = [asyncio.ensure_future(hold(asyncio.Event(), holder.leave)) for _ in range(3)]
+            await until_waiting(3)
+            set_policy(Policy(limit=3))
+            await until_waiting(1)
+            set_policy(Policy())
+            await until_waiting(0)
+            holder.leave.set()
+            await asyncio.gather(*tasks)
+
+    run(main)
+
+
+def test_a_lower_limit_holds_for_the_next():
+    async def main():
+        set_policy(Policy(limit=2))
+        async with Holder() as one_holder, Holder() as other:
+            set_policy(Policy(limit=1))
+            task = asyncio.ensure_future(one())
+            await until_waiting(1)
+            one_holder.leave.set()
+            await one_holder.task
+            assert len(pool.waiting) == 1
+            other.leave.set()
+            await task
+
+    run(main)
+
+
+def test_contexts_on_several_loops():
+    """They wait in one queue, and are woken from each other's threads."""
+    set_policy(Policy(kind="keep", limit=2))
+    results = []
+
+    async def main():
+        results.extend(await asyncio.gather(*(one() for _ in range(50))))
+
+    threads = [threading.Thread(target=run, args=(main,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert len(results) == 200
+    assert len(set(results)) == 2
+
+
+def test_a_thread_that_can_not_be_started(monkeypatch):
+    """The error is the call's; nobody else loses the place."""
+    fails = []
+    original = threading.Thread.start
+
+    def start(self):
+        if fails and "asgibridge" in self.name:
+            fails.pop()
+            raise RuntimeError("can't start new thread")
+        original(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    async def main():
+        set_policy(Policy(kind="keep", limit=1))
+        fails.append(1)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            await one()
+        assert not pool.in_use
+        set_policy(Policy(kind="keep", limit=1, after_lease=print_nothing))
+        async with Holder() as holder:
+            set_policy(Policy(kind="keep", limit=1))  # for which there is no worker yet
+            tasks = [asyncio.ensure_future(one()) for _ in range(2)]
+            await until_waiting(2)
+            fails.append(1)
+            holder.leave.set()
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                await tasks[0]
+            assert await tasks[1]
+
+    run(main)
+
+
+def print_nothing(_worker):
+    pass
+
+
+@pytest.mark.parametrize("kind", ["fresh", "keep"])
+def test_a_cancelled_exit_still_gives_it_back(kind):
+    go_on, local = threading.Event(), threading.local()
+
+    def block(loop, begun):
+        local.value = 1  # so that a fresh one has to be cleaned
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(SECONDS)
+
+    async def main():
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+        set_policy(Policy(kind=kind, limit=1))
+        task = asyncio.ensure_future(one(lambda: block(loop, begun)))
+        await begun.wait()
+        task.cancel()  # the call
+        await asyncio.sleep(0)
+        task.cancel()  # the exit
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        other = asyncio.ensure_future(one())
+        await until_waiting(1)
+        go_on.set()
+        assert await other
+
+    run(main)
+    assert not pool.in_use
+
+
+def test_at_exit_who_waits_is_served(script_output):
+    assert (
+        script_output("""
+            import asyncio, threading
+            from asgibridge.sync import ThreadSensitiveContext, sync_to_async
+            from asgibridge.workers import Policy, set_policy
+            set_policy(Policy(kind="keep", limit=1))
+            results = []
+
+            async def one():
+                async with ThreadSensitiveContext():
+                    results.append(await sync_to_async(int)())
+
+            async def main():
+                await asyncio.gather(*(one() for _ in range(50)))
+                print(len(results))
+
+            threading.Thread(target=lambda: asyncio.run(main())).start()
+        """)
+        == "50"
+    )
