@@ -263,7 +263,7 @@ async def test_reading_on_the_servers_loop_is_refused_and_loses_nothing():
 
         async def view():
             there = body.read(3)
-            with pytest.raises(RuntimeError, match="would deadlock.*buffer_body=True"):
+            with pytest.raises(RuntimeError, match=r"would deadlock.*buffer_body=True"):
                 body.read(3)
             return there
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from . import _backend, _leases, _threads
+from . import _backend, _threads, _worker_pool
 from ._buckets import BOUNDS
 
 __all__ = ["CONTENT_TYPE", "Histogram", "Stats", "collect_timings", "prometheus", "stats"]
@@ -100,13 +100,13 @@ def stats() -> Stats:
     workers = _threads.workers()
     pool_threads = sum(type(worker._inbox) is kernel.PoolInbox for worker in workers)
     alive = len(workers) - pool_threads
-    idle = min(kernel.idle_workers() + len(_leases.pool.idle), alive)
+    idle = min(kernel.idle_workers() + len(_worker_pool.pool.idle), alive)
     submitted, started, finished, cancelled, queue_time, run_time = kernel.counts()
     return Stats(
         alive=alive,
         leased=alive - idle,
         idle=idle,
-        waiting=len(_leases.pool.waiting),
+        waiting=len(_worker_pool.pool.waiting),
         pool_threads=pool_threads,
         submitted=submitted,
         started=started,

@@ -57,8 +57,8 @@ OVERHEAD = 512
 # Sync code of the application's may call async code by `async_to_sync`, which runs on this loop:
 # Flask's async views do.
 _ON_THE_LOOP = (
-    "would deadlock: async code of the WSGI application's reads a part of the request body that has "
-    "not come yet, or writes faster than the client reads, on the very event loop that has to "
+    "would deadlock: async code of the WSGI application's reads a part of the request body that "
+    "has not come yet, or writes faster than the client reads, on the very event loop that has to "
     "receive and send it. Give WsgiToAsgi buffer_body=True, or read and write in sync code"
 )
 
