@@ -1051,3 +1051,29 @@ def test_at_exit_the_lifespan_ends_and_may_still_use_threads(script_output):
         "not",
         "cancelled",
     ]
+
+
+def test_at_exit_a_thread_of_anyios_is_not_waited_for(script_output):
+    """It waits for the end of the loop, which used to wait for it. Starlette's sync code is there."""
+    source = """
+        import threading
+        import anyio.to_thread
+        from asgibridge.wsgi import AsgiToWsgi
+
+        async def application(scope, receive, send):
+            if scope["type"] == "lifespan":
+                await receive()
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                print("ended")
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+            thread = await anyio.to_thread.run_sync(threading.current_thread)
+            assert not thread.daemon
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"hello"})
+
+        adapter = AsgiToWsgi(application)
+        print(*adapter({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda status, headers: None))
+    """
+    assert script_output(source).splitlines() == ["b'hello'", "ended"]

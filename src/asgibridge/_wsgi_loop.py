@@ -14,7 +14,8 @@ next request starts another. The Service holds the application, not the adapter.
 for the answer, cancels what is left, and ends. Every conversation that is still open is told, also
 one whose task has not begun. At exit that happens before `threading` waits for threads, while the
 application may still use thread pools, or, if the program has threads of its own that may go on
-making requests, after those have ended, as with all our threads (`asgibridge._threads`).
+making requests (those that work for this loop do not), after those have ended, as with all our
+threads (`asgibridge._threads`).
 """
 
 from __future__ import annotations
@@ -281,7 +282,10 @@ def _report(what: str, error: BaseException | None = None) -> None:
 
 
 def _end_services() -> None:
-    if _threads.has_users_threads():
+    # anyio's threads, in which Starlette runs sync code, end when the loop does that they work for.
+    # They are no daemons: to wait for them before would be to wait for ever.
+    loops = [loop for service in list(_services) if (loop := service._loop) is not None]
+    if _threads.has_users_threads(but_of=loops):
         return
     for service in list(_services):
         service.close()
