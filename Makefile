@@ -2,10 +2,12 @@
 PYTHON ?= python3
 
 .PHONY: help test demo bench bench-queue bench-tools bench-wsgi memcheck asan tsan stress soak load
-.PHONY: wheels lint clean
+.PHONY: test-services wheels lint clean
 
 help:
 	@echo "make test         the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
+	@echo "make test-services  real applications on real servers: Django and Channels on PostgreSQL and"
+	@echo "                  Redis, Flask, Starlette (SERVICESFLAGS=--require-services)"
 	@echo "make demo         a Django and Channels site, on asgiref and on asgibridge"
 	@echo "                  (DEMOFLAGS=--quick)"
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
@@ -27,6 +29,9 @@ help:
 
 test:
 	$(PYTHON) tests/matrix.py $(TESTFLAGS)
+
+test-services:
+	$(PYTHON) tests/with_services.py $(SERVICESFLAGS)
 
 demo:
 	$(PYTHON) tests/environment.py .venv/demo demo

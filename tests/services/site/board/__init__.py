@@ -1,0 +1,1 @@
+"""A message board on Django, Channels, PostgreSQL and Redis, written for asgiref."""
