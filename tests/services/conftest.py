@@ -12,8 +12,9 @@ HERE = Path(__file__).parent
 # So that the files import each other by name, as those of tests/ do.
 sys.path.insert(0, str(HERE))
 
-import programs  # noqa: E402
 import sites  # noqa: E402
+
+import programs  # noqa: E402
 from programs import Postgres  # noqa: E402
 
 _ROWS = pytest.StashKey[list[dict[str, object]]]()

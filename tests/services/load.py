@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import psycopg
+
 from programs import Postgres
 
 SAMPLE_SECONDS = 0.002

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-import load
 import psycopg
 import pytest
 import sites
-from programs import Postgres
 from sites import ASGIREF, COMPILED, PURE, Implementation, Server
 from websockets.asyncio.client import ClientConnection, connect
+
+import load
+from programs import Postgres
 
 CLIENTS = 6
 MESSAGES = 10

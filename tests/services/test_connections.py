@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import load
 import psycopg
 import pytest
 import sites
-from programs import Postgres
 from sites import ASGIREF, COMPILED, PURE, Implementation, Server
+
+import load
+from programs import Postgres
 
 REQUESTS = 1000
 CONCURRENCY = 20

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 import sites
-from programs import Postgres
 from sites import ASGIREF, COMPILED, PURE, Implementation
+
+from programs import Postgres
 
 
 @pytest.mark.parametrize(

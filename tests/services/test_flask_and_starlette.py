@@ -10,8 +10,9 @@ import aiohttp
 import psycopg
 import pytest
 import sites
-from programs import Postgres
 from sites import ASGIREF, AUTO, COMPILED, PURE, Implementation, Server
+
+from programs import Postgres
 
 REQUESTS = 60
 SIZE = 1_000_000
