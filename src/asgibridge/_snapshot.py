@@ -178,14 +178,6 @@ class _Look:
         self.now = self.kernel.now()
         self.edges: dict[Node, list[Node]] = {}
         self.words: dict[Node, str] = {}
-        self.names = {thread.ident: thread.name for thread in threading.enumerate()}
-        self.held: dict[int, Any] = {}  # the Future or Thread that a thread waits for
-        self.stacks = _stacks_of_threads(self.held)
-        me = threading.get_ident()
-        stack = self.stacks.get(me, ())
-        while stack and stack[-1].file in _OURS:
-            stack = stack[:-1]
-        self.stacks[me] = stack
         self.loops: list[Any] = []
         self.calls: list[tuple[Any, dict[str, Any]]] = []
         self.frames: list[tuple[Any, dict[str, Any]]] = []
@@ -194,6 +186,15 @@ class _Look:
         self.inboxes: list[Any] = []
         self.tasks: list[tuple[Any, list[_SeenTask]]] = []
         self._find()
+        # After the calls: a thread that begins in between is there, at least.
+        self.names = {thread.ident: thread.name for thread in threading.enumerate()}
+        self.held: dict[int, Any] = {}  # the Future or Thread that a thread waits for
+        self.stacks = _stacks_of_threads(self.held)
+        me = threading.get_ident()
+        stack = self.stacks.get(me, ())
+        while stack and stack[-1].file in _OURS:
+            stack = stack[:-1]
+        self.stacks[me] = stack
         self._look_at_tasks()
         self._connect()
 
