@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import gc
 import io
 import logging
 import os
@@ -26,6 +27,15 @@ from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
 SECONDS = 10
 HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fewer_objects():
+    """What the tests' own libraries have made would take most of each look's time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def look(until):
