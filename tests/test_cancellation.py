@@ -347,6 +347,36 @@ class TestAsyncToSync:
         run(main)
         assert ran == [1, 1]
 
+    def test_after_a_coroutine_has_called_back_into_the_thread(self):
+        """asgiref's thread works for that call from then on, and the next coroutine is not
+        reached."""
+
+        async def main():
+            started = asyncio.Event()
+
+            async def back_and_forth():
+                await sync_to_async(int)()
+
+            async def forever():
+                started.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    events.append("inner")
+
+            def work():
+                async_to_sync(back_and_forth)()
+                async_to_sync(forever)()
+
+            task = asyncio.ensure_future(sync_to_async(work)())
+            await started.wait()
+            assert await cancelled(task)
+            events.append("outer")
+
+        events = []
+        run(main)
+        assert events == ["inner", "outer"]
+
     def test_that_the_function_deals_with(self):
         """The second call of the function is none of the cancellation's business."""
 
