@@ -57,7 +57,7 @@ PARTS = (
     ),
     Part(
         "crowd",
-        60,
+        50,
         "the same from eight loops and eight threads",
         lambda seconds, seed: script(
             "storm", "--seconds", f"{seconds:.0f}", "--seed", str(seed + 1),
@@ -76,6 +76,23 @@ PARTS = (
         "many calls, contexts, tasks and loops",
         lambda seconds, seed: script(
             "load", "--hops", str(int(seconds * 10_000)), "--contexts", str(int(seconds * 1_000))
+        ),
+    ),
+    Part(
+        "model",
+        60,
+        "random programs, to depth 30, against what they were foretold to do",
+        lambda seconds, seed: script(
+            "model", "--examples", str(int(seconds * 100)), "--seed", str(seed),
+            "--seconds", str(seconds),
+        ),
+    ),
+    Part(
+        "ctrl-c",
+        40,
+        "Ctrl-C at random moments",
+        lambda seconds, seed: script(
+            "interrupts", "--runs", str(int(seconds * 25)), "--seed", str(seed)
         ),
     ),
     Part(
