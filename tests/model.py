@@ -676,8 +676,8 @@ KNOWN = {
     "a task that a worker schedules": lambda step: step[0] == "schedule",
     # It forgets the loop that brought it into a thread; and how to cancel what is on another.
     "a call on another loop": lambda step: step[0] == "new loop",
-    # It does not reach a thread that a coroutine has called back into; what is made of it is lost if
-    # the thread is quick.
+    # It does not reach a thread that a coroutine has called back into; what is made of it is lost
+    # if the thread is quick.
     "a cancellation": lambda step: step[0] in ("cancel", "timeout"),
 }
 

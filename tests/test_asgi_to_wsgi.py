@@ -1054,7 +1054,7 @@ def test_at_exit_the_lifespan_ends_and_may_still_use_threads(script_output):
 
 
 def test_at_exit_a_thread_of_anyios_is_not_waited_for(script_output):
-    """It waits for the end of the loop, which used to wait for it. Starlette's sync code is there."""
+    """It waits for the end of the loop, which used to wait for it: sync code of Starlette's."""
     source = """
         import threading
         import anyio.to_thread
