@@ -185,3 +185,33 @@ def test_message_queues_let_other_greenlets_run(script_output):
         )
         == "45"
     )
+
+
+def test_kept_workers_are_greenlets(script_output):
+    """They keep what is theirs, there are no more than the limit, and their time ends."""
+    assert script_output(
+        SCRIPT
+        + """
+    from asgibridge.workers import Policy, set_policy
+    set_policy(Policy(kind="keep", limit=2, idle_timeout=0.05))
+    local = threading.local()
+
+    def count():
+        local.count = getattr(local, "count", 0) + 1
+        return local.count
+
+    async def one():
+        async with ThreadSensitiveContext():
+            return await sync_to_async(count)()
+
+    async def main():
+        return await asyncio.gather(*(one() for _ in range(6)))
+
+    print(sum(asyncio.run(main())))
+    workers = [each for each in threading.enumerate() if "asgibridge" in each.name]
+    print(len(workers))
+    for each in workers:
+        each.join(10)
+    print(any(each.is_alive() for each in workers))
+    """
+    ).splitlines() == ["12", "2", "False"]
