@@ -193,7 +193,7 @@ def test_kept_workers_are_greenlets(script_output):
         SCRIPT
         + """
     from asgibridge.workers import Policy, set_policy
-    set_policy(Policy(kind="keep", limit=2, idle_timeout=0.05))
+    set_policy(Policy(kind="keep", limit=2, idle_timeout=60))
     local = threading.local()
 
     def count():
@@ -210,6 +210,7 @@ def test_kept_workers_are_greenlets(script_output):
     print(sum(asyncio.run(main())))
     workers = [each for each in threading.enumerate() if "asgibridge" in each.name]
     print(len(workers))
+    set_policy(Policy(kind="keep", idle_timeout=0.01))
     for each in workers:
         each.join(10)
     print(any(each.is_alive() for each in workers))
