@@ -295,7 +295,13 @@ class TestIsNotUsedAgain:
         mine = os.sched_getaffinity(0)
         if len(mine) == 1:
             pytest.skip("one processor")
-        self.check(kernel, lambda: os.sched_setaffinity(0, {min(mine)}))
+        local = threading.local()  # with nothing left behind, it is not looked at
+
+        def use():
+            local.value = 1
+            os.sched_setaffinity(0, {min(mine)})
+
+        self.check(kernel, use)
 
     def test_when_somebody_has_named_it_while_it_lay_idle(self, kernel):
         (first,) = on_a_lease(kernel)

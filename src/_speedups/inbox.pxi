@@ -172,7 +172,6 @@ cdef class Inbox:
                 and not self.closed
                 and self.lease == lease
                 and self.kept.has_same_attributes()
-                and self.kept.has_same_processors()
             )
             if is_free:
                 self.lease += 1
