@@ -507,3 +507,23 @@ class TestVersionAndHelp:
 def _site_packages(python: Path) -> Path:
     words = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     return Path(children.run(*words, program=str(python), cwd=python.parent).stdout.strip())
+
+
+class TestWatch:
+    def test_reaches_the_program_and_its_children(self, tmp_path):
+        (tmp_path / "program.py").write_text(
+            "import os, subprocess, sys\n"
+            "print(os.environ['ASGIBRIDGE_WATCH'], flush=True)\n"
+            "subprocess.run([sys.executable, '-c', 'import asgiref.sync, asgibridge.debug as d;"
+            " print(d._watcher.seconds)'], check=True)\n"
+        )
+        done = children.run("-m", "asgibridge", "run", "--watch", "90", "program.py", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.split() == ["90", "90.0"]
+
+    @pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan"])
+    def test_refuses_what_is_no_number_of_seconds(self, tmp_path, seconds):
+        words = ["run", f"--watch={seconds}", "program.py"]
+        done = children.run("-m", "asgibridge", *words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "is no number of seconds above 0" in done.stderr
