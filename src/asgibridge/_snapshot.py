@@ -230,6 +230,12 @@ class _Look:
                     self._add_inbox(details["inbox"], details["thread_ident"])
             elif details["worker"] is not None and details["inbox"] is not None:
                 self._add_inbox(details["inbox"], details["worker"].ident or 0)
+        # A loop from before a gc.freeze() is none of the collector's.
+        known_loops = [details["loop"] for _call, details in self.calls]
+        known_loops += [main[0] for main in [run._main for run in self.runs] if main is not None]
+        for loop in known_loops:
+            if _is_open(loop) and not any(loop is each for each in self.loops):
+                self.loops.append(loop)
         for worker in _threads.workers():
             self._add_inbox(worker._inbox, worker.ident or 0)
 
