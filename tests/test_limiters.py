@@ -563,14 +563,18 @@ class TestLimitedCalls:
     def test_a_task_that_forks_gives_its_token_back_without_effect(self):
         async def main():
             limiter = CapacityLimiter(1)
+            task = asyncio.current_task()
             async with limiter:
                 pid = os.fork()
                 if pid == 0:
                     code = 1
                     try:
-                        code = 0 if limiter.available_tokens == 1 else 2
+                        assert limiter.available_tokens == 1
                         limiter.release()
-                        code = code or (0 if limiter.available_tokens == 1 else 3)
+                        assert limiter.available_tokens == 1
+                        limiter.release_on_behalf_of(task)
+                        assert limiter.available_tokens == 1
+                        code = 0
                     finally:
                         os._exit(code)
                 assert os.waitpid(pid, 0)[1] == 0

@@ -382,10 +382,10 @@ class TestLeaving:
             return thread_of_call()
 
         thread = contextvars.Context().run(enter)
-        gc.collect()
         loop_closed = threading.Event()
         # Compiled, the worker may be kept for others; its loop is not.
         for _ in range(SECONDS * 1000):
+            gc.collect()  # each time: the loop's thread may still be letting go of the call
             if not AsyncToSync.loop_thread_executors and not _loops_running(thread):
                 loop_closed.set()
                 break

@@ -213,12 +213,16 @@ class CapacityLimiter:
 
     def release(self) -> None:
         """Give back what the current task or thread has borrowed. RuntimeError if it has not."""
-        self.release_on_behalf_of(_caller())
+        if self._give_back(_caller()):
+            return
+        # In a forked child asyncio does not know any more which task has forked.
+        if not any(ticket.is_of_parent for ticket in list(self._tickets.values())):
+            raise RuntimeError(_NO_TOKEN)
 
     def release_on_behalf_of(self, borrower: object) -> None:
         """Give back the token of ``borrower``. RuntimeError if it has none. From any thread."""
         if not self._give_back(borrower):
-            raise RuntimeError("this borrower has no token of this CapacityLimiter")
+            raise RuntimeError(_NO_TOKEN)
 
     def _give_back(self, borrower: object) -> bool:
         ticket = self._tickets.get(borrower)
@@ -279,6 +283,9 @@ class CapacityLimiter:
             elif not ticket.is_of_parent:
                 places._offer(None)
         self._places = places
+
+
+_NO_TOKEN = "this borrower has no token of this CapacityLimiter"
 
 
 def _places(maxsize: int) -> kernel.QueueCore:
