@@ -557,8 +557,11 @@ class TestInterrupts:
 
         async def main():
             os.kill(os.getpid(), signal.SIGINT)
-            inside.set()
-            go_on.wait(SECONDS)  # stuck, with the loop
+            try:
+                await asyncio.Event().wait()
+            finally:  # the first has been seen, so the second is another
+                inside.set()
+                go_on.wait(SECONDS)  # stuck, with the loop
 
         def second():
             assert inside.wait(SECONDS)
