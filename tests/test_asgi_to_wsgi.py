@@ -1056,7 +1056,7 @@ def test_at_exit_the_lifespan_ends_and_may_still_use_threads(script_output):
 def test_at_exit_a_thread_of_anyios_is_not_waited_for(script_output):
     """It waits for the end of the loop, which used to wait for it: sync code of Starlette's."""
     source = """
-        import threading
+        import asyncio, threading
         import anyio.to_thread
         from asgibridge.wsgi import AsgiToWsgi
 
@@ -1070,10 +1070,12 @@ def test_at_exit_a_thread_of_anyios_is_not_waited_for(script_output):
                 return
             thread = await anyio.to_thread.run_sync(threading.current_thread)
             assert not thread.daemon
+            # Nor for one of a pool's, which ends only after this.
+            await asyncio.get_running_loop().run_in_executor(None, print, "executor")
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"hello"})
 
         adapter = AsgiToWsgi(application)
         print(*adapter({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, lambda status, headers: None))
     """
-    assert script_output(source).splitlines() == ["b'hello'", "ended"]
+    assert script_output(source).splitlines() == ["executor", "b'hello'", "ended"]

@@ -32,7 +32,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import _django
@@ -222,18 +222,20 @@ def _before_threads_are_joined() -> None:
         _end_workers()
 
 
-def has_users_threads(*, but_of: Collection[object] = ()) -> bool:
-    """Whether threads live that are neither ours, nor daemons, nor this or the main one.
+def has_users_threads() -> bool:
+    """Whether threads live that are neither ours, nor daemons, nor this or the main one."""
+    return bool(users_threads())
 
-    :param but_of: event loops; a thread that says it works for one of these is none either.
-    """
-    return any(
-        not thread.daemon
-        and getattr(thread, "loop", None) not in but_of
+
+def users_threads() -> list[threading.Thread]:
+    """The threads that are neither ours, nor daemons, nor this or the main one."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if not thread.daemon
         and thread not in (threading.main_thread(), threading.current_thread())
         and not isinstance(thread, Worker)
-        for thread in threading.enumerate()
-    )
+    ]
 
 
 def _end_workers() -> None:

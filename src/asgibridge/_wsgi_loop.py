@@ -25,6 +25,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures.thread import _threads_queues as _pool_threads
 from typing import Any
 
 from . import _threads
@@ -282,11 +283,17 @@ def _report(what: str, error: BaseException | None = None) -> None:
 
 
 def _end_services() -> None:
-    # anyio's threads, in which Starlette runs sync code, end when the loop does that they work for.
-    # They are no daemons: to wait for them before would be to wait for ever.
+    threads = _threads.users_threads()
+    # anyio's, in which Starlette runs sync code, end when the loop does that they work for. They
+    # are no daemons: if `threading` waits for them before we end the loop, it does so for ever. So
+    # the others are waited for here, but for those of thread pools, which end later.
     loops = [loop for service in list(_services) if (loop := service._loop) is not None]
-    if _threads.has_users_threads(but_of=loops):
+    others = [thread for thread in threads if getattr(thread, "loop", None) not in loops]
+    if others and len(others) == len(threads):
         return
+    for thread in others:
+        if thread not in _pool_threads and thread.is_alive():
+            thread.join()
     for service in list(_services):
         service.close()
     for service in list(_services):
