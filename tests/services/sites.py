@@ -122,6 +122,7 @@ class Server:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         deadline = time.monotonic() + START_SECONDS
         while (listening := _LISTENING.search(self.log())) is None:
@@ -157,9 +158,12 @@ class Server:
         return True
 
     def _end(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        # The whole session: a server that had to be killed may have left its workers behind.
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
         self._log.close()
 
 
