@@ -382,7 +382,8 @@ class Running:
             elif runner.who is not thread:
                 runner = Cell("unknown", thread)
         try:
-            env = replace(env, threads=(*env.threads, runner))
+            # First: a late task may know the thread by what it was before.
+            env = replace(env, threads=(runner, *env.threads))
             return await self.root(frame, env, path, cell)
         finally:
             if env.single is None:
