@@ -218,8 +218,9 @@ def cross_build(target: Target, sdist: Path, work: Path) -> Path:
     for directory in (built, repaired):
         directory.mkdir()
     compiler = work / f"cc-{target.triple}"
+    # -I, because pip hides this environment's packages from a build by PYTHONPATH.
     compiler.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -m ziglang cc -target {target.zig} "$@"\n'
+        f'#!/bin/sh\nexec {sys.executable} -I -m ziglang cc -target {target.zig} "$@"\n'
     )
     compiler.chmod(0o755)
     soabi = sysconfig.get_config_var("SOABI").split("-")[:2]
