@@ -1,6 +1,5 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
-comma := ,
 
 .PHONY: help test demo bench bench-queue bench-tools bench-wsgi memcheck asan tsan stress soak load
 .PHONY: test-services wheels lint clean
@@ -60,7 +59,7 @@ memcheck:
 	$(PYTHON) tests/memcheck.py $(MEMCHECKFLAGS)
 
 wheels:
-	$(PYTHON) tests/environment.py .venv/wheels wheels$(if $(filter --quick,$(WHEELSFLAGS)),,$(comma)cross)
+	$(PYTHON) tests/environment.py .venv/wheels wheels
 	.venv/wheels/bin/python tests/wheels.py $(WHEELSFLAGS)
 
 asan:

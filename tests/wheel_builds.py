@@ -10,9 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 import zipfile
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -185,56 +183,3 @@ def check_warnings(c_file: Path, include: str) -> list[str]:
         )
         print(f"no warnings by {compiler} {' '.join(WARNINGS)}", flush=True)
     return missing
-
-
-# --- for other machines --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Target:
-    """What to compile for: zig's name, CPython's, and auditwheel's."""
-
-    zig: str
-    triple: str
-    machine: str
-    libc: str
-
-
-TARGETS = (
-    Target("x86_64-linux-gnu.2.17", "x86_64-linux-gnu", "x86_64", "manylinux"),
-    Target("x86_64-linux-musl", "x86_64-linux-musl", "x86_64", "musllinux"),
-    Target("aarch64-linux-gnu.2.17", "aarch64-linux-gnu", "aarch64", "manylinux"),
-    Target("aarch64-linux-musl", "aarch64-linux-musl", "aarch64", "musllinux"),
-)
-
-
-def cross_build(target: Target, sdist: Path, work: Path) -> Path:
-    """A wheel of this Python's version for that machine, with zig's compiler and libraries.
-
-    This Python's headers serve: what they say of the machine is that it has 64 bits, little end
-    first. Repaired, and so looked through by auditwheel; nothing runs it here.
-    """
-    built, repaired = work / f"built-{target.triple}", work / f"repaired-{target.triple}"
-    for directory in (built, repaired):
-        directory.mkdir()
-    compiler = work / f"cc-{target.triple}"
-    # -I, because pip hides this environment's packages from a build by PYTHONPATH.
-    compiler.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -I -m ziglang cc -target {target.zig} "$@"\n'
-    )
-    compiler.chmod(0o755)
-    soabi = sysconfig.get_config_var("SOABI").split("-")[:2]
-    wheel = build_wheel(
-        sys.executable,
-        sdist,
-        built,
-        "require",
-        CC=str(compiler),
-        LDSHARED=f"{compiler} -shared",
-        CFLAGS="-O3 -DNDEBUG -fwrapv",
-        _PYTHON_HOST_PLATFORM=f"linux-{target.machine}",
-        SETUPTOOLS_EXT_SUFFIX=f".{'-'.join(soabi)}-{target.triple}.so",
-    )
-    wheel = repair(wheel, repaired, target.libc)
-    check_extension(wheel)
-    return wheel

@@ -15,9 +15,8 @@ without a warning under gcc and clang. Then, for each Python, each in a new envi
 
 and `asgibridge info`, the quickstart and the quick tests run, from a copy of the tests that has no
 sources beside it. Installing another kernel or version over the one there must leave nothing
-behind, and all of them show the same names. For other machines the wheel is cross-compiled by zig
-and looked through. The distributions are put into dist/. Linux only: elsewhere cibuildwheel does.
-Needs the extras `wheels` and, but for --quick, `cross`. Exits with 1 if anything failed, or no
+behind, and all of them show the same names. The distributions are put into dist/. Linux only: elsewhere cibuildwheel does.
+Needs the extra `wheels`. Exits with 1 if anything failed, or no
 Python was tested; what is not here is named, and counts as nothing.
 """
 
@@ -47,14 +46,12 @@ from environment import (
 )
 from wheel_builds import (
     DIST,
-    TARGETS,
     Failure,
     build_sdist,
     build_wheel,
     check_contents,
     check_extension,
     check_warnings,
-    cross_build,
     generate_c,
     repair,
     run,
@@ -336,12 +333,6 @@ def main() -> int:
             libc = "musllinux" if is_musl(interpreter) else "manylinux"
             leg = Leg(interpreter, libc, work, path, options.quick)
             test_leg(leg, *distributions, results)
-        if not options.quick:
-            for target in TARGETS:
-                results.step(
-                    f"cross-compiled for {target.triple}",
-                    lambda target=target: cross_build(target, distributions[0], work).name,
-                )
         results.step(
             "twine check",
             lambda: print(run(sys.executable, "-m", "twine", "check", "--strict", *DIST.iterdir())),
