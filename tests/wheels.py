@@ -15,9 +15,9 @@ without a warning under gcc and clang. Then, for each Python, each in a new envi
 
 and `asgibridge info`, the quickstart and the quick tests run, from a copy of the tests that has no
 sources beside it. Installing another kernel or version over the one there must leave nothing
-behind, and all of them show the same names. The distributions are put into dist/. Linux only: elsewhere cibuildwheel does.
-Needs the extra `wheels`. Exits with 1 if anything failed, or no
-Python was tested; what is not here is named, and counts as nothing.
+behind, and all of them show the same names. The distributions are put into dist/. Linux only:
+elsewhere cibuildwheel does. Needs the extra `wheels`. Exits with 1 if anything failed, or no Python
+was tested; what is not here is named, and counts as nothing.
 """
 
 from __future__ import annotations
