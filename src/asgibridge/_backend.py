@@ -6,9 +6,10 @@
     the compiled kernel if it was built, else the pure one; and the pure one where compiled code
     must not be used: under gevent's or eventlet's monkey-patched ``threading``, whose own objects
     alone yield to other greenlets. If it is patched after we were loaded, the next call goes over.
+    And in a subinterpreter (mod_wsgi's, say), because an extension of Cython's serves only one.
 ``require``
     the compiled kernel, or an ImportError: also under such patching (a RuntimeError if it comes
-    later).
+    later), and in a subinterpreter.
 ``off``
     the pure kernel.
 
@@ -22,7 +23,7 @@ import importlib
 import os
 import threading
 from types import BuiltinFunctionType, ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 __all__ = ["IMPLEMENTATION", "kernel"]
 
@@ -48,8 +49,25 @@ def threading_is_patched() -> bool:
     )
 
 
+def _is_subinterpreter() -> bool:
+    for name in ("_interpreters", "_xxsubinterpreters"):  # 3.13, before
+        try:
+            interpreters: Any = importlib.import_module(name)
+        except ImportError:
+            continue
+        return bool(interpreters.get_current() != interpreters.get_main())
+    return False
+
+
 def _load() -> tuple[ModuleType, str]:
     choice = _choice()
+    if choice == "auto" and _is_subinterpreter():
+        return importlib.import_module("asgibridge._pure"), "pure"
+    if choice == "require" and _is_subinterpreter():
+        raise ImportError(
+            "ASGIBRIDGE_SPEEDUPS=require, but this is a subinterpreter, and the compiled kernel "
+            "serves only the main one: set it to auto, or unset it"
+        )
     if choice == "require" and threading_is_patched():
         raise ImportError(
             "ASGIBRIDGE_SPEEDUPS=require, but threading is monkey-patched, and waiting in compiled "
