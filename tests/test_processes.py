@@ -277,8 +277,8 @@ SUBINTERPRETERS = """
     else:
         id = _interpreters.create("isolated" if own_gil else "legacy")
         failure = _interpreters.exec(id, CODE)
-        assert failure is None, failure.errdisplay
         _interpreters.destroy(id)
+        assert failure is None, failure.errdisplay
     print(asgibridge.IMPLEMENTATION)
 """
 
