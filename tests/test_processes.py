@@ -1,4 +1,4 @@
-"""Exit, fork, multiprocessing and subinterpreters, in the shapes that test_interrupts.py leaves out.
+"""Exit, fork, multiprocessing and subinterpreters, in shapes that test_interrupts.py leaves out.
 
 Each script is a process of its own that ends by itself or fails with the stacks of its threads.
 """
