@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from asgibridge import pools
+from asgibridge import _backend, pools
 from asgibridge.local import Local
 from asgibridge.pools import LoopExecutor
 from asgibridge.sync import SyncToAsync, async_to_sync, sync_to_async
@@ -233,6 +233,52 @@ class TestThreads:
             assert len(default_executor()._threads) == 1
 
         asyncio.run(main())
+
+    @pytest.mark.parametrize("moment", ["hired", "before it is started", "when it is started"])
+    def test_whose_start_a_signal_handler_interrupts(self, moment, monkeypatch):
+        """It is counted as what it is: the next calls are neither lost, nor too many at once."""
+
+        class Interrupt(Exception):
+            pass
+
+        class HiresAndRaises:
+            def hire(self, *ticket):
+                assert inbox.hire(*ticket)
+                raise Interrupt
+
+            def __getattr__(self, name):
+                return getattr(inbox, name)
+
+        start = pools.Worker.start
+
+        def interrupted(worker):
+            if moment == "when it is started":
+                start(worker)
+            raise Interrupt
+
+        executor = LoopExecutor()
+        executor._inbox = inbox = _backend.kernel.PoolInbox(1)
+        executor._work_queue = pools._Queue(inbox, executor)
+        if moment == "hired":
+            executor._inbox = HiresAndRaises()
+        else:
+            monkeypatch.setattr(pools.Worker, "start", interrupted)
+        with pytest.raises(Interrupt):
+            executor.submit(int)
+        monkeypatch.undo()
+        executor._inbox = inbox
+        both = threading.Barrier(2)
+
+        def meet():
+            with pytest.raises(threading.BrokenBarrierError):
+                both.wait(0.2)
+
+        for future in [executor.submit(meet), executor.submit(meet)]:
+            future.result(SECONDS)
+        for _ in range(3):  # nobody is thought to be looking who is not
+            executor.submit(int).result(SECONDS)
+        executor.shutdown(wait=True)
+        assert not [thread for thread in executor._threads if thread.is_alive()]
 
     def test_end_when_the_loop_is_closed(self):
         async def main():

@@ -65,10 +65,12 @@ cdef class PoolInbox:
             asgibridge_unlock(bed.lock, hand_over)
         return accepted
 
-    def hire(self):
+    def hire(self, list ticket=None):
         """Whether one more thread should `serve`, because all are busy. From any thread.
 
         If so it counts as one that does; `dismiss` it if it can't be started.
+
+        :param ticket: a list that gets an element if so, and nothing comes in between.
         """
         cdef bint wanted
         with cython.critical_section(self):
@@ -78,6 +80,8 @@ cdef class PoolInbox:
             if wanted:
                 self.threads += 1
                 self.looking += 1
+        if wanted and ticket is not None:
+            ticket.append(True)
         return wanted
 
     def dismiss(self):

@@ -134,6 +134,9 @@ class Worker(threading.Thread):
             raise
 
     def run(self) -> None:
+        with _lock:
+            if not self.abandoned:
+                _alive.add(self)  # once more: a signal handler may have raised in our start()
         try:
             if self._after is not None:
                 # One thread at a time: a successor takes over when the old one has finished.

@@ -75,16 +75,21 @@ class LoopExecutor(ThreadPoolExecutor):
     def _adjust_thread_count(self) -> None:
         # Called by `submit`, too, when the item is in the queue; under the lock.
         inbox = self._inbox
-        if not inbox.hire():
-            return
+        ticket: list[bool] = []
+        worker: _PoolWorker | None = None
         try:
-            worker = Worker(inbox)
+            if not inbox.hire(ticket):
+                return
+            worker = _PoolWorker(inbox, ticket)
             worker.name = f"{self._thread_name_prefix}_{len(self._threads)}"
+            self._threads.add(worker)
             worker.start()
         except BaseException:
-            inbox.dismiss()
+            # Or a signal handler has raised, and it has started after all.
+            if _take(ticket):
+                inbox.dismiss()
+                self._threads.discard(worker)
             raise
-        self._threads.add(worker)
 
     def _forget_parent(self) -> None:
         # In a forked child: a thread that is not there may hold the lock.
@@ -106,6 +111,27 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class _PoolWorker(Worker):
+    """Serves, or was dismissed: whoever takes the ticket, the thread or its starter, decides."""
+
+    def __init__(self, inbox: kernel.PoolInbox, ticket: list[bool]) -> None:
+        super().__init__(inbox)
+        self._ticket = ticket
+
+    def run(self) -> None:
+        if _take(self._ticket):
+            super().run()
+        else:
+            self._end()
+
+
+def _take(ticket: list[bool]) -> bool:
+    try:
+        return ticket.pop()
+    except IndexError:
+        return False
 
 
 class _Queue:

@@ -60,10 +60,12 @@ class PoolInbox:
                 self._parked.pop().release()
             return True
 
-    def hire(self) -> bool:
+    def hire(self, ticket: list[bool] | None = None) -> bool:
         """Whether one more thread should `serve`, because all are busy. From any thread.
 
         If so it counts as one that does; `dismiss` it if it can't be started.
+
+        :param ticket: a list that gets an element if so, and nothing comes in between.
         """
         with self._lock:
             wanted = self._threads < self._limit and (
@@ -72,6 +74,8 @@ class PoolInbox:
             if wanted:
                 self._threads += 1
                 self._looking += 1
+                if ticket is not None:
+                    ticket.append(True)
             return wanted
 
     def dismiss(self) -> None:
