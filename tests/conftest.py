@@ -9,6 +9,7 @@ import asyncio
 import gc
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -33,6 +34,8 @@ SCRIPT_SECONDS = 40
 
 
 def pytest_sessionstart() -> None:
+    # A background job of a shell's ignores Ctrl-C, and so would all our children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # On 3.9 pytest-asyncio asks for the current event loop, and nobody closes the one it gets.
     asyncio.set_event_loop(None)
 

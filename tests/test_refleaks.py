@@ -119,6 +119,16 @@ async def drive(kernel, loop):
     call.result()
 
 
+@with_loop
+async def begin_task(kernel, loop):
+    call = kernel.AsyncCall()
+    coroutine = kernel.drive(call, [], [contextvars.copy_context()], afunction())
+    loop.call_soon(kernel.begin_task, loop, coroutine, call, "no result")
+    while not call.done():
+        await asyncio.sleep(0)
+    call.result()
+
+
 @plain
 def inbox(kernel):
     box = kernel.Inbox()
@@ -201,6 +211,7 @@ def handler(kernel):
             call()
         except ZeroDivisionError:
             pass
+    assert kernel.awaiting_loop(local) is None
 
 
 @plain
@@ -245,6 +256,24 @@ def start_run(kernel):
     kernel.start_run(ITEM, executor, function)
 
 
+@plain
+def sight(kernel):
+    kernel.collect_timings(kernel.__name__ == "asgibridge._speedups")  # as it is by default
+    kernel.run_counted(function)
+    raises(ZeroDivisionError, kernel.run_counted, lambda: 1 // 0)
+    kernel.report_slow(0, None)
+    kernel.details(kernel.Inbox())
+    kernel.counts()
+    kernel.idle_workers()
+    kernel.running()
+    kernel.now()
+
+
+@plain
+def set_idle_seconds(kernel):
+    kernel.set_idle_seconds(10.0)
+
+
 class Item:
     def run(self):
         pass
@@ -265,13 +294,16 @@ EXERCISES = {
     "PoolInbox": pool_inbox,
     "QueueCore": queue_core,
     "SyncCall": sync_call,
-    "ThreadHandler": handler,
+    "ThreadHandler awaiting_loop": handler,
     "ThreadSensitiveExecutor end_idle_workers": thread_sensitive_executor,
     "WakeChannel": wake_channel,
     "are_same restore_context": contexts,
     "attach_reader": attach_reader,
+    "begin_task": begin_task,
     "call_soon": call_soon,
+    "collect_timings counts details idle_workers now report_slow run_counted running": sight,
     "drive": drive,
+    "set_idle_seconds": set_idle_seconds,
     "start_run": start_run,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ _ROWS = pytest.StashKey[list[dict[str, object]]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_ROWS] = []
+    # A background job of a shell's ignores Ctrl-C, and so would the servers, which are ended by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
