@@ -756,6 +756,24 @@ class TestRunners:
         assert async_to_sync(count)() == 5
         assert len(set(threads)) == 1
 
+    def test_of_a_block_with_a_persistent_loop(self):
+        told, threads = [], []
+
+        async def work():
+            threads.append(threading.current_thread())
+
+        hooks = {
+            name: lambda worker, name=name: told.append((name, worker))
+            for name in ("before_lease", "after_lease")
+        }
+        set_policy(Policy(kind="keep", **hooks))
+        for _ in range(2):
+            with AsyncSingleThreadContext(persistent_loop=True):
+                async_to_sync(work)()
+                async_to_sync(work)()
+        (thread,) = set(threads)
+        assert told == [("before_lease", thread), ("after_lease", thread)] * 2
+
 
 def test_two_requests_never_see_each_others_values():
     interleave(1000)

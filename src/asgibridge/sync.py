@@ -190,7 +190,7 @@ class AsyncSingleThreadContext:
         if not self._persistent_loop:
             executor = threads.get(self)
             if executor is None:
-                executor = threads[self] = kernel.ThreadSensitiveExecutor()
+                executor = threads[self] = _leases.executor_of_runs()
             return executor
         if self._generation != _threads.generation():
             # In a forked child: a thread that is not there may hold the lock.
@@ -210,7 +210,7 @@ class AsyncSingleThreadContext:
                     return persistent  # which says so
             executor = threads.get(self)
             if executor is None:
-                executor = threads[self] = kernel.ThreadSensitiveExecutor()
+                executor = threads[self] = _leases.executor_of_runs()
             persistent = PersistentLoop(executor, AsyncToSync.loop_thread_executors)
             self._persistent = persistent
             weakref.finalize(self, persistent.end).atexit = False
