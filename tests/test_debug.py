@@ -94,8 +94,13 @@ class TestShapes:
             asyncio.run(main())
 
         with in_thread(program):
-            seen = look(lambda s: len(s.calls) == 4 and s.culprits and "4 calls" in s.culprits[0])
-        assert names(seen.culprits[0], "slow_query", __file__, "4 calls")
+            seen = look(
+                lambda s: (
+                    len(s.calls) == 4
+                    and s.culprits
+                    and names(s.culprits[0], "slow_query", __file__, "4 calls")
+                )
+            )
         assert seen.cycles == ()
         running, *queued = sorted(seen.calls, key=lambda call: call.state == "queued")
         assert running.function.startswith("TestShapes.test_one_slow_query")
@@ -493,23 +498,30 @@ class TestSlowCalls:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here")
 class TestOnSignal:
-    def test_while_the_main_thread_waits(self):
+    def test_while_the_main_thread_waits(self, script_output):
         """In async_to_sync, where nobody wakes it but what it waits for."""
-        output = Output()
-        debug.dump_on_signal(signal.SIGUSR1, output)
-        try:
+        source = """
+            import asyncio, io, os, signal, threading
+            from asgibridge import debug
+            from asgibridge.sync import async_to_sync
+
+            class Output(io.StringIO):
+                def flush(self):
+                    written.set()
+
+            written, output = threading.Event(), Output()
 
             async def main():
                 os.kill(os.getpid(), signal.SIGUSR1)
-                assert await asyncio.get_running_loop().run_in_executor(
-                    None, output.written.wait, SECONDS
-                )
+                await asyncio.get_running_loop().run_in_executor(None, written.wait, 30)
 
+            debug.dump_on_signal(signal.SIGUSR1, output)
             async_to_sync(main)()
-        finally:
             debug.no_dump_on_signal(signal.SIGUSR1)
-        assert names(output.text, "MainThread", "waits for task", "main", "async_to_sync")
-        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+            assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+            print(output.getvalue())
+        """
+        assert names(script_output(source), "MainThread", "waits for task", "main", "async_to_sync")
 
     def test_while_the_main_thread_runs_no_python(self, script_output):
         """A C function that does not look at signals: no handler of Python's would run."""

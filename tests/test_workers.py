@@ -705,8 +705,6 @@ class TestRunners:
         variable = ContextVar("variable", default=0)
 
         async def look():
-            loop = asyncio.get_running_loop()
-            assert asyncio.get_event_loop_policy().get_event_loop() is loop
             value = variable.get()
             variable.set(1)
             return value

@@ -211,7 +211,8 @@ class _OnSignal:
         self.file = file
         self._read, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
-        faulthandler.register(signum, file=self._pipe, all_threads=False, chain=False)
+        # Of all threads, or nothing would be written by one that Python does not know.
+        faulthandler.register(signum, file=self._pipe, all_threads=True, chain=False)
         self._thread = threading.Thread(target=self._run, name="asgibridge-dump", daemon=True)
         self._thread.start()
 
