@@ -292,9 +292,7 @@ class TestSubinterpreters:
         if gil == "own" and sys.version_info < (3, 12):
             pytest.skip("isolated ones have no threads before 3.12")
         if gil == "own" and sys.version_info < (3, 13):
-            pytest.skip(
-                "CPython 3.12.1 crashes with asyncio in an isolated one, without us as well"
-            )
+            pytest.skip("CPython 3.12.1 crashes with asyncio in an isolated one, without us too")
         here = script_output("import asgibridge; print(asgibridge.IMPLEMENTATION)", **AUTO)
         assert script_output(SUBINTERPRETERS, gil, **AUTO).splitlines() == [
             "pure nested 7 nested 7",
