@@ -211,8 +211,8 @@ class _OnSignal:
         self.file = file
         self._read, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
-        # Of all threads, or nothing would be written by one that Python does not know.
-        faulthandler.register(signum, file=self._pipe, all_threads=True, chain=False)
+        # Not of all threads: that reads those that run meanwhile, and 3.14 crashes.
+        faulthandler.register(signum, file=self._pipe, all_threads=False, chain=False)
         self._thread = threading.Thread(target=self._run, name="asgibridge-dump", daemon=True)
         self._thread.start()
 
