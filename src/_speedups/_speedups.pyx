@@ -33,7 +33,7 @@ import weakref
 from concurrent.futures import Executor, Future, InvalidStateError
 from contextvars import Context, ContextVar, copy_context
 
-from asgibridge import _threads
+from asgibridge import _deadlocks, _threads
 
 __all__ = [
     "AsyncCall",

@@ -13,6 +13,7 @@ cdef class _Wait:
     cdef object callback  # the first and, nearly always, only one: the task's wake-up
     cdef object context  # to run that in
     cdef list others  # pairs of the same
+    cdef readonly SyncCall asgibridge_call  # for `asgibridge._deadlocks`; nothing changes it
     cdef bint is_done
     cdef bint is_cancelled
     cdef object message
@@ -109,6 +110,8 @@ cdef class SyncCall:
     """A call of ``function()`` on another thread, awaited by a task of ``loop``.
 
     Made and awaited on the loop's thread; `run` and `deliver` are the other thread's.
+
+    :param task_context: lists the task that the function waits for in `async_to_sync`, if it does.
     """
 
     # Of any thread, under the critical section: who takes the function owns it. It stays here while
@@ -121,6 +124,9 @@ cdef class SyncCall:
     # Of the thread that runs it; a mere look is free to all.
     cdef long long thread_ident
     cdef long long started
+    # Of any thread, under the critical section.
+    cdef Inbox inbox  # where it was put last; None if nowhere yet, or if that has many threads
+    cdef readonly list task_context  # nothing changes it
     # Handed from one thread to the other: the worker's until it delivers, then the loop's.
     cdef WakeChannel channel
     cdef object value
@@ -130,11 +136,13 @@ cdef class SyncCall:
     cdef _Wait wait
     cdef bint is_done
     cdef bint is_abandoned
+    cdef readonly bint is_held  # written where it is posted, before
 
-    def __cinit__(self, loop, function):
+    def __cinit__(self, loop, function, list task_context=None):
         self.loop = loop
         self.channel = _wake_channel(loop)
         self.function = (function,) if function is None else function
+        self.task_context = task_context
 
     cdef inline bint is_first(self):
         # Whether the loop knows of all calls that have finished. Only a hint, for the GIL's sake.
@@ -173,7 +181,7 @@ cdef class SyncCall:
 
     cdef int execute(self) except -1:
         cdef _Thread thread
-        cdef WakeChannel outer
+        cdef SyncCall outer
         cdef asgibridge_tally* tally
         cdef long long outer_started = 0
         function = self.begin()
@@ -181,8 +189,8 @@ cdef class SyncCall:
             return 0
         thread = _this_thread()
         tally = thread.tally
-        outer = thread.running
-        thread.running = self.channel
+        outer = thread.call
+        thread.call = self
         if self.is_counted:
             outer_started = _begin_to_count(tally, &self.started)
             self.thread_ident = tally.thread_ident
@@ -197,7 +205,7 @@ cdef class SyncCall:
         except BaseException as error:
             self.error = error
         finally:
-            thread.running = outer
+            thread.call = outer
             if self.is_counted:
                 _end_to_count(tally, outer_started, self.started, function)
             with cython.critical_section(self):
@@ -206,11 +214,16 @@ cdef class SyncCall:
 
     cdef int send_back(self) except -1:
         # The channel is let go, or one that nobody empties any more would be in a cycle with us.
-        cdef WakeChannel channel = self.channel
-        self.channel = None
+        cdef WakeChannel channel = self.take_channel()
         if channel is not None:
             channel.send(self)
         return 0
+
+    cdef WakeChannel take_channel(self):
+        with cython.critical_section(self):
+            channel = self.channel
+            self.channel = None
+        return channel
 
     def run(self):
         """Run the function, unless it was revoked. On the thread it was sent to."""
@@ -225,6 +238,54 @@ cdef class SyncCall:
         if self.take_function() is not None:
             self.count_cancelled()
             self.error = asyncio.CancelledError()
+
+    cdef int put_into(self, Inbox inbox) except -1:
+        with cython.critical_section(self):
+            old = self.inbox
+            self.inbox = inbox
+        return 0
+
+    def held_by(self):
+        """What keeps this call from going on: the ``task_context`` of a call (or of this one) whose
+        function waits in `async_to_sync`, on the thread that has to run this one to its end.
+
+        None if nothing does. From any thread.
+        """
+        cdef Inbox inbox
+        cdef list holder
+        cdef bint is_queued
+        with cython.critical_section(self):
+            inbox = self.inbox
+        holder = self.task_context if inbox is None else inbox.current_holder()
+        # Asked afterwards: a call that has ended is not held by the next one.
+        with cython.critical_section(self):
+            is_queued = not self.is_taken
+        if inbox is None:
+            return None if is_queued else holder
+        return holder if is_queued or holder is self.task_context else None
+
+    def fail(self, error):
+        """Raise ``error`` in the waiting task in place of `run`; False if that has begun, or if
+        this call has no ``task_context``.
+
+        From any thread. The task is told at once.
+        """
+        cdef bint is_ours
+        if self.task_context is None:
+            return False
+        # In one step: the thread may find it taken, and deliver it, as soon as it is.
+        with cython.critical_section(self):
+            is_ours = not self.is_taken
+            if is_ours:
+                self.is_taken = True
+                self.error = error
+                function = self.function
+                self.function = None
+        if not is_ours:
+            return False
+        self.count_cancelled()
+        self.send_back()
+        return True
 
     def revoke(self):
         """Nobody waits for this call any more: keep it from running if it has not begun.
@@ -263,6 +324,7 @@ cdef class SyncCall:
         if not self.is_done:
             wait = _Wait.__new__(_Wait)
             wait.loop = self.loop
+            wait.asgibridge_call = self
             wait._asyncio_future_blocking = True
             # Cython lets the old one go before it stores the new one: here and below, whatever is
             # replaced is held meanwhile, because its end may run anybody's code.
@@ -353,13 +415,16 @@ cdef class AsyncCall:
 
         :param no_result: the error if the coroutine ends without setting the outcome.
         """
+        cdef Inbox inbox = (<_CurrentThread?>executor).inbox
         self.executor = executor
+        inbox.hold()  # before the coroutine can run, and a call of its be posted
         try:
             call_soon(loop, begin_task, loop, coroutine, self, no_result)
         except RuntimeError:
             self.executor = None
+            inbox.let_go_of_outer()
             return False
-        (<_CurrentThread>executor).inbox.run()
+        inbox.serve_on(loop)
         return True
 
     cdef int finish(self, value, error) except -1:

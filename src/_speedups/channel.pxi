@@ -286,7 +286,8 @@ def call_soon(loop, callback, *args):
 
     Raises RuntimeError if the loop is closed.
     """
-    cdef WakeChannel channel = _this_thread().running
+    cdef SyncCall call = _this_thread().call
+    cdef WakeChannel channel = None if call is None else call.channel
     cdef _Callback item
     if channel is None or channel.generation != _generation or channel.loop() is not loop:
         loop.call_soon_threadsafe(callback, *args)

@@ -76,7 +76,7 @@ cdef class _CurrentThread:
         if not self.is_mine():
             raise RuntimeError("You cannot run CurrentThreadExecutor from a different thread")
         future.add_done_callback(self.close)
-        self.inbox.run()
+        self.inbox.serve_on(None)
 
     def submit(self, fn, /, *args, **kwargs):
         """Have ``fn(*args, **kwargs)`` run in the thread the executor was made in.
@@ -126,9 +126,16 @@ cdef class _CurrentThread:
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
         return self.generation == _generation and self.inbox.add(item, 0, False)
 
-    def serve(self):
-        """Run what is posted until `close`. On the thread the executor was made in."""
-        self.inbox.run()
+    def hold(self):
+        """Say that `serve` comes next, before there is anything that could need the thread."""
+        self.inbox.hold()
+
+    def serve(self, loop=None):
+        """Run what is posted until `close`. On the thread the executor was made in.
+
+        :param loop: on which the async code runs. Raises RuntimeError if that is closed instead.
+        """
+        self.inbox.serve_on(loop)
 
     def close(self, _future=None):
         """The async code has ended: refuse further calls. From any thread."""
@@ -140,6 +147,7 @@ cdef class _CurrentThread:
         On the thread the executor was made in.
         """
         cdef _CurrentThread outer
+        self.inbox.let_go_of_outer()
         self.inbox.shut()
         self.inbox.wake_other()  # a run that we have not come to wait for
         for item in self.inbox.drain():
@@ -298,6 +306,13 @@ cdef class _ThreadSensitive:
         """Whether all that was posted has been run. From any thread."""
         cdef Inbox inbox = self.current_inbox()
         return inbox is None or inbox.is_idle()
+
+    def held_by(self):
+        """The ``task_context`` of the call that the thread is in the middle of, while that waits in
+        `async_to_sync`; else None. From any thread.
+        """
+        cdef Inbox inbox = self.current_inbox()
+        return None if inbox is None else inbox.current_holder()
 
     def abandon(self):
         """Do not wait for the thread at exit. From any thread."""

@@ -39,7 +39,7 @@ cdef class _Thread:
     # Of one thread, and only ever touched by it.
     cdef object home
     cdef WakeChannel channel  # of the loop that last ran here, or None
-    cdef WakeChannel running  # that of the call which it is running, or None
+    cdef SyncCall call  # which it is running, or None
     cdef Inbox served  # if it is a worker: what it serves
     cdef dict names  # what the last ThreadHandler saw of SyncToAsync.threadlocal
     cdef asgibridge_tally* tally

@@ -13,6 +13,8 @@
 # **Taking turns.** Better still if the waker is about to lie down itself, as who starts a top-level
 # run and who ends it are: it unlocks the other (`to_wake`) when it has let go of the GIL for that.
 #
+# **Waiting for long**, a frame looks whether it waits in vain (`asgibridge._deadlocks`).
+#
 # There is no end marker: closed and empty is the end. Nothing that `put` does can run a finalizer,
 # so nothing can come between its steps.
 
@@ -22,10 +24,13 @@ cdef extern from "Python.h":
 cdef extern from *:
     """
     /* Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second. */
+    #define ASGIBRIDGE_SHORT_PATIENCE 10000
     #ifdef _WIN32
       #define ASGIBRIDGE_PATIENCE 250000
+      #define ASGIBRIDGE_LONG_PATIENCE 250000
     #else
       #define ASGIBRIDGE_PATIENCE -1
+      #define ASGIBRIDGE_LONG_PATIENCE 500000
     #endif
     #ifdef Py_GIL_DISABLED
       #define ASGIBRIDGE_HAS_GIL 0
@@ -56,6 +61,8 @@ cdef extern from *:
     bint ASGIBRIDGE_HAS_GIL
     void asgibridge_count_up(Py_ssize_t* count)
     Py_ssize_t asgibridge_counted(Py_ssize_t* count)
+    long long ASGIBRIDGE_SHORT_PATIENCE
+    long long ASGIBRIDGE_LONG_PATIENCE
     void asgibridge_unlock(PyThread_type_lock lock, bint hand_over)
 
 
@@ -73,6 +80,8 @@ cdef class Inbox:
     cdef readonly bint closed
     cdef readonly Py_ssize_t posted
     cdef readonly Py_ssize_t finished  # counted by the owner
+    # The `task_context` of the call that the owner runs, while that waits in `async_to_sync`.
+    cdef list holder
     # A worker's (see workers.pxi).
     cdef _Kept kept  # of the owner; None if this is not a worker that can be kept
     cdef Py_ssize_t lease  # the number of the current or next one
@@ -82,6 +91,10 @@ cdef class Inbox:
     cdef bint is_abandoned  # not to be handed on
     cdef object when_idle  # of a worker that its executor keeps; nothing changes it
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
+    cdef object loop  # of the owner: what a frame waits for (see `serve_on`)
+    cdef Inbox outer  # of the owner: the inbox of the call that a frame is in, while it waits
+    cdef list outer_holder  # and what held that before
+    cdef bint is_suspicious  # of the owner: calls were queued beneath when its wait began
 
     def __cinit__(self):
         self.items = []
@@ -110,13 +123,20 @@ cdef class Inbox:
     cdef bint add(self, object item, Py_ssize_t lease, bint is_last) except -1:
         # `is_last`: the lease is over when this has been run.
         cdef bint accepted
-        cdef bint is_call = type(item) is SyncCall
-        cdef bint hand_over = is_call and (<SyncCall>item).is_first()
+        cdef bint hand_over = False
+        cdef SyncCall call = None
+        if type(item) is SyncCall:
+            call = <SyncCall>item
+            hand_over = call.is_first()
+            call.put_into(self)
         with cython.critical_section(self):
             accepted = not self.closed and not self.is_ending and self.lease == lease
             if accepted:
-                if is_call and not is_last:  # that is no user's
-                    (<SyncCall>item).count()
+                if call is not None:
+                    if self.holder is not None:
+                        call.is_held = True
+                    if not is_last:  # that is no user's
+                        call.count()
                 self.items.append(item)
                 self.posted += 1
                 self.is_ending = is_last
@@ -234,6 +254,68 @@ cdef class Inbox:
             if self.kept is not None:
                 self.kept.end()
 
+    cdef int serve_on(self, object loop) except -1:
+        # By a frame, which waits for a task of `loop` and looks once in a while whether that can
+        # still come to its end; or for something else, if that is None.
+        self.hold()
+        self.loop = loop
+        try:
+            self.run()
+        finally:
+            self.loop = None  # or a task that outlives the frame would hold it, by its context
+            self.let_go_of_outer()
+        return 0
+
+    cdef int hold(self) except -1:
+        # A frame is about to wait: say so where the call came from that it is in.
+        cdef SyncCall call = _this_thread().call
+        if call is None or self.outer is not None or call.inbox is None:
+            return 0
+        self.outer = call.inbox
+        self.outer_holder = self.outer.change_holder(call.task_context)
+        self.is_suspicious = self.outer.has_items()
+        return 0
+
+    cdef int let_go_of_outer(self) except -1:
+        cdef Inbox outer = self.outer
+        if outer is not None:
+            self.outer = None
+            holder = self.outer_holder
+            self.outer_holder = None
+            outer.change_holder(holder)
+        return 0
+
+    cdef list change_holder(self, list holder):
+        cdef list old
+        with cython.critical_section(self):
+            old = self.holder
+            self.holder = holder
+        return old
+
+    cdef int look(self) except -1:
+        cdef bint is_woken
+        try:
+            _deadlocks.look(self.loop, _this_thread().call)
+        except RuntimeError:
+            # The loop was closed. Its task may have ended just before: then we have been woken.
+            with cython.critical_section(self):
+                is_woken = not self.is_parked
+            if not is_woken:
+                raise
+        return 0
+
+    cdef bint has_items(self) except -1:
+        cdef bint found
+        with cython.critical_section(self):
+            found = self.begin < len(self.items)
+        return found
+
+    cdef list current_holder(self):
+        cdef list holder
+        with cython.critical_section(self):
+            holder = self.holder
+        return holder
+
     cdef int run(self) except -1:
         cdef SyncCall call
         cdef WakeChannel channel
@@ -252,8 +334,7 @@ cdef class Inbox:
                 item = None
                 call.execute()
                 asgibridge_count_up(&self.finished)
-                channel = call.channel
-                call.channel = None
+                channel = call.take_channel()
                 # Let go of the call before the loop hears of it: it holds the loop, which might
                 # pass for known to somebody (`asgibridge._loops`).
                 is_first = channel is not None and channel.push(call)
@@ -360,6 +441,8 @@ cdef class Inbox:
             other_bed = other.bed
         if self.kept is not None or self.when_idle is not None:
             patience = <long long>(IDLE_SECONDS * 1000000.0)
+        elif self.loop is not None:
+            patience = ASGIBRIDGE_SHORT_PATIENCE if self.is_suspicious else ASGIBRIDGE_LONG_PATIENCE
         while True:
             with nogil:
                 if other_bed is not NULL:
@@ -386,6 +469,10 @@ cdef class Inbox:
                             self.shut()
                     continue
                 PyErr_CheckSignals()
+                if status == PY_LOCK_FAILURE and self.loop is not None:
+                    self.is_suspicious = False
+                    patience = ASGIBRIDGE_LONG_PATIENCE
+                    self.look()
             except BaseException:
                 with cython.critical_section(self):
                     was_woken = not self.is_parked

@@ -476,4 +476,4 @@ def start_run(item, executor, announce):
         finally:
             if _threads.is_exiting():
                 inbox.shut()
-    served.run()
+    served.serve_on(None)

@@ -291,13 +291,13 @@ class Lease(Executor):
         """
         if self._family.keeps and type(handler) is not kernel.ThreadHandler:
             handler = self._at_home(handler)
-            call = kernel.SyncCall(loop, handler)
+            call = kernel.SyncCall(loop, handler, call.task_context)
         with self._lock:
             if self._generation != _threads.generation():
                 self._forget_parent()
             if self._state != _READY or self._over is not None:
                 gate = _Gate(handler)
-                call = kernel.SyncCall(loop, gate)
+                call = kernel.SyncCall(loop, gate, call.task_context)
                 self._hold(gate, call)
                 if self._state == _WAITING:
                     waiting = _Waiting(self, gate, call, loop)
@@ -541,6 +541,11 @@ class Lease(Executor):
         """Whether this is the worker's thread."""
         worker = self._worker
         return worker is not None and worker.executor.owns_current_thread()
+
+    def held_by(self) -> list[asyncio.Task[Any]] | None:
+        """What the worker's thread is held by, as `kernel.ThreadSensitiveExecutor` says it."""
+        worker = self._worker
+        return None if worker is None else worker.executor.held_by()
 
     def former_executor(self) -> kernel.ThreadSensitiveExecutor | None:
         """Whose thread a later fresh lease of the same context must not get."""

@@ -105,7 +105,12 @@ class PooledCall(_SyncToAsync):
         super().__init__(func, thread_sensitive=False)
         self._pool = pool
 
-    def _send(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], Any]) -> Any:
-        call = _backend.kernel.SyncCall(loop, handler)
+    def _send(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handler: Callable[[], Any],
+        task_context: list[asyncio.Task[Any]],
+    ) -> Any:
+        call = _backend.kernel.SyncCall(loop, handler, task_context)
         self._pool.post(call)
         return call

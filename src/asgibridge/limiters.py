@@ -354,9 +354,10 @@ class CallOptions:
         wrapper: sync.SyncToAsync[Any, Any],
         loop: asyncio.AbstractEventLoop,
         handler: Callable[[], Any],
+        task_context: list[Any],
     ) -> LimitedCall:
-        """In place of ``wrapper._send(loop, handler)``; it is called when the call is awaited."""
-        return LimitedCall(self, wrapper, loop, handler)
+        """In place of ``wrapper._send`` with the same; that is called when the call is awaited."""
+        return LimitedCall(self, wrapper, loop, handler, task_context)
 
 
 class _Job:
@@ -411,7 +412,9 @@ class LimitedCall:
     Of the loop's thread.
     """
 
-    __slots__ = ("_call", "_is_withdrawn", "_job", "_loop", "_options", "_wrapper")
+    __slots__ = (
+        *("_call", "_is_withdrawn", "_job", "_loop", "_options", "_task_context", "_wrapper"),
+    )
 
     def __init__(
         self,
@@ -419,8 +422,10 @@ class LimitedCall:
         wrapper: sync.SyncToAsync[Any, Any],
         loop: asyncio.AbstractEventLoop,
         handler: Callable[[], Any],
+        task_context: list[Any],
     ) -> None:
         self._options = options
+        self._task_context = task_context
         self._wrapper = wrapper
         self._loop = loop
         self._job = _Job(options, wrapper.func, handler)
@@ -433,7 +438,7 @@ class LimitedCall:
                 limiter = self._options.limiter
                 if limiter is not None:
                     yield from limiter.acquire_on_behalf_of(self._job).__await__()
-                self._call = self._wrapper._send(self._loop, self._job)
+                self._call = self._wrapper._send(self._loop, self._job, self._task_context)
             return (yield from self._call.__await__())
         except BaseException:
             # What has not begun by now never will: its task was cancelled or destroyed, or its

@@ -38,7 +38,7 @@ from contextvars import Context
 from types import FrameType
 from typing import Any
 
-from . import _leases, _loops
+from . import _deadlocks, _leases, _loops
 from ._backend import kernel
 from ._persistent import PersistentLoop, at_home
 from ._threads import Worker
@@ -80,12 +80,20 @@ class TopLevelRun:
         self._abandoned = False
         self._abandon_thread: Callable[[], None] | None = None
         self._error: BaseException | None = None
+        self._tasks: list[asyncio.Task[Any]] = []  # the main task, while there is one
 
-    def run(self, on: Executor | PersistentLoop | None) -> bool:
+    def run(
+        self,
+        on: Executor | PersistentLoop | None,
+        task_context: list[asyncio.Task[Any]] | None = None,
+    ) -> bool:
         """Run to the end, on ``on``'s thread or a new one, while this thread serves its executor.
 
+        :param task_context: of the `sync_to_async` call that this thread is in the middle of.
+
         Returns whether the coroutine was interrupted. Raises what `asyncio.run` itself raised, the
-        exception of a signal handler if there was one, or whatever keeps the thread from starting.
+        exception of a signal handler if there was one, or whatever keeps the thread from starting;
+        RuntimeError if ``on``'s thread waits for that call.
         """
         pending: BaseException | None = None
         try:
@@ -96,7 +104,7 @@ class TopLevelRun:
                         if self._started:
                             self._executor.serve()
                         else:
-                            self._start_and_serve(on)
+                            self._start_and_serve(on, task_context)
                         break
                     except BaseException as error:
                         if not self._started:
@@ -124,7 +132,12 @@ class TopLevelRun:
                 self._drop_awaitable()
             pending = self._error = None
 
-    def _start_and_serve(self, on: Executor | PersistentLoop | None) -> None:
+    def _start_and_serve(
+        self,
+        on: Executor | PersistentLoop | None,
+        task_context: list[asyncio.Task[Any]] | None,
+    ) -> None:
+        self._executor.hold()
         if type(on) is PersistentLoop:
             self._abandon_thread = on.abandon
             if on.add(self):
@@ -148,8 +161,14 @@ class TopLevelRun:
                 self._started = worker is not None and worker.ident is not None
         else:
             assert not isinstance(on, PersistentLoop)
+            if task_context is not None:
+                why = _deadlocks.chain(_deadlocks.busy_with(on), mine=task_context)
+                if why is not None:
+                    raise _deadlocks.would_never_run(
+                        "force_new_loop in an AsyncSingleThreadContext", why
+                    )
             self._abandon_thread = getattr(on, "abandon", None)
-            on.submit(self._execute).add_done_callback(self._submitted)
+            on.submit(self._execute_in, on).add_done_callback(self._submitted)
             self._started = True
             self._executor.serve()
 
@@ -183,6 +202,10 @@ class TopLevelRun:
         close = getattr(awaitable, "close", None)
         if close is not None:
             close()  # or Python warns that it was never awaited
+
+    def _execute_in(self, executor: Executor) -> None:
+        with _deadlocks.occupied(executor, self._tasks):
+            self._execute()
 
     def _execute(self) -> None:
         # On the runner. asyncio.run is looked up now: a program may have replaced it.
@@ -230,6 +253,7 @@ class TopLevelRun:
             self._loop = loop
             self.serves(loop)
             self._main = (loop, task)
+            self._tasks.append(task)
             if self._interrupts and self._may_cancel():
                 task.cancel()
             try:
@@ -241,6 +265,7 @@ class TopLevelRun:
             # Nothing is left to cancel. And a loop that is known to more than the two above would
             # not be kept.
             self._main = None
+            self._tasks.clear()
             awaitable = task = loop = None  # type: ignore[assignment]
             if stop is not None:
                 stop()

@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from . import (
     _backend,
+    _deadlocks,
     _install,
     _leases,
     _threads,
@@ -300,11 +301,21 @@ async def _retire(executor: Executor) -> None:
     # Shut it down and wait for what it has, without a thread to wait in.
     if type(executor) is kernel.ThreadSensitiveExecutor:
         last: Any = executor.retire(asyncio.get_running_loop())
+        if (
+            last is not None
+            and last.is_held
+            and _deadlocks.chain(last.held_by(), asyncio.current_task()) is not None
+        ):
+            last = None  # that thread waits for us: it goes when it can
     elif type(executor) is Lease:
         loop = asyncio.get_running_loop()
         last = loop.create_future()
         is_on_its_way = executor.end(functools.partial(_tell, loop, last))
-        if not is_on_its_way or executor.owns_current_thread():
+        if (
+            not is_on_its_way
+            or executor.owns_current_thread()
+            or _deadlocks.chain(executor.held_by(), asyncio.current_task()) is not None
+        ):
             return
     else:  # a user put it in
         last = None
@@ -419,7 +430,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             ):
                 run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
                 try:
-                    interrupted = run.run(self._runs_on())
+                    interrupted = run.run(self._runs_on(), task_context)
                 finally:
                     del run
         except BaseException:
@@ -487,12 +498,13 @@ def _run_on(
     # AsyncCall.run_on, for the Future that a main_wrap of somebody else's gets.
     closing = _Closing(executor)
     result.add_done_callback(closing)
+    executor.hold()
     try:
         kernel.call_soon(loop, kernel.begin_task, loop, coroutine, result, _NO_RESULT)
     except RuntimeError:
         closing.executor = None
         return False
-    executor.serve()
+    executor.serve(loop)
     return True
 
 
@@ -633,9 +645,9 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         options = self._options
         call: Any
         if options is None:
-            call = self._send(loop, handler)
+            call = self._send(loop, handler, task_context)
         else:
-            call = options.send(self, loop, handler)
+            call = options.send(self, loop, handler, task_context)
         del handler
         try:
             return await call  # type: ignore[no-any-return]
@@ -696,23 +708,30 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
                 else:
                     threadlocal.pop(name, None)
 
-    def _send(self, loop: asyncio.AbstractEventLoop, handler: Callable[[], _R]) -> Any:
+    def _send(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handler: Callable[[], _R],
+        task_context: list[asyncio.Task[Any]],
+    ) -> Any:
         # Have the handler run in the right thread; what is returned can be awaited.
         if not self._thread_sensitive:
             if self._executor is None:
                 pool = pools.executor_of(loop)
                 if pool is not None:
-                    call = kernel.SyncCall(loop, handler)
+                    call = kernel.SyncCall(loop, handler, task_context)
                     pool.post(call)
                     return call
-            return _ExecutorCall(loop.run_in_executor(self._executor, _guarded, handler))
+            return _ExecutorCall(
+                loop.run_in_executor(self._executor, _guarded, handler), task_context
+            )
         if not _warned and _install.real_asgiref_loaded():
             _warn_of_real_asgiref()
-        call = kernel.SyncCall(loop, handler)
+        call = kernel.SyncCall(loop, handler, task_context)
         frame = kernel.peek(AsyncToSync.executors, "current", None)
         if frame is not None:
             if type(frame) is not CurrentThreadExecutor:
-                return _send_to_foreign(loop, frame, handler)
+                return _send_to_foreign(loop, frame, handler, task_context)
             if _send_to_frame(frame, call):
                 return call
         context = self.thread_sensitive_context.get(None)
@@ -735,14 +754,19 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             executor = self.single_thread_executor
         if type(executor) is not kernel.ThreadSensitiveExecutor:
             if type(executor) is not Lease:
-                return _send_to_foreign(loop, executor, handler)
+                return _send_to_foreign(loop, executor, handler, task_context)
             if executor.owns_current_thread():
                 raise _would_deadlock("Single thread executor already being used")
-            return executor.send(call, loop, handler, self.func)
+            sent = executor.send(call, loop, handler, self.func)
+            if type(sent) is kernel.SyncCall and sent.is_held:
+                _raise_if_never_run(sent)
+            return sent
         if executor.owns_current_thread():
             raise _would_deadlock("Single thread executor already being used")
         if not executor.post(call):
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if call.is_held:
+            _raise_if_never_run(call)
         return call
 
 
@@ -764,7 +788,15 @@ def _send_to_frame(frame: CurrentThreadExecutor, call: kernel.SyncCall) -> bool:
                 "You cannot submit onto CurrentThreadExecutor from its own thread"
             )
         if serving.post(call):
+            if call.is_held:
+                _raise_if_never_run(call)
             return True
+
+
+def _raise_if_never_run(call: kernel.SyncCall) -> None:
+    why = _deadlocks.chain(call.held_by(), asyncio.current_task())
+    if why is not None and call.revoke():
+        raise _deadlocks.would_never_run("This call", why)
 
 
 def _would_deadlock(what: str) -> RuntimeError:
@@ -802,16 +834,43 @@ async def _cancel_inner_task(loop: asyncio.AbstractEventLoop, task_context: list
 
 
 class _ExecutorCall:
-    """A call in somebody else's executor, with the part of `SyncCall` that is used above."""
+    """A call in somebody else's executor, with the part of `SyncCall` that is used above.
 
-    __slots__ = ("_future", "_is_given_up")
+    :param executor: if that runs one call at a time.
+    """
 
-    def __init__(self, future: asyncio.Future[Any]) -> None:
+    __slots__ = ("_begun", "_executor", "_future", "_is_given_up", "task_context")
+
+    def __init__(
+        self,
+        future: asyncio.Future[Any],
+        task_context: list[asyncio.Task[Any]],
+        executor: Executor | None = None,
+        begun: list[bool] | None = None,
+    ) -> None:
         self._future = future
         self._is_given_up = False
+        self._executor = executor
+        self._begun = begun
+        self.task_context = task_context
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.shield(self._future).__await__()
+        outer = asyncio.shield(self._future)
+        outer.asgibridge_call = self  # type: ignore[attr-defined]
+        try:
+            return (yield from outer.__await__())
+        finally:
+            del outer.asgibridge_call  # type: ignore[attr-defined]
+
+    def held_by(self) -> list[asyncio.Task[Any]] | None:
+        # Its own come first: what is listed has not ended, and its function waits for it.
+        if self.task_context or self._executor is None:
+            return self.task_context
+        holder = _deadlocks.busy_with(self._executor)
+        return None if self._begun else holder  # in this order: see SyncCall's
+
+    def fail(self, error: BaseException) -> bool:
+        return False
 
     def done(self) -> bool:
         return not self._is_given_up and self._future.done()
@@ -833,19 +892,36 @@ _held = _Held()
 
 
 def _send_to_foreign(
-    loop: asyncio.AbstractEventLoop, executor: Executor, handler: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop,
+    executor: Executor,
+    handler: Callable[[], Any],
+    task_context: list[asyncio.Task[Any]],
 ) -> _ExecutorCall:
     # A thread-sensitive call to an executor that a user put in: one thread, by contract.
     if executor in _held.executors:
         raise _would_deadlock("Single thread executor already being used")
-    return _ExecutorCall(loop.run_in_executor(executor, _guarded_in, executor, handler))
+    holder = _deadlocks.busy_with(executor)
+    if holder:
+        why = _deadlocks.chain(holder, asyncio.current_task())
+        if why is not None:
+            raise _deadlocks.would_never_run("This call", why)
+    begun: list[bool] = []
+    future = loop.run_in_executor(executor, _guarded_in, executor, handler, task_context, begun)
+    return _ExecutorCall(future, task_context, executor, begun)
 
 
-def _guarded_in(executor: Executor, handler: Callable[[], _R]) -> _R:
+def _guarded_in(
+    executor: Executor,
+    handler: Callable[[], _R],
+    task_context: list[asyncio.Task[Any]],
+    begun: list[bool],
+) -> _R:
     __traceback_hide__ = True
+    begun.append(True)
     _held.executors.append(executor)
     try:
-        return _guarded(handler)
+        with _deadlocks.occupied(executor, task_context):
+            return _guarded(handler)
     finally:
         _held.executors.pop()
 

@@ -45,6 +45,7 @@ from .context import restore_context
 
 if TYPE_CHECKING:
     from .executors import CurrentThreadExecutor
+    from .inbox import Inbox
 
 __all__ = [
     "AsyncCall",
@@ -154,14 +155,22 @@ class SyncCall:
     """A call of ``function()`` on another thread, awaited by a task of ``loop``.
 
     Made and awaited on the loop's thread; `run` and `deliver` are the other thread's.
+
+    :param task_context: lists the task that the function waits for in `async_to_sync`, if it does.
     """
 
     __slots__ = (
-        *("_abandoned", "_channel", "_done", "_error", "_function", "_is_counted", "_loop"),
-        *("_started", "_submitted", "_thread_ident", "_value", "_waiter", "_work"),
+        *("_abandoned", "_channel", "_done", "_error", "_failure", "_function", "_inbox"),
+        *("_is_counted", "_loop", "_started", "_submitted", "_thread_ident", "_value", "_waiter"),
+        *("_work", "is_held", "task_context"),
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        function: Callable[[], Any],
+        task_context: list[asyncio.Task[Any]] | None = None,
+    ) -> None:
         self._loop = loop
         self._channel = wake_channel(loop)
         self._work = [function]
@@ -174,12 +183,18 @@ class SyncCall:
         self._error: BaseException | None = None
         self._done = False
         self._abandoned = False
+        # Where it was put last; None if nowhere yet, or if that has many threads.
+        self._inbox: Inbox | None = None
+        self._failure: BaseException | None = None  # what `fail` is about to make of it
+        self.task_context = task_context
+        self.is_held = False
 
     def run(self) -> None:
         """Run the function, unless it was revoked. On the thread it was sent to."""
         try:
             function = self._work.pop()
         except IndexError:
+            self._has_failed()
             return
         counted = tally.mine.tally if self._is_counted else None
         if counted is not None:
@@ -217,10 +232,50 @@ class SyncCall:
         try:
             self._work.pop()
         except IndexError:
+            self._has_failed()
             return
         if self._is_counted:
             tally.mine.tally.cancelled += 1
         self._error = asyncio.CancelledError()
+
+    def held_by(self) -> list[asyncio.Task[Any]] | None:
+        """What keeps this call from going on: the ``task_context`` of a call (or of this one) whose
+        function waits in `async_to_sync`, on the thread that has to run this one to its end.
+
+        None if nothing does. From any thread.
+        """
+        inbox = self._inbox
+        holder = self.task_context if inbox is None else inbox._holder
+        # Asked afterwards: a call that has ended is not held by the next one.
+        is_queued = bool(self._work)
+        if inbox is None:
+            return None if is_queued else holder
+        return holder if is_queued or holder is self.task_context else None
+
+    def fail(self, error: BaseException) -> bool:
+        """Raise ``error`` in the waiting task in place of `run`; False if that has begun, or if
+        this call has no ``task_context``.
+
+        From any thread. The task is told at once.
+        """
+        if self.task_context is None:
+            return False
+        self._failure = error
+        try:
+            self._work.pop()
+        except IndexError:
+            self._failure = None
+            return False
+        if self._is_counted:
+            tally.mine.tally.cancelled += 1
+        self._has_failed()
+        self.deliver()
+        return True
+
+    def _has_failed(self) -> None:
+        # Also by the thread: it may find the call taken, and deliver it, before `fail` goes on.
+        if self._failure is not None:
+            self._error = self._failure
 
     def revoke(self) -> bool:
         """Nobody waits for this call any more: keep it from running if it has not begun.
@@ -255,16 +310,17 @@ class SyncCall:
 
     def __await__(self) -> Generator[Any, None, Any]:
         if not self._done:
-            self._waiter = self._loop.create_future()
+            self._waiter = waiter = self._loop.create_future()
+            waiter.asgibridge_call = self  # type: ignore[attr-defined]
             try:
-                yield from self._waiter.__await__()
+                yield from waiter.__await__()
             finally:
-                self._waiter = None
+                self._waiter = waiter.asgibridge_call = None  # type: ignore[attr-defined]
         return self._take()
 
     def _take(self) -> Any:
         value, error = self._value, self._error
-        self._value = self._error = None
+        self._value = self._error = self._failure = None
         if error is None:
             return value
         try:
@@ -344,12 +400,14 @@ class AsyncCall:
         :param no_result: the error if the coroutine ends without setting the outcome.
         """
         self._executor = executor
+        executor.hold()  # before the coroutine can run, and a call of its be posted
         try:
             call_soon(loop, begin_task, loop, coroutine, self, no_result)
         except RuntimeError:
             self._executor = None
+            executor._inbox._let_go_of_outer()
             return False
-        executor.serve()
+        executor.serve(loop)
         return True
 
     def _finish(self, value: Any, error: BaseException | None) -> None:

@@ -155,9 +155,16 @@ class CurrentThreadExecutor(Executor):
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
         return self._generation == _threads.generation() and self._inbox.put(item)
 
-    def serve(self) -> None:
-        """Run what is posted until `close`. On the thread the executor was made in."""
-        self._inbox.serve()
+    def hold(self) -> None:
+        """Say that `serve` comes next, before there is anything that could need the thread."""
+        self._inbox._hold()
+
+    def serve(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Run what is posted until `close`. On the thread the executor was made in.
+
+        :param loop: on which the async code runs. Raises RuntimeError if that is closed instead.
+        """
+        self._inbox._serve_on(loop)
 
     def close(self, _future: Any = None) -> None:
         """The async code has ended: refuse further calls. From any thread."""
@@ -168,6 +175,7 @@ class CurrentThreadExecutor(Executor):
 
         On the thread the executor was made in.
         """
+        self._inbox._let_go_of_outer()
         self._inbox.close()
         for item in self._inbox.drain():
             outer = self.serving()
@@ -252,6 +260,13 @@ class ThreadSensitiveExecutor(Executor):
         """Whether all that was posted has been run. From any thread."""
         inbox = self._inbox
         return inbox is None or inbox.is_idle()
+
+    def held_by(self) -> list[asyncio.Task[Any]] | None:
+        """The ``task_context`` of the call that the thread is in the middle of, while that waits in
+        `async_to_sync`; else None. From any thread.
+        """
+        inbox = self._inbox
+        return None if inbox is None else inbox._holder
 
     def abandon(self) -> None:
         """Do not wait for the thread at exit. From any thread."""

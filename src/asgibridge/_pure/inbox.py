@@ -14,17 +14,20 @@ item's waiter is told. Equal means: nothing queued, nothing running.
 The lock is re-entrant because the collector may run a finalizer while it is held, and the finalizer
 may close this very inbox; then the end marker can stand before the last item, so the owner looks
 behind it. `threading` and `queue` are looked up when used: gevent replaces what they hold.
+
+**Waiting for long**, a frame looks whether it waits in vain (`asgibridge._deadlocks`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from asgibridge import _threads
+from asgibridge import _deadlocks, _threads
 from asgibridge._threads import Item
 
 from .calls import SyncCall
@@ -48,11 +51,26 @@ _PATIENCE: float | None = 0.25 if sys.platform == "win32" else None
 
 _AGAIN = object()
 
+# When a frame looks whether it waits in vain; sooner the first time, if calls were queued beneath
+# already when its wait began.
+_LONG_PATIENCE = 0.5
+_SHORT_PATIENCE = 0.01
+
+
+class _Here(threading.local):
+    inbox: Inbox | None = None  # which the thread serves, the innermost
+
+
+_here = _Here()
+
 
 class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
-    __slots__ = ("_lock", "_queue", "_when_idle", "closed", "finished", "posted")
+    __slots__ = (
+        *("_beneath", "_holder", "_lock", "_loop", "_outer", "_outer_holder", "_patience"),
+        *("_queue", "_running", "_when_idle", "closed", "finished", "posted"),
+    )
 
     def __init__(self) -> None:
         # None is for the end, and `_AGAIN` to look again.
@@ -62,6 +80,16 @@ class Inbox:
         self.closed = False
         self.posted = 0
         self.finished = 0
+        self._running: Item | None = None
+        # Of a frame, while it waits: the loop it waits for; the call it is in, that one's inbox,
+        # and what held that before.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._beneath: SyncCall | None = None
+        self._outer: Inbox | None = None
+        self._outer_holder: list[asyncio.Task[Any]] | None = None
+        self._patience = _LONG_PATIENCE
+        # The `task_context` of the call that the owner runs, while that waits in `async_to_sync`.
+        self._holder: list[asyncio.Task[Any]] | None = None
 
     def put(self, item: Item) -> bool:
         """Add ``item``, or return False if the inbox is closed. From any thread."""
@@ -71,6 +99,8 @@ class Inbox:
             self.posted += 1
             if type(item) is SyncCall:
                 item._count()
+                item._inbox = self
+                item.is_held = self._holder is not None
             self._queue.put(item)
             return True
 
@@ -92,18 +122,66 @@ class Inbox:
 
     def serve(self) -> None:
         """Run what comes, until the inbox is closed and empty. On the owning thread."""
-        while True:
-            item = self._get()
-            if item is None:
-                break
-            item.run()
-            self.finished += 1
-            item.deliver()
-            del item
-        for item in self.drain():
-            item.run()
-            self.finished += 1
-            item.deliver()
+        outer, _here.inbox = _here.inbox, self
+        try:
+            while True:
+                item = self._get()
+                if item is None:
+                    break
+                self._running = item
+                item.run()
+                self._running = None
+                self.finished += 1
+                item.deliver()
+                del item
+            for item in self.drain():
+                self._running = item
+                item.run()
+                self._running = None
+                self.finished += 1
+                item.deliver()
+        finally:
+            self._running = None  # an item may raise: it ends the serving, that is its way
+            _here.inbox = outer
+
+    def _serve_on(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        # `serve`, by a frame that waits for a task of `loop`; or for something else, if None.
+        self._hold()
+        self._loop = loop
+        try:
+            self.serve()
+        finally:
+            self._loop = None  # or a task that outlives the frame would hold it, by its context
+            self._let_go_of_outer()
+
+    def _hold(self) -> None:
+        # A frame is about to wait: say so where the call came from that it is in.
+        outer = _here.inbox
+        # Greenlets of one thread are not told apart by what was made before they came.
+        if outer is None or self._outer is not None or threading.local not in _Here.__mro__:
+            return
+        call = outer._running
+        if type(call) is SyncCall:
+            self._outer, self._beneath = outer, call
+            self._outer_holder, outer._holder = outer._holder, call.task_context
+            self._patience = _SHORT_PATIENCE if outer._has_items() else _LONG_PATIENCE
+
+    def _let_go_of_outer(self) -> None:
+        outer, self._outer = self._outer, None
+        if outer is not None:
+            outer._holder, self._outer_holder, self._beneath = self._outer_holder, None, None
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            _deadlocks.look(loop, self._beneath)
+        except RuntimeError:
+            # The loop was closed. Its task may have ended just before: then we have been woken.
+            if not self.closed and self._queue.empty():
+                raise
+
+    def _has_items(self) -> bool:
+        """Whether there is something in it that has not begun."""
+        return not self._queue.empty()
 
     def drain(self) -> list[Item]:
         """Take out all that waits in the inbox now. From any thread."""
@@ -124,11 +202,16 @@ class Inbox:
 
     def _get(self) -> Item | None:
         patience = _PATIENCE if self._when_idle is None else IDLE_SECONDS
+        if self._loop is not None:
+            patience = self._patience
         while True:
             try:
                 item: Any = self._queue.get(timeout=patience)
             except queue.Empty:
-                if patience is not _PATIENCE:
+                if self._loop is not None:
+                    patience = self._patience = _LONG_PATIENCE
+                    self._look(self._loop)
+                elif patience is not _PATIENCE:
                     patience = _PATIENCE
                     if self._when_idle is not None and self._when_idle():
                         self.close()

@@ -1,0 +1,355 @@
+"""Calls that can never run raise; none that can run does; and a closed loop lets its threads go.
+
+What never runs is a hang without the detection: each test runs with a time limit of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from asgibridge import _deadlocks
+from asgibridge.sync import (
+    AsyncSingleThreadContext,
+    SyncToAsync,
+    ThreadSensitiveContext,
+    async_to_sync,
+    sync_to_async,
+)
+
+pytestmark = pytest.mark.timeout(20)
+
+thread = sync_to_async(threading.current_thread)
+
+
+def run(coroutine):
+    """Run in a thread of its own, so that no state of the test's thread plays a part."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
+def elsewhere(coroutine):
+    """A task that inherits nothing: neither a frame that serves it nor a context."""
+    return contextvars.Context().run(asyncio.ensure_future, coroutine)
+
+
+def in_worker(coroutine_function):
+    return sync_to_async(async_to_sync(coroutine_function))()
+
+
+class TestNeverRuns:
+    def test_a_task_that_inherits_nothing_and_is_waited_for(self):
+        """The process's thread waits for it, and it for that thread."""
+
+        async def inner():
+            await asyncio.sleep(0)
+            return await elsewhere(thread())
+
+        with pytest.raises(RuntimeError, match=r"would deadlock: .*TestNeverRuns.*inner|drive"):
+            run(in_worker(inner))
+        assert run(thread()) is run(thread())  # and nothing is left of it
+
+    def test_one_of_several_that_are_gathered(self):
+        async def inner():
+            await asyncio.sleep(0)
+            return await asyncio.gather(elsewhere(thread()), elsewhere(thread()))
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(in_worker(inner))
+
+    def test_a_task_of_the_frame_further_out(self):
+        """Its call has to wait until the inner frame has ended, which waits for the task."""
+
+        async def late(begun):
+            await begun.wait()
+            return await thread()
+
+        async def outer():
+            begun = asyncio.Event()
+            task = asyncio.ensure_future(late(begun))
+
+            async def inner():
+                begun.set()
+                return await task
+
+            return await in_worker(inner)
+
+        with pytest.raises(RuntimeError, match=r"late.*makes this call"):
+            async_to_sync(outer)()
+
+    def test_a_call_that_was_queued_before(self):
+        """The last link is a task that begins to wait for another: the waiting thread finds it."""
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            begun, go, tasks = asyncio.Event(), threading.Event(), []
+
+            async def inner():
+                return await tasks[0]
+
+            def work():
+                loop.call_soon_threadsafe(begun.set)
+                go.wait(10)
+                return async_to_sync(inner)()
+
+            working = asyncio.ensure_future(sync_to_async(work)())
+            await begun.wait()
+            tasks.append(asyncio.ensure_future(thread()))
+            await asyncio.sleep(0)
+            go.set()
+            return await asyncio.gather(working, *tasks, return_exceptions=True)
+
+        errors = run(main())
+        assert [str(error).count("would deadlock") for error in errors] == [1, 1]
+
+    @pytest.mark.parametrize("length", [2, 3])
+    def test_a_ring_of_executors(self, length):
+        executors = [ThreadPoolExecutor(1) for _ in range(length)]
+
+        async def step(n):
+            async with ThreadSensitiveContext(executor=executors[n % length]):
+                if n == length:
+                    return await thread()
+                return await sync_to_async(async_to_sync(step))(n + 1)
+
+        try:
+            with pytest.raises(RuntimeError, match="would deadlock"):
+                run(step(0))
+            for executor in executors:
+                assert executor.submit(int).result(10) == 0
+        finally:
+            for executor in executors:
+                executor.shutdown()
+
+    def test_two_threads_that_queue_for_each_other(self):
+        """Each holds its own, and its task has to wait for the other's: one of them raises."""
+        first, second = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        both = threading.Barrier(2)
+
+        async def hold(own, other):
+            async def inner():
+                await asyncio.get_running_loop().run_in_executor(None, both.wait, 10)
+                async with ThreadSensitiveContext(executor=other):
+                    return await thread()
+
+            async with ThreadSensitiveContext(executor=own):
+                return await in_worker(inner)
+
+        async def main():
+            return await asyncio.gather(
+                asyncio.ensure_future(hold(first, second)),
+                asyncio.ensure_future(hold(second, first)),
+                return_exceptions=True,
+            )
+
+        with first, second:
+            outcomes = run(main())
+        errors = [outcome for outcome in outcomes if isinstance(outcome, RuntimeError)]
+        assert len(errors) == 1
+        assert "would deadlock" in str(errors[0])
+
+    def test_a_new_loop_on_the_single_thread_that_waits_for_it(self):
+        async def main():
+            return await sync_to_async(async_to_sync(asyncio.sleep, force_new_loop=True))(0)
+
+        with AsyncSingleThreadContext():
+            with pytest.raises(RuntimeError, match=r"force_new_loop.*would deadlock"):
+                async_to_sync(main)()
+            assert async_to_sync(asyncio.sleep)(0, "works") == "works"
+
+    def test_leaving_a_context_from_its_own_thread_does_not_wait_for_that(self):
+        async def main():
+            context = ThreadSensitiveContext()
+            await context.__aenter__()
+
+            async def inner():
+                SyncToAsync.thread_sensitive_context.set(context)
+                executor = SyncToAsync.context_to_thread_executor.pop(context)
+                from asgibridge.sync import _retire
+
+                await _retire(executor)
+                return "left"
+
+            return await in_worker(inner)
+
+        assert run(main()) == "left"
+
+
+class TestRuns:
+    """Shapes that asgiref's users reported as hangs or false alarms, by the issue's number."""
+
+    @pytest.fixture(autouse=True)
+    def _no_proof(self, monkeypatch):
+        # Nor may one be found by a search that happens to come a moment sooner or later.
+        found = []
+        chain = _deadlocks.chain
+
+        def noting(*args, **kwargs):
+            why = chain(*args, **kwargs)
+            found.append(why)
+            return why
+
+        monkeypatch.setattr(_deadlocks, "chain", noting)
+        yield
+        assert [why for why in found if why is not None] == []
+
+    @pytest.mark.parametrize("wait", ["create_task", "wait_for", "gather", "shield"])
+    @pytest.mark.parametrize("outermost", ["sync", "async"])
+    def test_nested_waits(self, wait, outermost):
+        """#214, #249, #348, #491, #492, #494."""
+
+        async def leaf(n):
+            return await sync_to_async(lambda: n)()
+
+        async def across(n):
+            if wait == "create_task":
+                return await asyncio.create_task(down(n))
+            if wait == "wait_for":
+                return await asyncio.wait_for(down(n), 10)
+            if wait == "gather":
+                return (await asyncio.gather(down(n), down(0)))[0]
+            return await asyncio.shield(down(n))
+
+        async def down(n):
+            if n == 0:
+                return await leaf(0)
+            return 1 + await sync_to_async(async_to_sync(across))(n - 1)
+
+        if outermost == "sync":
+            assert async_to_sync(across)(4) == 4
+        else:
+            assert run(across(4)) == 4
+
+    def test_a_thread_that_is_held_and_let_go(self):
+        """A queue of other tasks at a thread that waits for one of its own."""
+        begun, go = threading.Event(), []
+
+        async def inner():
+            begun.set()
+            go.append(asyncio.Event())
+            await go[0].wait()
+            return "inner"
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            held = asyncio.ensure_future(in_worker(inner))
+            await loop.run_in_executor(None, begun.wait, 10)
+            others = [asyncio.ensure_future(thread()) for _ in range(20)]
+            await asyncio.sleep(0)
+            go[0].set()
+            return await held, len(set(await asyncio.gather(*others)))
+
+        assert run(main()) == ("inner", 1)
+
+    def test_a_gathering_of_which_one_will_let_go(self):
+        """What another task of it raises ends the wait, and the thread goes on."""
+
+        async def fails(event):
+            await event.wait()
+            raise ValueError("enough")
+
+        async def main():
+            event, late = asyncio.Event(), []
+
+            async def inner():
+                late.append(elsewhere(thread()))
+                await asyncio.gather(late[0], fails(event))
+
+            held = asyncio.ensure_future(in_worker(inner))
+            while not late:
+                await asyncio.sleep(0)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            event.set()
+            with pytest.raises(ValueError, match="enough"):
+                await held
+            return await late[0]
+
+        assert run(main()) is not None
+
+    def test_leaving_a_context_while_others_use_its_thread(self):
+        """#458, #535, #560, #563: the loop goes on meanwhile."""
+        release = threading.Event()
+
+        async def main():
+            ticks = []
+            async with ThreadSensitiveContext():
+                task = asyncio.ensure_future(sync_to_async(release.wait)(10))
+                await asyncio.sleep(0)
+                asyncio.get_running_loop().call_soon(ticks.append, 1)
+                asyncio.get_running_loop().call_soon(release.set)
+            assert ticks == [1]
+            return await task
+
+        assert run(main())
+
+    def test_a_time_out_on_the_way(self):
+        """#567: what waits with a time-out gives up, and then the thread is free."""
+
+        async def inner():
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(elsewhere(asyncio.sleep(30)), 0.01)
+            return await thread()
+
+        assert run(in_worker(inner)) is not None
+
+
+class TestClosedLoop:
+    """A loop that is closed while a thread waits for it, and one that is only stopped (#525, #528,
+    #545, #562)."""
+
+    @pytest.fixture
+    def waiting(self):
+        """A stopped loop, a worker that waits for a task of it, and its future outcome."""
+        loop = asyncio.new_event_loop()
+        started, outcome, futures = threading.Event(), [], []
+
+        async def forever():
+            futures.extend([loop.create_future(), asyncio.current_task()])
+            started.set()
+            return await futures[0]
+
+        def work():
+            try:
+                outcome.append(async_to_sync(forever)())
+            except BaseException as error:
+                outcome.append(error)
+
+        async def main():
+            asyncio.ensure_future(sync_to_async(work)())
+            await loop.run_in_executor(None, started.wait, 10)
+
+        loop.run_until_complete(main())
+        yield loop, outcome, futures
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False
+        loop.close()
+
+    def test_raises_within_a_second(self, waiting):
+        loop, outcome, _ = waiting
+        loop.close()
+        process_thread = SyncToAsync.single_thread_executor
+        assert process_thread.submit(int).result(10) == 0
+        assert isinstance(outcome[0], RuntimeError)
+        assert "loop was closed" in str(outcome[0])
+
+    def test_that_is_stopped_may_run_again(self, waiting, monkeypatch):
+        loop, outcome, (future, _) = waiting
+        looks = threading.Semaphore(0)
+        look = _deadlocks.look
+
+        def noting(*args):
+            look(*args)
+            looks.release()
+
+        monkeypatch.setattr(_deadlocks, "look", noting)
+        assert looks.acquire(timeout=10)
+        assert outcome == []
+        future.set_result("ran again")
+        while not outcome:
+            loop.run_until_complete(asyncio.sleep(0.01))
+        assert outcome == ["ran again"]
