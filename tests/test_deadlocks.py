@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from asgibridge import _deadlocks
+from asgibridge import _deadlocks, workers
+from asgibridge.limiters import CapacityLimiter
 from asgibridge.sync import (
     AsyncSingleThreadContext,
     SyncToAsync,
@@ -39,6 +41,26 @@ def elsewhere(coroutine):
 
 def in_worker(coroutine_function):
     return sync_to_async(async_to_sync(coroutine_function))()
+
+
+def in_context(context, coroutine):
+    """A task that inherits nothing but that ThreadSensitiveContext."""
+    variables = contextvars.Context()
+    variables.run(SyncToAsync.thread_sensitive_context.set, context)
+    return variables.run(asyncio.ensure_future, coroutine)
+
+
+@pytest.fixture
+def policy():
+    """`workers.set_policy`, taken back at the end."""
+    old = workers.get_policy()
+    yield workers.set_policy
+    workers.set_policy(old)
+    workers.end_idle_workers()
+
+
+# What a context's worker is to the search: the kernel's own, and leased.
+POLICIES = {"default": None, "keep": "keep", "hooks": workers.Policy(before_lease=id)}
 
 
 class TestNeverRuns:
@@ -152,6 +174,101 @@ class TestNeverRuns:
         assert len(errors) == 1
         assert "would deadlock" in str(errors[0])
 
+    @pytest.mark.parametrize("is_first", [True, False])
+    @pytest.mark.parametrize("force_new_loop", [False, True])
+    @pytest.mark.parametrize("kind", POLICIES)
+    def test_the_worker_of_a_context(self, kind, force_new_loop, is_first):
+        async def main():
+            async with ThreadSensitiveContext(policy=POLICIES[kind]) as context:
+
+                async def inner():
+                    await asyncio.sleep(0)
+                    return await in_context(context, thread())
+
+                call = sync_to_async(async_to_sync(inner, force_new_loop=force_new_loop))
+                if not is_first:  # which is held while a leased one's hooks are called
+                    await thread()
+                return await call()
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(main())
+
+    def test_by_way_of_a_thread_of_a_pool(self):
+        """Its call is in the middle of something, and has ended for nobody."""
+
+        async def second():
+            await asyncio.sleep(0)
+            return await elsewhere(thread())
+
+        async def first():
+            return await sync_to_async(async_to_sync(second), thread_sensitive=False)()
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(in_worker(first))
+
+    @pytest.mark.parametrize("options", [{"thread_name": "a"}, {"limiter": CapacityLimiter(1)}])
+    def test_by_way_of_a_call_with_options(self, options):
+        async def second():
+            await asyncio.sleep(0)
+            return await elsewhere(thread())
+
+        async def first():
+            call = sync_to_async(async_to_sync(second), thread_sensitive=False, **options)
+            return await call()
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(in_worker(first))
+        limiter = options.get("limiter")
+        assert limiter is None or limiter.borrowed_tokens == 0
+
+    def test_a_call_with_options_that_was_queued_before(self):
+        async def main():
+            loop = asyncio.get_running_loop()
+            begun, go, tasks = asyncio.Event(), threading.Event(), []
+            queued = sync_to_async(threading.current_thread, abandon_on_cancel=False)
+
+            async def inner():
+                return await tasks[0]
+
+            def work():
+                loop.call_soon_threadsafe(begun.set)
+                go.wait(10)
+                return async_to_sync(inner)()
+
+            working = asyncio.ensure_future(sync_to_async(work)())
+            await begun.wait()
+            tasks.append(asyncio.ensure_future(queued()))
+            await asyncio.sleep(0)
+            go.set()
+            return await asyncio.gather(working, *tasks, return_exceptions=True)
+
+        before = workers.stats()
+        errors = run(main())
+        assert [str(error).count("would deadlock") for error in errors] == [1, 1]
+        after = workers.stats()
+        assert (after.queued, after.cancelled) == (before.queued, before.cancelled + 1)
+
+    def test_by_way_of_a_call_whose_task_was_cancelled(self):
+        """The coroutine has survived that, so its call goes on, and is waited for."""
+
+        async def main():
+            begun = asyncio.Event()
+
+            async def inner():
+                begun.set()
+                try:
+                    await asyncio.sleep(30)
+                except asyncio.CancelledError:
+                    return await elsewhere(thread())
+
+            task = asyncio.ensure_future(in_worker(inner))
+            await begun.wait()
+            task.cancel()
+            return await task
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(main())
+
     def test_a_new_loop_on_the_single_thread_that_waits_for_it(self):
         async def main():
             return await sync_to_async(async_to_sync(asyncio.sleep, force_new_loop=True))(0)
@@ -161,9 +278,10 @@ class TestNeverRuns:
                 async_to_sync(main)()
             assert async_to_sync(asyncio.sleep)(0, "works") == "works"
 
-    def test_leaving_a_context_from_its_own_thread_does_not_wait_for_that(self):
+    @pytest.mark.parametrize("kind", POLICIES)
+    def test_leaving_a_context_from_its_own_thread_does_not_wait_for_that(self, kind):
         async def main():
-            context = ThreadSensitiveContext()
+            context = ThreadSensitiveContext(policy=POLICIES[kind])
             await context.__aenter__()
 
             async def inner():
@@ -271,6 +389,102 @@ class TestRuns:
 
         assert run(main()) is not None
 
+    def test_waiting_for_a_token(self):
+        """Who has it is in the middle of a call that waits for others, and will give it back."""
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            go, begun = asyncio.Event(), asyncio.Event()
+
+            async def holds():
+                begun.set()
+                await go.wait()
+                return await thread()
+
+            def limited(function):
+                return sync_to_async(function, thread_sensitive=False, limiter=limiter)
+
+            async def waits():
+                return await limited(threading.current_thread)()
+
+            holding = asyncio.ensure_future(limited(async_to_sync(holds))())
+            await begun.wait()
+            waiting = [asyncio.ensure_future(in_worker(waits)) for _ in range(3)]
+            waiting.append(asyncio.ensure_future(thread()))
+            while limiter.statistics().tasks_waiting < 1:
+                await asyncio.sleep(0.001)
+            go.set()
+            return await asyncio.gather(holding, *waiting)
+
+        assert None not in run(main())
+        assert limiter.borrowed_tokens == 0
+
+    def test_waiting_for_a_worker(self, policy):
+        """At the limit, a call is held until a context is left; who has that waits meanwhile."""
+        policy(workers.Policy(kind="keep", limit=1))
+
+        async def main():
+            go, begun = asyncio.Event(), asyncio.Event()
+
+            async def inner():
+                begun.set()
+                await go.wait()
+                return await thread()
+
+            async def has_it():
+                async with ThreadSensitiveContext():
+                    return await in_worker(inner)
+
+            async def waits():
+                async with ThreadSensitiveContext():
+                    return await asyncio.gather(thread(), in_worker(thread))
+
+            first = asyncio.ensure_future(has_it())
+            await begun.wait()
+            second = asyncio.ensure_future(waits())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            go.set()
+            return await asyncio.gather(first, second)
+
+        assert None not in run(main())
+
+    def test_a_task_that_was_cancelled_a_moment_ago(self, monkeypatch):
+        """It has not heard of it yet, and seems to wait for a call that can't run."""
+        look, not_yet = _deadlocks.look, [True]
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            begun, go, tasks = asyncio.Event(), threading.Event(), []
+
+            def cancel_and_look(beneath):
+                tasks[0].cancel()
+                look(loop, beneath)
+
+            def instead(_loop, beneath):
+                if not_yet:
+                    not_yet.pop()
+                    loop.call_soon_threadsafe(cancel_and_look, beneath)
+
+            async def inner():
+                return await tasks[0]
+
+            def work():
+                loop.call_soon_threadsafe(begun.set)
+                go.wait(10)
+                return async_to_sync(inner)()
+
+            monkeypatch.setattr(_deadlocks, "look", instead)
+            working = asyncio.ensure_future(sync_to_async(work)())
+            await begun.wait()
+            tasks.append(asyncio.ensure_future(thread()))
+            await asyncio.sleep(0)
+            go.set()
+            return await asyncio.gather(working, *tasks, return_exceptions=True)
+
+        assert [type(error) for error in run(main())] == [asyncio.CancelledError] * 2
+        assert not_yet == []
+
     def test_leaving_a_context_while_others_use_its_thread(self):
         """#458, #535, #560, #563: the loop goes on meanwhile."""
         release = threading.Event()
@@ -337,6 +551,25 @@ class TestClosedLoop:
         assert isinstance(outcome[0], RuntimeError)
         assert "loop was closed" in str(outcome[0])
 
+    def test_whose_task_has_ended_just_before(self, waiting, monkeypatch):
+        loop, outcome, (future, task) = waiting
+        looking, closed = threading.Event(), threading.Event()
+        look = _deadlocks.look
+
+        def late(*args):
+            looking.set()
+            assert closed.wait(10)
+            look(*args)
+
+        monkeypatch.setattr(_deadlocks, "look", late)
+        assert looking.wait(10)
+        future.set_result("in time")
+        loop.run_until_complete(task)
+        loop.close()
+        closed.set()
+        assert SyncToAsync.single_thread_executor.submit(int).result(10) == 0
+        assert outcome == ["in time"]
+
     def test_that_is_stopped_may_run_again(self, waiting, monkeypatch):
         loop, outcome, (future, _) = waiting
         looks = threading.Semaphore(0)
@@ -353,3 +586,97 @@ class TestClosedLoop:
         while not outcome:
             loop.run_until_complete(asyncio.sleep(0.01))
         assert outcome == ["ran again"]
+
+
+class TestSyncCallFails:
+    """What a call can come to if another thread ends it, in either kernel."""
+
+    @staticmethod
+    def outcome_of(kernel, steps):
+        async def main():
+            ran = []
+            call = kernel.SyncCall(asyncio.get_running_loop(), lambda: ran.append(1) or "ran", [])
+            done = steps(call)
+            try:
+                return done, ran, await call
+            except ValueError as error:
+                return done, ran, error
+
+        return run(main())
+
+    def test_before_it_has_begun(self, kernel):
+        error = ValueError("failed")
+
+        def steps(call):
+            done = call.fail(error)
+            call.run()
+            call.deliver()
+            return done
+
+        assert self.outcome_of(kernel, steps) == (True, [], error)
+
+    def test_not_when_it_has_run(self, kernel):
+        def steps(call):
+            call.run()
+            done = call.fail(ValueError("failed"))
+            call.deliver()
+            return done
+
+        assert self.outcome_of(kernel, steps) == (False, [1], "ran")
+
+    def test_once(self, kernel):
+        error = ValueError("failed")
+        assert self.outcome_of(
+            kernel, lambda call: [call.fail(error), call.fail(ValueError("again"))]
+        ) == ([True, False], [], error)
+
+    def test_not_if_it_is_the_end_of_a_lease(self, kernel):
+        async def main():
+            return kernel.SyncCall(asyncio.get_running_loop(), int).fail(ValueError("failed"))
+
+        assert run(main()) is False
+
+    def test_while_its_thread_comes_to_it(self):
+        """In the pure kernel it is taken and failed in two steps; its thread may come between."""
+        from asgibridge import _pure
+
+        error = ValueError("failed")
+
+        def steps(call):
+            class Work(list):
+                def pop(self):
+                    function = super().pop()
+                    if not delivered:
+                        delivered.append(True)
+                        call.run()
+                        delivered[0] = call._error
+                        call.deliver()
+                    return function
+
+            delivered = []
+            call._work = Work(call._work)
+            return call.fail(error), delivered
+
+        assert self.outcome_of(_pure, steps) == ((True, [error]), [], error)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_was_forked_while_a_thread_looked(script_output):
+    """Nothing of the search is left locked, nor an executor busy that has no thread there."""
+    assert (
+        script_output("""
+            import os, warnings
+            from asgibridge import _deadlocks
+
+            warnings.simplefilter("ignore", DeprecationWarning)
+            executor = object()
+            with _deadlocks._looking, _deadlocks.occupied(executor, []):
+                child = os.fork()
+                if child == 0:
+                    free = _deadlocks._looking.acquire(timeout=1)
+                    os._exit(0 if free and _deadlocks.busy_with(executor) is None else 1)
+                _, status = os.waitpid(child, 0)
+            print(status)
+        """)
+        == "0"
+    )
