@@ -861,6 +861,7 @@ class _ExecutorCall:
             return (yield from outer.__await__())
         finally:
             del outer.asgibridge_call  # type: ignore[attr-defined]
+            del outer, self  # an exception's traceback refers to this frame, and we to it
 
     def held_by(self) -> list[asyncio.Task[Any]] | None:
         # Its own come first: what is listed has not ended, and its function waits for it.
