@@ -91,7 +91,8 @@ cdef class Inbox:
     cdef bint is_abandoned  # not to be handed on
     cdef object when_idle  # of a worker that its executor keeps; nothing changes it
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
-    cdef object loop  # of the owner: what a frame waits for (see `serve_on`)
+    cdef bint is_frame  # of the owner: it waits in `serve_on`
+    cdef object loop  # of the owner: what a frame waits for
     cdef Inbox outer  # of the owner: the inbox of the call that a frame is in, while it waits
     cdef list outer_holder  # and what held that before
     cdef bint is_suspicious  # of the owner: calls were queued beneath when its wait began
@@ -258,6 +259,7 @@ cdef class Inbox:
         # By a frame, which waits for a task of `loop` and looks once in a while whether that can
         # still come to its end; or for something else, if that is None.
         self.hold()
+        self.is_frame = True
         self.loop = loop
         try:
             self.run()
@@ -441,7 +443,9 @@ cdef class Inbox:
             other_bed = other.bed
         if self.kept is not None or self.when_idle is not None:
             patience = <long long>(IDLE_SECONDS * 1000000.0)
-        elif self.loop is not None:
+        elif self.is_frame:
+            # Never for ever: a signal that comes when we have looked for signals, and are not in
+            # the system call yet, does not interrupt that.
             patience = ASGIBRIDGE_SHORT_PATIENCE if self.is_suspicious else ASGIBRIDGE_LONG_PATIENCE
         while True:
             with nogil:
@@ -469,10 +473,11 @@ cdef class Inbox:
                             self.shut()
                     continue
                 PyErr_CheckSignals()
-                if status == PY_LOCK_FAILURE and self.loop is not None:
+                if status == PY_LOCK_FAILURE and self.is_frame:
                     self.is_suspicious = False
                     patience = ASGIBRIDGE_LONG_PATIENCE
-                    self.look()
+                    if self.loop is not None:
+                        self.look()
             except BaseException:
                 with cython.critical_section(self):
                     was_woken = not self.is_parked

@@ -68,8 +68,8 @@ class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
     __slots__ = (
-        *("_beneath", "_holder", "_lock", "_loop", "_outer", "_outer_holder", "_patience"),
-        *("_queue", "_running", "_when_idle", "closed", "finished", "posted"),
+        *("_beneath", "_holder", "_is_frame", "_lock", "_loop", "_outer", "_outer_holder"),
+        *("_patience", "_queue", "_running", "_when_idle", "closed", "finished", "posted"),
     )
 
     def __init__(self) -> None:
@@ -81,6 +81,7 @@ class Inbox:
         self.posted = 0
         self.finished = 0
         self._running: Item | None = None
+        self._is_frame = False  # it has waited in `_serve_on`
         # Of a frame, while it waits: the loop it waits for; the call it is in, that one's inbox,
         # and what held that before.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,6 +148,7 @@ class Inbox:
     def _serve_on(self, loop: asyncio.AbstractEventLoop | None) -> None:
         # `serve`, by a frame that waits for a task of `loop`; or for something else, if None.
         self._hold()
+        self._is_frame = True
         self._loop = loop
         try:
             self.serve()
@@ -202,15 +204,18 @@ class Inbox:
 
     def _get(self) -> Item | None:
         patience = _PATIENCE if self._when_idle is None else IDLE_SECONDS
-        if self._loop is not None:
+        if self._is_frame:
+            # Never for ever: a signal that comes when the interpreter has looked for signals, and
+            # is not in the system call yet, does not interrupt that.
             patience = self._patience
         while True:
             try:
                 item: Any = self._queue.get(timeout=patience)
             except queue.Empty:
-                if self._loop is not None:
+                if self._is_frame:
                     patience = self._patience = _LONG_PATIENCE
-                    self._look(self._loop)
+                    if self._loop is not None:
+                        self._look(self._loop)
                 elif patience is not _PATIENCE:
                     patience = _PATIENCE
                     if self._when_idle is not None and self._when_idle():
