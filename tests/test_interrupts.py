@@ -202,6 +202,27 @@ class TestCtrlC:
         """
         ).splitlines() == ["cleaned up", "stopped True"]
 
+    def test_that_does_not_break_off_the_wait_is_heard_all_the_same(self, script_output):
+        """One that comes between the last look for signals and the wait does not; nor does one that
+        another thread gets, which can be had at will."""
+        assert (
+            script_output("""
+    import asyncio, signal, threading
+    from asgibridge.sync import async_to_sync
+
+    heard = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+
+    async def coroutine():
+        await asyncio.sleep(0.05)  # until the main thread waits; were it later, it would hear
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        return heard.wait(10)
+
+    print(async_to_sync(coroutine)())
+        """)
+            == "True"
+        )
+
     def test_in_the_main_loop_while_a_worker_waits_for_it(self, run_script):
         done = run_script(
             CTRL_C
