@@ -857,6 +857,9 @@ class TestRecursion:
                     failed += 1
             self.check((succeeded, failed))
             assert await every_crossing(1)
+            assert await self.coroutine() == "done"
+            # What failed has not been put into the inbox: the thread does not pass for busy.
+            assert SyncToAsync.single_thread_executor.is_idle()
 
         run(main())
 

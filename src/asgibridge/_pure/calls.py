@@ -218,8 +218,8 @@ class SyncCall:
     def _count(self) -> None:
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
         if self._is_counted is False:
-            self._is_counted = True
             tally.mine.tally.submitted += 1
+            self._is_counted = True  # not sooner: the tally may not be had near the recursion limit
             if tally._timing:
                 self._submitted = tally.now()
 

@@ -97,11 +97,13 @@ class Inbox:
         with self._lock:
             if self.closed:
                 return False
-            self.posted += 1
             if type(item) is SyncCall:
                 item._count()
                 item._inbox = self
                 item.is_held = self._holder is not None
+            # Nothing is called between these two: it might raise (a signal's handler, or near the
+            # recursion limit), and we would pass for busy ever after.
+            self.posted += 1
             self._queue.put(item)
             return True
 
