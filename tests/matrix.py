@@ -2,10 +2,11 @@
 
     python tests/matrix.py                  this interpreter, in .venv/test (what `make test` does)
     python tests/matrix.py --all            every CPython found of those supported, in .venv/py3.X
+    python tests/matrix.py --only 3.12      that one of them
 
 Per interpreter and kernel: an environment with a fresh install of this checkout, ``pytest``, then
-``tests/upstream.py``. Environments are made two at a time; test runs are strictly one after the
-other, because they time out when starved. Ends with a line per run and one for all; the exit
+``tests/upstream.py``. With ``--all``, two interpreters at a time, each in a process of its own, and
+what one said is printed when it has ended. Ends with a line per run and one for all; the exit
 status is 1 if anything failed. An interpreter that is not there is named and counts as nothing.
 """
 
@@ -15,8 +16,11 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,6 +46,12 @@ KERNELS = ("off", "require") if HAS_COMPILED_KERNEL else ("off",)
 
 LIMIT = 900
 """Seconds for one run of the tests."""
+
+AT_ONCE = 2
+"""How many interpreters are tested at a time. A run keeps one processor busy; tests time out when
+starved."""
+
+_printing = threading.Lock()
 
 
 @dataclass
@@ -114,13 +124,45 @@ def run_kernel(python: Interpreter, speedups: str, *, slow: bool) -> Run:
     return run
 
 
-def run_leg(name: str, preparation: Future[Interpreter], *, slow: bool) -> list[Run]:
+def run_leg(name: str, environment: Path, interpreter: Interpreter, *, slow: bool) -> list[Run]:
     try:
-        python = preparation.result()
+        python = prepare(environment, interpreter)
     except EnvironmentFailure as failure:
         print(f"\n### {name}\n{failure}", flush=True)
         return [Run(name, "", "", "no environment: see above")]
     return [run_kernel(python, speedups, slow=slow) for speedups in KERNELS]
+
+
+def run_elsewhere(name: str, *, slow: bool) -> list[Run]:
+    """`run_leg` in a process of its own, which says all that it has to say at its end."""
+    with tempfile.TemporaryDirectory() as directory:
+        results = Path(directory, "results.jsonl")
+        command = [sys.executable, __file__, "--only", name, "--results", str(results)]
+        done = subprocess.run(
+            [*command, "--slow", "all" if slow else "none"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        runs = read_results(results)
+    with _printing:
+        print(f"\n### {name}: {done.args}", flush=True)
+        sys.stdout.buffer.write(done.stdout)
+        sys.stdout.buffer.flush()
+    return runs or [Run(name, "", "", f"no result (exit status {done.returncode}): see above")]
+
+
+def run_all(legs: dict[str, tuple[Path, Interpreter]], slow: list[str]) -> Iterator[list[Run]]:
+    """The runs of each of the interpreters, as these come to their ends."""
+    if len(legs) == 1:
+        for name, leg in legs.items():
+            yield run_leg(name, *leg, slow=name in slow)
+        return
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        longest_first = sorted(legs, key=lambda name: name not in slow)
+        futures = [pool.submit(run_elsewhere, name, slow=name in slow) for name in longest_first]
+        for future in as_completed(futures):
+            yield future.result()
 
 
 def read_results(path: Path | None) -> list[Run]:
@@ -163,6 +205,7 @@ def main() -> int:
         help=f"every CPython found of {', '.join(SUPPORTED)}: on PATH, in pyenv, or in the "
         "directories that ASGIBRIDGE_PYTHONS lists",
     )
+    parser.add_argument("--only", metavar="NAME", choices=SUPPORTED, help="of these, this one")
     parser.add_argument(
         "--slow",
         choices=("all", "newest", "none"),
@@ -180,8 +223,8 @@ def main() -> int:
     earlier = read_results(options.results)
     missing: list[str] = []
     legs: dict[str, tuple[Path, Interpreter]] = {}
-    if options.all:
-        for name in SUPPORTED:
+    if options.all or options.only:
+        for name in (options.only,) if options.only else SUPPORTED:
             interpreter = find(name)
             if interpreter:
                 legs[name] = (VENVS / f"py{name}", interpreter)
@@ -196,16 +239,13 @@ def main() -> int:
 
     newest = [name for name in legs if not name.endswith("t")][-1:]
     slow = {"all": list(legs), "newest": newest, "none": []}[options.slow]
-    with ThreadPoolExecutor(2) as pool:
-        preparations = {name: pool.submit(prepare, *leg) for name, leg in legs.items()}
-    new = []
-    for name, preparation in preparations.items():
-        new += run_leg(name, preparation, slow=name in slow)
+    runs = list(earlier)
+    for new in run_all(legs, slow):
+        runs += new
         if options.results:
             options.results.parent.mkdir(parents=True, exist_ok=True)
-            rows = (json.dumps(asdict(run)) + "\n" for run in earlier + new)
-            options.results.write_text("".join(rows))
-    return 0 if report(earlier + new, missing) else 1
+            options.results.write_text("".join(json.dumps(asdict(run)) + "\n" for run in runs))
+    return 0 if report(runs, missing) else 1
 
 
 if __name__ == "__main__":
