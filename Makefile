@@ -1,7 +1,7 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench bench-queue bench-tools bench-wsgi memcheck asan tsan stress soak load
+.PHONY: help test demo bench bench-queue bench-site bench-tools bench-wsgi memcheck asan tsan stress soak load
 .PHONY: test-services wheels lint clean
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
 	@echo "                  docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing)"
 	@echo "make bench-queue  the message queues: janus's, culsans's, aiologic's, the library's and ours"
+	@echo "make bench-site   a Django site under uvicorn and load, on asgiref and on asgibridge; its part"
+	@echo "                  of docs/benchmarks.md (BENCHFLAGS=--quick)"
 	@echo "make bench-tools  the communicator, and iteration over sync generators"
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
@@ -46,6 +48,10 @@ bench:
 bench-queue:
 	$(PYTHON) tests/environment.py .venv/bench-queue bench-queue
 	.venv/bench-queue/bin/python bench/queues.py $(BENCHFLAGS)
+
+bench-site:
+	$(PYTHON) tests/environment.py .venv/bench-site bench-site
+	.venv/bench-site/bin/python bench/sites.py $(BENCHFLAGS)
 
 bench-tools:
 	$(PYTHON) tests/environment.py .venv/bench bench

@@ -16,6 +16,7 @@ mpl.use("Agg")
 
 _GREY = "#7d8590"
 COLOURS = {"floor": _GREY, "asgiref": "#d9730d", "pure": "#2f9e6e", "compiled": "#3b82f6"}
+_SITE_COLOURS = {**COLOURS, "compiled, keep": "#8b5cf6", "ceiling": _GREY}
 _MARKERS = {"floor": "x", "asgiref": "s", "pure": "^", "compiled": "o"}
 _LINES = {"floor": ":", "asgiref": "--", "pure": "-.", "compiled": "-"}
 _STYLE: Any = {
@@ -55,6 +56,16 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
             _save(_curves(results), folder / name)
             drawn[name] = f"How the cost grows, {results.python}"
     return drawn
+
+
+def draw_site(results: Results, folder: Path) -> dict[str, str]:
+    """The same for the macro-benchmark."""
+    if not results.passes:
+        return {}
+    name = f"{results.name}-site"
+    with mpl.rc_context(_STYLE):
+        _save(_site(results), folder / name)
+    return {name: f"Requests per second of a Django site, {results.python}"}
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -137,4 +148,34 @@ def _curves(results: Results) -> Any:
         frameon=False,
     )
     figure.suptitle(f"How the cost grows, pinned to one core, CPython {results.python}")
+    return figure
+
+
+def _site(results: Results) -> Any:
+    passes = list(results.passes.values())
+    figure, row = plt.subplots(
+        1, len(passes), figsize=(5.2 * len(passes), 4), layout="constrained", squeeze=False
+    )
+    for axes, measured in zip(row[0], passes):
+        for view_place, (view, by_name) in enumerate(measured.cases.items()):
+            for name_place, name in enumerate(by_name):
+                rates = [each[0] for each in measured.rounds_of(view, name, "rps")]
+                middle = measured.median(view, name, "rps")
+                axes.bar(
+                    view_place + (name_place - (len(by_name) - 1) / 2) * 0.17,
+                    middle,
+                    0.15,
+                    yerr=[[middle - min(rates)], [max(rates) - middle]],
+                    ecolor=_GREY,
+                    color=_SITE_COLOURS[name],
+                    label=name if view_place == 0 else None,
+                )
+        axes.set_xticks(range(len(measured.cases)), [f"{view} view" for view in measured.cases])
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+        axes.set_ylabel("requests per second, median")
+        axes.set_title(measured.loop)
+    handles, labels = row[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(f"A Django site with five middlewares, CPython {results.python}")
     return figure

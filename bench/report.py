@@ -252,11 +252,11 @@ def _about(results: Results) -> str:
     return "; ".join(f"{name} {value}" for name, value in results.conditions.items())
 
 
-def show(results: Results) -> None:
-    """Print all tables."""
+def show(results: Results, tables: list[Section] | None = None) -> None:
+    """Print all tables, or these."""
     console = Console(width=None if sys.stdout.isatty() else 170)
     console.print(_about(results), highlight=False)
-    for section in sections(results):
+    for section in sections(results) if tables is None else tables:
         console.print(section.terminal())
 
 
@@ -274,6 +274,7 @@ compares two such files. `make bench PYTHON=python3.13` measures another Python.
 def write(docs: Path) -> None:
     """Make docs/benchmarks.md and its plots of the results beside it."""
     import plots
+    import site_report
 
     folder = docs / "benchmarks"
     parts = [_HEAD]
@@ -283,6 +284,10 @@ def write(docs: Path) -> None:
         for name, title in plots.draw(results, folder).items():
             parts.append(f"![{title}](benchmarks/{name}.svg)\n")
         parts += [section.markdown() for section in sections(results)]
+    for results in reversed(load_all((docs / site_report.FOLDER).glob("*.json"))):
+        drawn = plots.draw_site(results, folder)
+        images = [f"![{title}](benchmarks/{name}.svg)\n" for name, title in drawn.items()]
+        parts += site_report.markdown(results, images)
     (docs / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
 
 

@@ -23,10 +23,10 @@ from typing import Any
 Rounds = list[list[float]]
 
 
-def conditions() -> dict[str, str]:
-    """What a figure depends on, besides the code."""
+def conditions(more: Iterable[str] = ()) -> dict[str, str]:
+    """What a figure depends on, besides the code; ``more`` names packages that count too."""
     versions = {}
-    for package in ("asgibridge", "asgiref", "uvloop"):
+    for package in ("asgibridge", "asgiref", "uvloop", *more):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -1,0 +1,133 @@
+"""Puts one page of a server under load: wrk, or where there is none a client of aiohttp's.
+
+    python bench/load.py http://127.0.0.1:8000/ --connections 20 --seconds 5
+    python bench/load.py http://127.0.0.1:8000/ --connections 20 --requests 1000
+
+Each connection asks again as soon as it has its answer. Prints JSON: how many requests were
+answered and in how many seconds, how many failed, and percentiles of the seconds that an answer
+took. As a program it is the aiohttp client, in a process of its own so that it shares no
+interpreter with whoever starts it; with ``--requests`` it makes so many and no more, which wrk
+cannot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(__file__).with_name("site") / "wrk.lua"
+PERCENTILES = (50.0, 99.0, 99.9)
+
+Load = dict[str, float]
+
+
+class LoadFailure(Exception):
+    """The load could not be made; the message says why."""
+
+
+def generator() -> str:
+    """What `for_seconds` uses, with its version."""
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        from importlib import metadata
+
+        return f"aiohttp {metadata.version('aiohttp')}"
+    # It has no option for its version alone: it prints it, then its usage, and exits with 1.
+    usage = subprocess.run([wrk, "-v"], capture_output=True, text=True, check=False)
+    return " ".join((usage.stdout + usage.stderr).split()[:2])
+
+
+def for_seconds(url: str, connections: int, seconds: float, core: int | None = None) -> Load:
+    """``connections`` at once for so long, with wrk where it is installed."""
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        return _client(url, connections, ["--seconds", str(seconds)], core)
+    # Its durations are whole seconds.
+    command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "-s", str(SCRIPT)]
+    return _run([*command, url], seconds, core)
+
+
+def so_many(url: str, connections: int, requests: int) -> Load:
+    """So many requests and no more, when they have all been answered."""
+    return _client(url, connections, ["--requests", str(requests)], None)
+
+
+def _client(url: str, connections: int, more: list[str], core: int | None) -> Load:
+    command = [sys.executable, __file__, url, "--connections", str(connections), *more]
+    return _run(command, 60, core)
+
+
+def _run(command: list[str], seconds: float, core: int | None) -> Load:
+    if core is not None:
+        command = ["taskset", "-c", str(core), *command]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds + 60, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LoadFailure(f"{command} did not end; is the server answering?") from error
+    if done.returncode != 0:
+        raise LoadFailure(f"{command} failed:\n{done.stdout}{done.stderr}")
+    load: Load = json.loads(done.stdout.strip().splitlines()[-1])
+    if load["failed"] or not load["requests"]:
+        raise LoadFailure(
+            f"{load['failed']:.0f} requests failed, {load['requests']:.0f} were answered"
+        )
+    return load
+
+
+async def _drive(url: str, connections: int, seconds: float, requests: int | None) -> Load:
+    import aiohttp
+
+    times: list[float] = []
+    failed = 0
+    started = time.perf_counter()
+    deadline = started + seconds
+    left = iter(range(requests if requests is not None else sys.maxsize))
+
+    async def connection(session: Any) -> None:
+        nonlocal failed
+        for _ in left:
+            before = time.perf_counter()
+            if before > deadline:
+                return
+            try:
+                async with session.get(url) as response:
+                    await response.read()
+                failed += response.status != 200
+            except aiohttp.ClientError:
+                failed += 1
+            times.append(time.perf_counter() - before)
+
+    connector = aiohttp.TCPConnector(limit=connections)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        await asyncio.gather(*(connection(session) for _ in range(connections)))
+    times.sort()
+    return {
+        "requests": len(times),
+        "seconds": time.perf_counter() - started,
+        "failed": failed,
+        **{f"p{p:g}": times[min(len(times) - 1, int(len(times) * p / 100))] for p in PERCENTILES},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("url")
+    parser.add_argument("--connections", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=600, help="at most (default: %(default)s)")
+    parser.add_argument("--requests", type=int, help="so many, instead of so long")
+    options = parser.parse_args()
+    load = asyncio.run(_drive(options.url, options.connections, options.seconds, options.requests))
+    print(json.dumps(load))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Makes the database at BENCHSITE_DATABASE: Django's tables and ten notes."""
+
+from __future__ import annotations
+
+import os
+
+import django
+from django.core.management import call_command
+
+if __name__ == "__main__":
+    os.environ["DJANGO_SETTINGS_MODULE"] = "benchsite.settings"
+    django.setup()
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    from benchsite.models import Note
+
+    Note.objects.bulk_create(Note(text=f"Note {number}") for number in range(1, 11))

@@ -1,0 +1,9 @@
+-- Prints what wrk measured as one line of JSON, percentiles included that wrk itself does not print.
+function done(summary, latency, requests)
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests": %d, "seconds": %.6f, "failed": %d, "p50": %.6f, "p99": %.6f, "p99.9": %.6f}\n',
+    summary.requests, summary.duration / 1e6,
+    errors.connect + errors.read + errors.write + errors.timeout + errors.status,
+    latency:percentile(50) / 1e6, latency:percentile(99) / 1e6, latency:percentile(99.9) / 1e6))
+end

@@ -1,0 +1,159 @@
+"""Tables of the macro-benchmark, and whether its targets were met.
+
+Requests per second and percentiles are medians over the rounds: load has no minimum that noise can
+only add to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from report import Section, micro, times
+from results import Measured, Results
+from targets import Verdict
+
+FOLDER = Path("benchmarks", "site")
+PREFIX = "site-"
+VIEWS = {"sync": "/sync/", "async": "/async/"}
+TITLES = {"sync": "sync view", "async": "async view, two queries"}
+NAMES = ("asgiref", "pure", "compiled", "compiled, keep", "ceiling")
+
+AT_LEAST = {"asyncio": 2.5, "uvloop": 2.0}
+"""How many times asgiref's requests per second, by event loop."""
+CPU_PART = 1 / 2
+"""Of asgiref's CPU time per request, at most."""
+
+_INTRODUCTION = """\
+A Django site with five middlewares under uvicorn, put under load from the same machine: requests
+per second and what each costs the server, from the first byte to the last. `keep` is
+`ASGIBRIDGE_WORKERS=keep`. `ceiling` is no bridge: for this benchmark alone every hop is made a
+plain call on the event loop's thread, which no site may do, and shows what the site would serve if
+crossing cost nothing. `make bench-site` measures it again.
+"""
+
+
+def _ratio(measured: Measured, view: str, name: str) -> float:
+    # Of requests per second, where more is better.
+    return measured.median(view, name, "rps") / measured.median(view, "asgiref", "rps")
+
+
+def _spread(measured: Measured, view: str, name: str) -> str:
+    pairs = zip(measured.rounds_of(view, name, "rps"), measured.rounds_of(view, "asgiref", "rps"))
+    each = [ours[0] / theirs[0] for ours, theirs in pairs]
+    return f"{min(each):.1f}-{max(each):.1f}"
+
+
+def _row(measured: Measured, view: str, name: str) -> list[str]:
+    def median(measure: str) -> float:
+        return measured.median(view, name, measure)
+
+    rates = [value for each in measured.rounds_of(view, name, "rps") for value in each]
+    percentiles = " / ".join(f"{median(each) * 1e3:.1f}" for each in ("p50", "p99", "p99.9"))
+    against = f"{times(_ratio(measured, view, name))} ({_spread(measured, view, name)})"
+    of_ceiling = ""
+    if measured.has(view, "ceiling", "rps"):
+        of_ceiling = f"{median('rps') / measured.median(view, 'ceiling', 'rps'):.0%}"
+    return [
+        f"{TITLES[view]}: {name}",
+        f"{median('rps'):,.0f} ({min(rates):,.0f}-{max(rates):,.0f})",
+        "" if name == "asgiref" else against,
+        of_ceiling,
+        percentiles,
+        micro(median("cpu")),
+        f"{median('started'):.2f}" if measured.has(view, name, "started") else "",
+        f"{median('threads'):.0f}",
+        f"{median('rss') / 1e6:.1f} / {median('peak') / 1e6:.1f}",
+    ]
+
+
+_HEADER = [
+    "view: served by",
+    "requests/s",
+    "x asgiref's",
+    "of the ceiling",
+    "p50 / p99 / p99.9, ms",
+    "CPU per request, µs",
+    "threads started per request",
+    "threads alive",
+    "memory now / at most, MB",
+]
+
+
+def _table(results: Results, measured: Measured) -> Section:
+    rows = [
+        _row(measured, view, name)
+        for view in VIEWS
+        for name in NAMES
+        if measured.has(view, name, "rps")
+    ]
+    hops = " and ".join(
+        f"{measured.median(view, 'ceiling', 'hops'):.0f}"
+        for view in VIEWS
+        if measured.has(view, "ceiling", "hops")
+    )
+    note = (
+        f"medians (range) of {measured.rounds} server processes of each in turn; "
+        f"{results.conditions['load']}"
+    )
+    if hops:
+        note += f"; {hops} hops a request"
+    return Section(f"A Django site under {measured.loop}", note, _HEADER, rows)
+
+
+def verdicts(results: Results) -> Iterator[Verdict]:
+    """The conditions that the results have figures for; of the compiled kernel as it comes."""
+    for loop, factor in AT_LEAST.items():
+        measured = results.passes.get(PREFIX + loop)
+        if measured is None:
+            continue
+        for view, title in TITLES.items():
+            if not measured.has(view, "compiled", "rps"):
+                continue
+            ratio = _ratio(measured, view, "compiled")
+            yield Verdict(
+                f"{title}, {loop}: requests per second",
+                f"at least {factor:g}x asgiref's",
+                times(ratio),
+                ratio >= factor,
+            )
+            mine, theirs = (measured.median(view, each, "cpu") for each in ("compiled", "asgiref"))
+            yield Verdict(
+                f"{title}, {loop}: CPU per request",
+                f"at most half of asgiref's {micro(theirs)} µs",
+                f"{micro(mine)} µs ({mine / theirs:.2f})",
+                mine <= theirs * CPU_PART,
+            )
+
+
+def sections(results: Results) -> list[Section]:
+    """A table for each event loop, and one of the targets."""
+    found = [
+        _table(results, results.passes[PREFIX + loop])
+        for loop in AT_LEAST
+        if PREFIX + loop in results.passes
+    ]
+    judged = list(verdicts(results))
+    if judged:
+        met = sum(verdict.met for verdict in judged)
+        rows = [
+            [verdict.case, verdict.condition, verdict.measured, "yes" if verdict.met else "**no**"]
+            for verdict in judged
+        ]
+        note = f"{met} of {len(judged)} met; the compiled kernel's, with nothing set"
+        header = ["site", "target", "measured", "met"]
+        found.append(Section("The site's targets", note, header, rows))
+    return found
+
+
+def markdown(results: Results, images: list[str]) -> list[str]:
+    """Its part of docs/benchmarks.md."""
+    title = f"## A Django site, {results.conditions['implementation']} {results.python}\n"
+    about = "; ".join(f"{name} {value}" for name, value in results.conditions.items()) + ".\n"
+    return [
+        title,
+        _INTRODUCTION,
+        about,
+        *images,
+        *(section.markdown() for section in sections(results)),
+    ]
