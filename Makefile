@@ -51,7 +51,7 @@ bench-queue:
 
 bench-site:
 	$(PYTHON) tests/environment.py .venv/bench-site bench-site
-	.venv/bench-site/bin/python bench/sites.py $(BENCHFLAGS)
+	.venv/bench-site/bin/python bench/macro.py $(BENCHFLAGS)
 
 bench-tools:
 	$(PYTHON) tests/environment.py .venv/bench bench

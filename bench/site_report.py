@@ -15,8 +15,8 @@ from targets import Verdict
 
 FOLDER = Path("benchmarks", "site")
 PREFIX = "site-"
-VIEWS = {"sync": "/sync/", "async": "/async/"}
-TITLES = {"sync": "sync view", "async": "async view, two queries"}
+VIEWS = {"sync": "/sync/", "async": "/async/", "orm": "/orm/"}
+TITLES = {"sync": "sync view", "async": "async view", "orm": "async view, a query"}
 NAMES = ("asgiref", "pure", "compiled", "compiled, keep", "ceiling")
 
 AT_LEAST = {"asyncio": 2.5, "uvloop": 2.0}
@@ -26,9 +26,11 @@ CPU_PART = 1 / 2
 
 _INTRODUCTION = """\
 A Django site with five middlewares under uvicorn, put under load from the same machine: requests
-per second and what each costs the server, from the first byte to the last. `keep` is
-`ASGIBRIDGE_WORKERS=keep`. `ceiling` is no bridge: for this benchmark alone every hop is made a
-plain call on the event loop's thread, which no site may do, and shows what the site would serve if
+per second and what each costs the server, from the first byte to the last. The
+database is a file of SQLite's, to which Django connects anew for each request (`CONN_MAX_AGE = 0`,
+its default). `keep` is `ASGIBRIDGE_WORKERS=keep` with `CONN_MAX_AGE = 60`, which needs threads that
+outlive their request. `ceiling` is no bridge: for this benchmark alone every hop is made a plain
+call on the event loop's thread, which no site may do; it shows what the site would serve if
 crossing cost nothing. `make bench-site` measures it again.
 """
 
@@ -87,7 +89,7 @@ def _table(results: Results, measured: Measured) -> Section:
         for name in NAMES
         if measured.has(view, name, "rps")
     ]
-    hops = " and ".join(
+    hops = ", ".join(
         f"{measured.median(view, 'ceiling', 'hops'):.0f}"
         for view in VIEWS
         if measured.has(view, "ceiling", "hops")
@@ -97,7 +99,7 @@ def _table(results: Results, measured: Measured) -> Section:
         f"{results.conditions['load']}"
     )
     if hops:
-        note += f"; {hops} hops a request"
+        note += f"; hops per request: {hops}"
     return Section(f"A Django site under {measured.loop}", note, _HEADER, rows)
 
 

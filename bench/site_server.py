@@ -72,7 +72,7 @@ CONTESTANTS = (
     Contestant(
         "compiled, keep",
         "compiled",
-        {"ASGIBRIDGE_WORKERS": "keep"},
+        {"ASGIBRIDGE_WORKERS": "keep", "BENCHSITE_CONN_MAX_AGE": "60"},
         {"sync": "asgibridge", "kernel": "speedups", "workers": "keep"},
     ),
     Contestant("ceiling", "asgiref", _UNSAFE, {"sync": "asgiref", "inlined": True}),

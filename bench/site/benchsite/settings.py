@@ -30,6 +30,8 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ["BENCHSITE_DATABASE"],
+        # Connections belong to threads: more than 0 is of use where threads outlive their request.
+        "CONN_MAX_AGE": int(os.environ.get("BENCHSITE_CONN_MAX_AGE", "0")),
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -1,8 +1,8 @@
-"""The two views that are put under load."""
+"""The views that are put under load."""
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
 from .models import Note
@@ -14,11 +14,18 @@ def sync_view(request: HttpRequest) -> HttpResponse:
 
 
 async def async_view(request: HttpRequest) -> HttpResponse:
-    """Two queries, as an async view awaits them."""
-    first = await Note.objects.aget(pk=1)
-    return JsonResponse(
-        {"first": first.text, "all": [note.text async for note in Note.objects.order_by("pk")[:10]]}
-    )
+    """No database either: all hops are the middlewares'."""
+    return HttpResponse("hello", content_type="text/plain")
 
 
-urlpatterns = [path("sync/", sync_view), path("async/", async_view)]
+async def orm_view(request: HttpRequest) -> HttpResponse:
+    """One query, as an async view awaits it; and with it a connection to the database."""
+    note = await Note.objects.aget(pk=1)
+    return HttpResponse(note.text, content_type="text/plain")
+
+
+urlpatterns = [
+    path("sync/", sync_view),
+    path("async/", async_view),
+    path("orm/", orm_view),
+]

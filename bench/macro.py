@@ -1,11 +1,11 @@
 """The macro-benchmark: a Django site under uvicorn and load, on asgiref and on asgibridge in turn.
 
-    python bench/sites.py [--quick] [--loops asyncio] [--rounds 3] [--json FILE] [--no-docs]
+    python bench/macro.py [--quick] [--loops asyncio] [--rounds 3] [--add] [--json FILE] [--no-docs]
 
 A round starts a server for each of asgiref, the pure kernel, the compiled one, that with kept
 workers, and the ceiling (asgiref with every hop made a plain call: see site/benchsite/inlined.py),
-warms it up and puts its sync view and its async view under load, one server at a time; the order
-turns round from one round to the next. What a server uses is read from /proc. A server says itself
+warms it up and puts its views under load, one server at a time; the order turns round from one
+round to the next. What a server uses is read from /proc. A server says itself
 what it runs, and one that runs anything else is refused. Threads and hops are counted in processes
 of their own, which are not timed.
 
@@ -24,8 +24,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import load
 import report
+import site_load as load
 from implementations import available
 from results import Measured, Results, conditions
 from site_report import FOLDER, PREFIX, VIEWS
@@ -58,7 +58,7 @@ class Plan:
 def measure_round(
     contestant: Contestant, loop: str, database: Path, plan: Plan, measured: Measured
 ) -> None:
-    """One server process: both views under load."""
+    """One server process: each view under load."""
     name = contestant.name
     with Server(contestant, loop, database, core=plan.server_core) as server:
         for view, path in VIEWS.items():
@@ -115,7 +115,10 @@ def measure(loops: list[str], plan: Plan, results: Results) -> None:
         total = len(loops) * len(contestants) * (plan.rounds + 1)
         bar = progress.add_task("", total=total)
         for loop in loops:
-            measured = Measured(plan.server_core is not None, loop, plan.rounds, 1)
+            measured = results.passes.setdefault(
+                PREFIX + loop, Measured(plan.server_core is not None, loop, 0, 1)
+            )
+            measured.rounds += plan.rounds
             for number in range(plan.rounds):
                 for contestant in contestants if number % 2 == 0 else contestants[::-1]:
                     progress.update(bar, description=f"{loop}: {contestant.name}")
@@ -125,7 +128,6 @@ def measure(loops: list[str], plan: Plan, results: Results) -> None:
                 progress.update(bar, description=f"{loop}: {contestant.name}, counting")
                 count(contestant, loop, database, plan, measured)
                 progress.advance(bar)
-            results.passes[PREFIX + loop] = measured
 
 
 def what_is_missing() -> str:
@@ -155,9 +157,12 @@ def chosen_loops(only: str | None, parser: argparse.ArgumentParser) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one short round: rough, in a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round: rough, in two minutes"
+    )
     parser.add_argument("--loops", metavar="LOOP,…", help="the others' results are kept")
     parser.add_argument("--rounds", type=int, help="processes of each (default: 5)")
+    parser.add_argument("--add", action="store_true", help="rounds to those that the file has")
     parser.add_argument("--seconds", type=float, help="of load on each view (default: 4)")
     parser.add_argument("--connections", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--pin", action="store_true", help="server on core 0, load on core 1")
@@ -172,13 +177,18 @@ def main() -> None:
     # A quick run is too rough to be published.
     publish = not options.quick and not options.no_docs
     target = options.json or (DOCS / FOLDER / f"{results.name}.json" if publish else None)
-    if options.loops and target is not None and target.exists():
+    loops = chosen_loops(options.loops, parser)
+    if (options.loops or options.add) and target is not None and target.exists():
         earlier = Results.load(target)
         if earlier.conditions != results.conditions:
-            parser.error(f"--loops: {target} was measured under other conditions; run it whole")
-        results.passes = earlier.passes
+            parser.error(f"{target} was measured under other conditions; run it whole")
+        results.passes = {
+            name: measured
+            for name, measured in earlier.passes.items()
+            if options.add or name.removeprefix(PREFIX) not in loops
+        }
     try:
-        measure(chosen_loops(options.loops, parser), plan, results)
+        measure(loops, plan, results)
     except (ServerFailure, load.LoadFailure) as failure:
         print(failure, file=sys.stderr)
         sys.exit(2)

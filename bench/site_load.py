@@ -1,7 +1,7 @@
 """Puts one page of a server under load: wrk, or where there is none a client of aiohttp's.
 
-    python bench/load.py http://127.0.0.1:8000/ --connections 20 --seconds 5
-    python bench/load.py http://127.0.0.1:8000/ --connections 20 --requests 1000
+    python bench/site_load.py http://127.0.0.1:8000/ --connections 20 --seconds 5
+    python bench/site_load.py http://127.0.0.1:8000/ --connections 20 --requests 1000
 
 Each connection asks again as soon as it has its answer. Prints JSON: how many requests were
 answered and in how many seconds, how many failed, and percentiles of the seconds that an answer
