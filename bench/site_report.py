@@ -30,8 +30,8 @@ per second and what each costs the server, from the first byte to the last. The
 database is a file of SQLite's, to which Django connects anew for each request (`CONN_MAX_AGE = 0`,
 its default). `keep` is `ASGIBRIDGE_WORKERS=keep` with `CONN_MAX_AGE = 60`, which needs threads that
 outlive their request. `ceiling` is no bridge: for this benchmark alone every hop is made a plain
-call on the event loop's thread, which no site may do; it shows what the site would serve if
-crossing cost nothing. `make bench-site` measures it again.
+call on the event loop's thread, and all share a connection, which no site may do; it shows what the
+site would serve if crossing cost nothing. `make bench-site` measures it again.
 """
 
 

@@ -53,7 +53,11 @@ class Contestant:
         return () if self.implementation == "asgiref" else ("-m", "asgibridge", "run")
 
 
-_UNSAFE = {"BENCHSITE_INLINE": "1", "DJANGO_ALLOW_ASYNC_UNSAFE": "1"}
+_UNSAFE = {
+    "BENCHSITE_INLINE": "1",
+    "DJANGO_ALLOW_ASYNC_UNSAFE": "1",
+    "BENCHSITE_CONN_MAX_AGE": "60",
+}
 
 CONTESTANTS = (
     Contestant("asgiref", "asgiref", {}, {"sync": "asgiref", "inlined": False}),

@@ -38,7 +38,7 @@ if os.environ.get("BENCHSITE_COUNT"):
     _count_threads()
 inlined = os.environ.get("BENCHSITE_INLINE") == "1"
 if inlined:
-    from .inlined import inline_every_hop
+    from .inlined import inline_every_hop, keep_connections
 
     inline_every_hop()
 
@@ -48,6 +48,8 @@ import asgiref.sync  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 
 django_application = get_asgi_application()
+if inlined:
+    keep_connections()
 
 
 def stats() -> dict[str, Any]:

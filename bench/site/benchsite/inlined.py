@@ -7,6 +7,7 @@ cost nothing: the ceiling that no implementation can pass.
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from asgiref import sync
@@ -37,3 +38,14 @@ def inline_every_hop() -> None:
     """Must come before Django is imported: it binds the two at import."""
     sync.SyncToAsync.__call__ = _sync_to_async
     sync.AsyncToSync.__call__ = _async_to_sync
+
+
+def keep_connections() -> None:
+    """Must come after Django is set up: one connection for all, since one thread runs it all.
+
+    Django finds a thread's connections by a Local that belongs to the task instead where a loop
+    runs, which is where everything runs here: every request would leave one behind.
+    """
+    from django.db import connections
+
+    connections._connections = threading.local()
