@@ -1,7 +1,8 @@
 """Two result files side by side, for reviewing a change: what got slower, what faster.
 
 A difference counts if even the rounds' minima do not overlap, and it is 5 % or more; else it is
-noise. Both must have been measured on the same machine and Python.
+noise. Both must have been measured on the same machine and Python. The macro-benchmark's files
+compare too; of requests per second more is better, and the rounds' maxima count.
 """
 
 from __future__ import annotations
@@ -15,9 +16,19 @@ from rich.table import Table
 from results import Measured, load_all
 
 THRESHOLD = 1.05
+PLAIN = {"bytes", "rss", "peak", "rps", "threads", "started", "hops"}
+"""Measures that are no seconds."""
+COUNTS = {"threads", "started", "hops"}
+"""Measures that say what happened, not how well."""
+OURS = ("pure", "compiled", "compiled, keep")
 
 
-def _verdict(old: list[list[float]], new: list[list[float]]) -> str:
+def _verdict(measure: str, old: list[list[float]], new: list[list[float]]) -> str:
+    if measure in COUNTS:
+        return ""
+    if measure == "rps":
+        # Of the time a request takes, less is better, as of all others.
+        old, new = ([[1 / value for value in each] for each in rounds] for rounds in (old, new))
     before, after = [min(each) for each in old], [min(each) for each in new]
     if min(after) > max(before) and min(after) >= THRESHOLD * min(before):
         return "slower"
@@ -31,25 +42,28 @@ def _add_rows(table: Table, name: str, old: Measured, new: Measured) -> int:
     for case, implementations in new.cases.items():
         for implementation, measures in implementations.items():
             for measure in measures:
-                if measure == "cpu" or not old.has(case, implementation, measure):
+                # On one core, with nothing else on it, the CPU time is the wall time once more.
+                if (measure == "cpu" and new.pinned) or not old.has(case, implementation, measure):
                     continue
                 before = old.rounds_of(case, implementation, measure)
                 after = new.rounds_of(case, implementation, measure)
-                verdict = _verdict(before, after)
+                verdict = _verdict(measure, before, after)
                 # Somebody else's code has not been changed: it shows how much the machine has.
-                slower += verdict == "slower" and implementation in ("pure", "compiled")
-                scale = 1 if measure == "bytes" else 1e6
-                least = (
-                    old.least(case, implementation, measure),
-                    new.least(case, implementation, measure),
-                )
+                slower += verdict == "slower" and implementation in OURS
+                scale = 1 if measure in PLAIN else 1e6
+                best = Measured.most if measure == "rps" else Measured.least
+                mine = [best(each, case, implementation, measure) for each in (old, new)]
+                medians = [each.median(case, implementation, measure) for each in (old, new)]
                 table.add_row(
                     name,
                     case,
                     implementation,
                     measure,
-                    *(f"{value * scale:,.2f}" for value in least),
-                    f"{least[1] / least[0]:.2f}x",
+                    *(
+                        f"{value * scale:,.2f} ({median * scale:,.2f})"
+                        for value, median in zip(mine, medians)
+                    ),
+                    f"{mine[1] / mine[0]:.2f}x" if mine[0] else "",
                     verdict,
                 )
     return slower
@@ -72,5 +86,5 @@ def main(old: Path, new: Path) -> int:
         if name in before.passes:
             slower += _add_rows(table, name, before.passes[name], after.passes[name])
     Console(width=None if sys.stdout.isatty() else 150).print(table)
-    print(f"{slower} of asgibridge's figures got slower (µs, bytes: minima)")
+    print(f"{slower} of asgibridge's figures got slower (µs, bytes: best (median))")
     return 1 if slower else 0

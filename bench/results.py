@@ -76,6 +76,9 @@ class Measured:
     def least(self, case: str, implementation: str, measure: str = "wall") -> float:
         return min(min(each) for each in self.rounds_of(case, implementation, measure))
 
+    def most(self, case: str, implementation: str, measure: str = "wall") -> float:
+        return max(max(each) for each in self.rounds_of(case, implementation, measure))
+
     def median(self, case: str, implementation: str, measure: str = "wall") -> float:
         samples = [
             value for each in self.rounds_of(case, implementation, measure) for value in each
