@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import threading
 import time
@@ -16,6 +17,8 @@ from implementations import Library
 VARIABLES = (0, 10, 100, 1000)
 IN_FLIGHT = (1, 10, 100, 1000, 10_000)
 LEVELS = (1, 10, 50, 100, 200)
+CONTEXTS = (1, 10, 100, 1000)
+MESSAGES = (1, 10, 100, 1000, 10_000)
 CROWD = 50
 """Tasks that hop at the same time where the latency of one hop is measured."""
 
@@ -65,6 +68,68 @@ def _nested(levels: int) -> Callable[[Library], Run]:
         return in_loop(body)
 
     return make
+
+
+def _contexts(width: int) -> Callable[[Library], Run]:
+    def make(library: Library) -> Run:
+        call = library.sync.sync_to_async(nothing)
+
+        async def one() -> None:
+            async with library.sync.ThreadSensitiveContext():
+                await call()
+
+        return in_loop(at_once(one, width))
+
+    return make
+
+
+Messages = Callable[[int], tuple[Callable[[Any], Any], Callable[[], Any], Callable[[], Any]]]
+
+
+def _messages(count: int, start: Messages) -> Run:
+    # All are on their way in before the first is read on its way out.
+    async def body(n: int) -> None:
+        for _ in range(n // count):
+            send, receive, end = start(count)
+            for _ in range(count):
+                await send({"type": "websocket.receive", "text": "x"})
+            for _ in range(count):
+                await receive()
+            await end()
+
+    return in_loop(body)
+
+
+def _communicator(count: int) -> Callable[[Library], Run]:
+    def make(library: Library) -> Run:
+        package = library.sync.__name__.partition(".")[0]
+        testing: Any = importlib.import_module(f"{package}.testing")
+
+        async def echo(scope: Any, receive: Any, send: Any) -> None:
+            for _ in range(scope["count"]):
+                await send(await receive())
+
+        def start(count: int) -> Any:
+            communicator = testing.ApplicationCommunicator(echo, {"count": count})
+            return communicator.send_input, communicator.receive_output, communicator.wait
+
+        return _messages(count, start)
+
+    return make
+
+
+def _two_queues(count: int) -> Callable[[], Run]:
+    async def echo(there: asyncio.Queue[Any], back: asyncio.Queue[Any], count: int) -> None:
+        for _ in range(count):
+            await back.put(await there.get())
+
+    def start(count: int) -> Any:
+        there: asyncio.Queue[Any] = asyncio.Queue()
+        back: asyncio.Queue[Any] = asyncio.Queue()
+        task = asyncio.ensure_future(echo(there, back, count))
+        return there.put, back.get, lambda: task
+
+    return lambda: _messages(count, start)
 
 
 def _whole(x: int, least: int) -> int:
@@ -171,6 +236,30 @@ CURVES = (
             x=x,
         )
         for x in IN_FLIGHT
+    ),
+    *(
+        Case(
+            f"contexts-{x}",
+            f"{x} contexts at once, per context",
+            "contexts at once",
+            _whole(x, 400),
+            _contexts(x),
+            bare_hop(lambda call, x=x: at_once(call, x)),  # type: ignore[misc]
+            x=x,
+        )
+        for x in CONTEXTS
+    ),
+    *(
+        Case(
+            f"messages-{x}",
+            f"{x} messages through a communicator, per message",
+            "messages",
+            _whole(x, 2000),
+            _communicator(x),
+            _two_queues(x),
+            x=x,
+        )
+        for x in MESSAGES
     ),
     *(
         Case(

@@ -36,6 +36,8 @@ PASSES = (
     Pass("uvloop", _rows("hops", "contexts"), rounds=7, samples=5, loop="uvloop"),
     Pass("variables", _curve("context variables"), rounds=4, samples=5),
     Pass("in-flight", _curve("in flight", "bare futures"), rounds=4, samples=4, quick_samples=1),
+    Pass("contexts", _curve("contexts at once"), rounds=4, samples=4),
+    Pass("messages", _curve("messages"), rounds=4, samples=5),
     Pass("nesting", _curve("nesting"), rounds=4, samples=5),
     Pass("memory", MEMORY, rounds=3, samples=1, quick_samples=1),
 )

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from cases import ROWS
 from curves import CURVES
 from results import Measured, Results
+from site_report import TITLES
 
 mpl.use("Agg")
 
@@ -39,6 +40,8 @@ _STYLE: Any = {
 _CURVES = (
     ("variables", "context variables", "context variables set", "µs per hop"),
     ("in-flight", "in flight", "calls in flight", "µs per call"),
+    ("contexts", "contexts at once", "contexts at once", "µs per context"),
+    ("messages", "messages", "messages to a communicator", "µs per message"),
     ("nesting", "nesting", "levels of async and sync", "µs per level"),
 )
 
@@ -117,11 +120,19 @@ def _rows(results: Results, measured: Measured) -> Any:
 
 def _curves(results: Results) -> Any:
     panels = [each for each in _CURVES if each[0] in results.passes]
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(4.6 * len(panels), 4.2), layout="constrained", squeeze=False
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        rows,
+        columns,
+        figsize=(4.6 * columns, 3.8 * rows + 0.4),
+        layout="constrained",
+        squeeze=False,
     )
+    for unused in grid.flat[len(panels) :]:
+        unused.set_visible(False)
     labelled: dict[str, Any] = {}
-    for axes, (pass_name, group, x_label, y_label) in zip(row[0], panels):
+    for axes, (pass_name, group, x_label, y_label) in zip(grid.flat, panels):
         measured = results.passes[pass_name]
         for name, colour in COLOURS.items():
             cases = [c for c in CURVES if c.group == group and measured.has(c.key, name)]
@@ -170,12 +181,13 @@ def _site(results: Results) -> Any:
                     color=_SITE_COLOURS[name],
                     label=name if view_place == 0 else None,
                 )
-        axes.set_xticks(range(len(measured.cases)), [f"{view} view" for view in measured.cases])
+        axes.set_xticks(range(len(measured.cases)), [TITLES[view] for view in measured.cases])
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         axes.set_ylabel("requests per second, median")
         axes.set_title(measured.loop)
     handles, labels = row[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    columns = len(labels) if len(passes) > 1 else 3
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(f"A Django site with five middlewares, CPython {results.python}")
     return figure

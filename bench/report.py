@@ -218,6 +218,10 @@ _SECTIONS: dict[str, Callable[[Results, Measured], Section]] = {
     "uvloop": _with_cpu("With uvloop"),
     "variables": _curve("context variables", "Context variables that no call changes", "set"),
     "in-flight": _curve("in flight", "Calls in flight, per call", "in flight"),
+    "contexts": _curve("contexts at once", "`ThreadSensitiveContext`s at once, per one", "at once"),
+    "messages": _curve(
+        "messages", "Messages sent to a communicator, then received, per message", "messages"
+    ),
     "nesting": _curve("nesting", "Nested async and sync code, per level", "levels"),
     "memory": _memory,
 }
@@ -265,9 +269,10 @@ _HEAD = """\
 
 Made by `make bench`; do not edit. Each implementation runs in processes of its own, in turn, and
 all functions called do nothing, so what is left is the bridge. `floor` is the least there is:
-`SimpleQueue.put` there and `call_soon_threadsafe(future.set_result)` back, and `threading.local`
-for `Local`. Every sample is written beside the plots, as JSON; `python bench/paired.py --compare`
-compares two such files. `make bench PYTHON=python3.13` measures another Python.
+`SimpleQueue.put` there and `call_soon_threadsafe(future.set_result)` back, `threading.local` for
+`Local`, and two of asyncio's queues for a communicator. Every sample is written beside the plots,
+as JSON; `python bench/paired.py --compare` compares two such files. `make bench PYTHON=python3.13`
+measures another Python.
 """
 
 

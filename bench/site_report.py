@@ -26,12 +26,12 @@ CPU_PART = 1 / 2
 
 _INTRODUCTION = """\
 A Django site with five middlewares under uvicorn, put under load from the same machine: requests
-per second and what each costs the server, from the first byte to the last. The
-database is a file of SQLite's, to which Django connects anew for each request (`CONN_MAX_AGE = 0`,
-its default). `keep` is `ASGIBRIDGE_WORKERS=keep` with `CONN_MAX_AGE = 60`, which needs threads that
-outlive their request. `ceiling` is no bridge: for this benchmark alone every hop is made a plain
-call on the event loop's thread, and all share a connection, which no site may do; it shows what the
-site would serve if crossing cost nothing. `make bench-site` measures it again.
+per second, and what each costs the server from the first byte to the last. The database is a file
+of SQLite's, to which Django connects anew for each request (`CONN_MAX_AGE = 0`, its default).
+`keep` is `ASGIBRIDGE_WORKERS=keep` with `CONN_MAX_AGE = 60`, which needs threads that outlive their
+request. `ceiling` is no bridge: for this benchmark alone every hop is a plain call on the event
+loop's thread, and all share one connection, which no site may do; it shows what the site would
+serve if crossing cost nothing. `make bench-site` measures it again.
 """
 
 
@@ -78,7 +78,7 @@ _HEADER = [
     "CPU per request, µs",
     "threads started per request",
     "threads alive",
-    "memory now / at most, MB",
+    "memory after it / at most, MB",
 ]
 
 
