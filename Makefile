@@ -1,7 +1,7 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench bench-queue bench-site bench-tools bench-wsgi memcheck asan tsan stress soak load
+.PHONY: help test demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi memcheck asan tsan stress soak load
 .PHONY: test-services wheels lint clean
 
 help:
@@ -12,6 +12,8 @@ help:
 	@echo "                  (DEMOFLAGS=--quick)"
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
 	@echo "                  docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing)"
+	@echo "make bench-callgrind  instructions of a hop and of a queue's item, against those stored"
+	@echo "                  (BENCHFLAGS=--update)"
 	@echo "make bench-queue  the message queues: janus's, culsans's, aiologic's, the library's and ours"
 	@echo "make bench-site   a Django site under uvicorn and load, on asgiref and on asgibridge; its part"
 	@echo "                  of docs/benchmarks.md (BENCHFLAGS=--quick)"
@@ -44,6 +46,10 @@ bench:
 	$(PYTHON) tests/environment.py .venv/bench bench
 	.venv/bench/bin/python bench/paired.py $(BENCHFLAGS)
 	.venv/bench/bin/python bench/suite.py $(filter --quick,$(BENCHFLAGS))
+
+bench-callgrind:
+	$(PYTHON) tests/environment.py .venv/bench bench
+	.venv/bench/bin/python bench/callgrind.py $(BENCHFLAGS)
 
 bench-queue:
 	$(PYTHON) tests/environment.py .venv/bench-queue bench-queue
