@@ -12,7 +12,7 @@ import contextvars
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from implementations import Library
@@ -33,6 +33,8 @@ class Case:
     """Builds it for a bridge; None: it is the floor's alone."""
     floor: Callable[[], Run] | None = None
     """Builds the least that could do it, if there is such a thing."""
+    peers: dict[str, Callable[[], Run]] = field(default_factory=dict)
+    """Build the same with a peer."""
     x: int | None = None
     """Its place on a curve."""
     measure: str = "time"
@@ -142,6 +144,16 @@ def bare_hop(make_body: Callable[[Callable[[], Awaitable[None]]], Any]) -> Calla
     return make
 
 
+def _pool_of_anyio() -> Run:
+    from anyio.to_thread import run_sync
+
+    return in_loop(one_by_one(lambda: run_sync(nothing)))
+
+
+def _pool_of_asyncio() -> Run:
+    return in_loop(one_by_one(lambda: asyncio.to_thread(nothing)))
+
+
 # From sync code to a loop.
 
 
@@ -158,6 +170,16 @@ def _in_worker(library: Library) -> Run:
             call()
 
     return in_loop(library.sync.sync_to_async(work))
+
+
+def _in_worker_of_anyio() -> Run:
+    import anyio
+
+    def work(n: int) -> None:
+        for _ in range(n):
+            anyio.from_thread.run(async_nothing)
+
+    return in_loop(lambda n: anyio.to_thread.run_sync(work, n))
 
 
 def _top_level(library: Library) -> Run:
@@ -255,10 +277,24 @@ ROWS = (
         _gathered,
         bare_hop(lambda call: at_once(call, 100)),
     ),
-    Case("pool", "`thread_sensitive=False`", "hops", 1000, _pool),
+    Case(
+        "pool",
+        "`thread_sensitive=False`",
+        "hops",
+        1000,
+        _pool,
+        peers={"anyio": _pool_of_anyio, "to_thread": _pool_of_asyncio},
+    ),
     Case("variables", "with 100 context variables set", "hops", 1000, with_variables(100)),
     Case("main", "back on the waiting main thread", "hops", 1000, _back_on_the_main_thread),
-    Case("worker", "`async_to_sync` in a worker", "hops", 1000, _in_worker),
+    Case(
+        "worker",
+        "`async_to_sync` in a worker",
+        "hops",
+        1000,
+        _in_worker,
+        peers={"anyio": _in_worker_of_anyio},
+    ),
     Case("top", "`async_to_sync` at the top level", "contexts", 60, _top_level),
     Case("context", "`ThreadSensitiveContext`, one call", "contexts", 60, _contexts),
     Case("build", "building a `sync_to_async` wrapper", "wrappers", 3000, _build_sync_to_async),

@@ -2,7 +2,8 @@
 
 ``floor`` is no bridge but the least there is: bare thread wake-ups, bare futures, threading.local.
 asgibridge's kernel is chosen once per process, so each implementation needs a process of its own,
-started with `environment(name)`.
+started with `environment(name)`. A peer is somebody else's library that can do some of it: what it
+cannot do is not measured.
 """
 
 from __future__ import annotations
@@ -14,6 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 IMPLEMENTATIONS = ("floor", "asgiref", "pure", "compiled")
+
+PEERS = {
+    "to_thread": "asyncio",
+    "anyio": "anyio",
+    "janus": "janus",
+    "culsans": "culsans",
+    "aiologic": "aiologic",
+    "a2wsgi": "a2wsgi",
+}
+"""The module of each."""
 
 _CHOICES = {"pure": "off", "compiled": "require"}
 _KERNELS = {"pure": "pure", "compiled": "speedups"}
@@ -33,6 +44,11 @@ def available() -> tuple[str, ...]:
     if importlib.util.find_spec("asgibridge._speedups") is None:
         return tuple(name for name in IMPLEMENTATIONS if name != "compiled")
     return IMPLEMENTATIONS
+
+
+def available_peers() -> tuple[str, ...]:
+    """Those that are installed."""
+    return tuple(name for name, module in PEERS.items() if importlib.util.find_spec(module))
 
 
 def environment(name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Runs the pytest-benchmark suite for each implementation, and shows the results side by side.
+"""Runs the pytest-benchmark suite for each implementation and peer, the results side by side.
 
     python bench/suite.py [--samples 10] [--json DIRECTORY] [PYTEST OPTION ...]
 
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from implementations import available, environment
+from implementations import available, available_peers, environment
 
 HERE = Path(__file__).parent
 
@@ -74,10 +74,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.json or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in track(available(), "the suite", console=Console(stderr=True)):
+        names = (*available(), *available_peers())
+        for name in track(names, "the suite", console=Console(stderr=True)):
             samples = 2 if options.quick else options.samples
             results[name] = run(name, samples, folder / f"{name}.json", more)
-    Console(width=None if sys.stdout.isatty() else 150).print(table(results))
+    Console(width=None if sys.stdout.isatty() else 220).print(table(results))
 
 
 if __name__ == "__main__":
