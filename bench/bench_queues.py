@@ -35,6 +35,8 @@ def bench_queue(timed: Timed, implementation: str, library: Library | None, case
     elif name is None or (run is queues.thread_to_loops and name in queues.ONE_LOOP):
         pytest.skip(f"{implementation} has no queue for this")
     else:
-        body = partial(run, queues.IMPLEMENTATIONS[name], room)
+        make = queues.IMPLEMENTATIONS[name]
+        assert make is not None
+        body = partial(run, make, room)
     asyncio.run(body(n // 10))
     timed(f"queue: {case}", n, lambda: asyncio.run(body(n)))

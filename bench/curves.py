@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import sys
 import threading
@@ -25,6 +26,20 @@ CROWD = 50
 
 def _in_flight(width: int) -> Callable[[Library], Run]:
     return lambda library: in_loop(at_once(library.sync.sync_to_async(nothing), width))
+
+
+def _bare_with_variables(count: int) -> Callable[[], Run]:
+    variables = [contextvars.ContextVar[int](f"v{i}") for i in range(count)]
+
+    def make_body(call: Callable[[], Awaitable[None]]) -> Callable[[int], Any]:
+        async def body(n: int) -> None:
+            for variable in variables:
+                variable.set(0)
+            await one_by_one(call)(n)
+
+        return body
+
+    return bare_hop(make_body)
 
 
 def _bare_futures(width: int) -> Callable[[], Run]:
@@ -209,6 +224,7 @@ CURVES = (
             "context variables",
             1000,
             with_variables(x),
+            _bare_with_variables(x),
             x=x,
         )
         for x in VARIABLES
