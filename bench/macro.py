@@ -10,13 +10,15 @@ what it runs, and one that runs anything else is refused. Threads and hops are c
 of their own, which are not timed.
 
 Prints the tables, and writes every figure to docs/benchmarks/site/ (or to FILE) and from there its
-part of docs/benchmarks.md. Exits with 2 if something cannot be measured.
+part of docs/benchmarks.md; `bench/paired.py --compare` compares two such files. Takes a quarter of
+an hour. Exits with 2 if something cannot be measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -187,11 +189,16 @@ def main() -> None:
             for name, measured in earlier.passes.items()
             if options.add or name.removeprefix(PREFIX) not in loops
         }
+    # A polite kill must stop the server too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         measure(loops, plan, results)
     except (ServerFailure, load.LoadFailure) as failure:
         print(failure, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the server is stopped", file=sys.stderr)
+        sys.exit(130)
     if target is not None:
         results.save(target)
     report.show(results, tables(results))
