@@ -33,7 +33,7 @@ from cases import ROWS
 from implementations import available, environment, load
 
 FEW, MANY = 100, 600
-TOLERANCE = {"all": 0.02, "kernel": 0.02}
+TOLERANCE = {"all": 0.03, "kernel": 0.02}
 """How much more, of what was stored, is still no regression."""
 
 Counts = dict[str, float]
