@@ -1,7 +1,8 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi memcheck asan tsan stress soak load
+.PHONY: help test demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi
+.PHONY: memcheck asan tsan stress soak load
 .PHONY: test-services wheels lint clean
 
 help:
