@@ -128,6 +128,25 @@ class TestNeverRuns:
         errors = run(main())
         assert [str(error).count("would deadlock") for error in errors] == [1, 1]
 
+    @pytest.mark.parametrize("force_new_loop", [False, True])
+    def test_a_task_that_is_waited_for_later(self, force_new_loop):
+        """When its call was posted it was nobody's: the waiting thread finds it, on its own loop
+        too."""
+
+        async def main():
+            async with ThreadSensitiveContext() as context:
+
+                async def inner():
+                    task = in_context(context, thread())
+                    for _ in range(3):
+                        await asyncio.sleep(0)
+                    return await task
+
+                return await sync_to_async(async_to_sync(inner, force_new_loop=force_new_loop))()
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(main())
+
     @pytest.mark.parametrize("length", [2, 3])
     def test_a_ring_of_executors(self, length):
         executors = [ThreadPoolExecutor(1) for _ in range(length)]

@@ -476,8 +476,7 @@ cdef class Inbox:
                 if status == PY_LOCK_FAILURE and self.is_frame:
                     self.is_suspicious = False
                     patience = ASGIBRIDGE_LONG_PATIENCE
-                    if self.loop is not None:
-                        self.look()
+                    self.look()
             except BaseException:
                 with cython.critical_section(self):
                     was_woken = not self.is_parked

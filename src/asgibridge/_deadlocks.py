@@ -167,15 +167,16 @@ def _name(task: asyncio.Task[Any]) -> str:
         return repr(task)
 
 
-def look(loop: asyncio.AbstractEventLoop, beneath: Any) -> None:
+def look(loop: asyncio.AbstractEventLoop | None, beneath: Any) -> None:
     """A thread has waited for a task of ``loop`` for some time. On that thread.
 
     Raises RuntimeError if the loop is closed. If the task waits, in the end, for a call that only
     this thread could run, that call raises.
 
+    :param loop: None if it belongs to a run that the thread has started itself.
     :param beneath: the SyncCall that the thread is in the middle of, or None.
     """
-    if loop.is_closed():
+    if loop is not None and loop.is_closed():
         raise RuntimeError(
             "the event loop was closed while a thread waited in async_to_sync for a task of it, "
             "which can never end: let the task end before closing the loop"

@@ -175,9 +175,9 @@ class Inbox:
         if outer is not None:
             outer._holder, self._outer_holder, self._beneath = self._outer_holder, None, None
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _look(self) -> None:
         try:
-            _deadlocks.look(loop, self._beneath)
+            _deadlocks.look(self._loop, self._beneath)
         except RuntimeError:
             # The loop was closed. Its task may have ended just before: then we have been woken.
             if not self.closed and self._queue.empty():
@@ -216,8 +216,7 @@ class Inbox:
             except queue.Empty:
                 if self._is_frame:
                     patience = self._patience = _LONG_PATIENCE
-                    if self._loop is not None:
-                        self._look(self._loop)
+                    self._look()
                 elif patience is not _PATIENCE:
                     patience = _PATIENCE
                     if self._when_idle is not None and self._when_idle():
