@@ -316,6 +316,79 @@ class TestNeverRuns:
         assert run(main()) == "left"
 
 
+class TestBehindARing:
+    """Somebody else's call that waits for the same thread: what never runs is the ring's."""
+
+    @staticmethod
+    async def ring(stands):
+        """The process's thread waits for a task whose call is queued behind its own."""
+        loop = asyncio.get_running_loop()
+        begun, go, tasks = asyncio.Event(), threading.Event(), []
+
+        async def inner():
+            loop.call_soon(stands.set)
+            return await tasks[0]
+
+        def work():
+            loop.call_soon_threadsafe(begun.set)
+            go.wait(10)
+            return async_to_sync(inner)()
+
+        working = asyncio.ensure_future(sync_to_async(work)())
+        await begun.wait()
+        tasks.append(asyncio.ensure_future(thread()))
+        await asyncio.sleep(0)
+        go.set()
+        return await asyncio.gather(working, *tasks, return_exceptions=True)
+
+    @staticmethod
+    async def bystander(posted):
+        task = elsewhere(thread())  # not served by a frame of its own thread
+        await asyncio.sleep(0)
+        posted.set()
+        return await task
+
+    def test_a_call_that_is_posted_meanwhile_waits(self):
+        stands, posted = threading.Event(), threading.Event()
+        with ThreadPoolExecutor(2) as pool:
+            with _deadlocks._looking:  # the ring is not broken before
+                ring = pool.submit(asyncio.run, self.ring(stands))
+                assert stands.wait(10)
+                bystander = pool.submit(asyncio.run, self.bystander(posted))
+                assert posted.wait(10)
+            errors = ring.result()
+            assert [str(error).count("would deadlock") for error in errors] == [1, 1]
+            assert bystander.result() is run(thread())
+
+    def test_a_thread_that_waits_for_such_a_call_breaks_the_ring(self, monkeypatch):
+        """And not the call that it waits for itself, if it is the one that looks."""
+        stands, posted, looked = threading.Event(), threading.Event(), threading.Event()
+        look, lookers = _deadlocks.look, []
+
+        def only_the_bystander(loop, beneath):
+            if threading.get_ident() in lookers and posted.is_set():
+                look(loop, beneath)
+                looked.set()
+
+        def wait_for_it():
+            lookers.append(threading.get_ident())
+            return async_to_sync(self.bystander)(posted)
+
+        async def main():
+            async with ThreadSensitiveContext():  # a thread of its own
+                return await sync_to_async(wait_for_it)()
+
+        monkeypatch.setattr(_deadlocks, "look", only_the_bystander)
+        with ThreadPoolExecutor(2) as pool:
+            ring = pool.submit(asyncio.run, self.ring(stands))
+            assert stands.wait(10)
+            bystander = pool.submit(asyncio.run, main())
+            assert looked.wait(10)
+            errors = ring.result()
+            assert [str(error).count("would deadlock") for error in errors] == [1, 1]
+            assert bystander.result() is run(thread())
+
+
 class TestRuns:
     """Shapes that asgiref's users reported as hangs or false alarms, by the issue's number."""
 

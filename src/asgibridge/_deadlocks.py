@@ -97,10 +97,12 @@ def chain(
 
     :param holder: the ``task_context`` of the call that is in the way.
     :param me: the task that is about to wait for it; or
-    :param mine: the ``task_context`` of the call that is about to.
+    :param mine: the ``task_context`` of the call that is about to. With either, None also if it is
+        no part of the ring, but behind one: the ring is going to be broken, and then it goes on.
     :param calls: to be filled with the calls found on the way.
     """
     words: list[str] = []
+    is_part = me is None and mine is None
     seen: list[Any] = []  # held, so that no other object has their identity
     known: set[int] = set()
     todo: list[Any] = []
@@ -115,6 +117,7 @@ def chain(
         known.add(id(task))
         seen.append(task)
         if me is not None and task is me:
+            is_part = True
             words.append(f"{_name(me)}, which makes this call")
             continue
         waiter = getattr(task, "_fut_waiter", None)
@@ -123,6 +126,7 @@ def chain(
         call = getattr(waiter, "asgibridge_call", None)
         if call is not None:
             if mine is not None and call.task_context is mine:
+                is_part = True
                 words.append(f"{_name(task)}, which waits for the function that makes this call")
                 continue
             holder = call.held_by()
@@ -142,7 +146,7 @@ def chain(
             todo.extend(reversed(children))
         else:
             return None
-    return "; ".join(words)
+    return "; ".join(words) if is_part else None
 
 
 _Gathering: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
@@ -170,8 +174,9 @@ def _name(task: asyncio.Task[Any]) -> str:
 def look(loop: asyncio.AbstractEventLoop | None, beneath: Any) -> None:
     """A thread has waited for a task of ``loop`` for some time. On that thread.
 
-    Raises RuntimeError if the loop is closed. If the task waits, in the end, for a call that only
-    this thread could run, that call raises.
+    Raises RuntimeError if the loop is closed. If the task waits, in the end, for a ring of calls,
+    one of the ring raises: one that only this thread could run, if it is a part of it. None that
+    waits behind the ring does.
 
     :param loop: None if it belongs to a run that the thread has started itself.
     :param beneath: the SyncCall that the thread is in the middle of, or None.
@@ -195,8 +200,13 @@ def look(loop: asyncio.AbstractEventLoop | None, beneath: Any) -> None:
         # One is enough, and better one of our own thread's.
         calls.sort(key=lambda call: call.held_by() is not mine)
         for call in calls:
-            if call.fail(error):
+            if _waits_for_itself(call) and call.fail(error):
                 return
+
+
+def _waits_for_itself(call: Waiting) -> bool:
+    calls: list[Waiting] = []
+    return chain(call.held_by(), calls=calls) is not None and any(each is call for each in calls)
 
 
 def would_never_run(what: str, words: str) -> RuntimeError:
