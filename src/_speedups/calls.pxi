@@ -14,7 +14,7 @@ cdef class _Wait:
     cdef object context  # to run that in
     cdef list others  # pairs of the same
     cdef readonly SyncCall asgibridge_call  # for `asgibridge._deadlocks`; nothing changes it
-    cdef bint is_done
+    cdef Py_ssize_t is_done  # 1 if so; that searches for deadlocks ask from their own threads
     cdef bint is_cancelled
     cdef object message
 
@@ -22,7 +22,7 @@ cdef class _Wait:
         return self.loop
 
     def done(self):
-        return self.is_done
+        return asgibridge_counted(&self.is_done) != 0
 
     def cancelled(self):
         return self.is_cancelled
@@ -84,7 +84,7 @@ cdef class _Wait:
 
     cdef int finish(self, bint directly) except -1:
         callback, context, others = self.callback, self.context, self.others
-        self.is_done = True
+        asgibridge_count_up(&self.is_done)
         self.callback = self.context = self.others = None
         if callback is None:
             return 0
