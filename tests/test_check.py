@@ -162,6 +162,7 @@ def test_websockets_that_keep_the_rules(steps):
     ],
 )
 def test_lifespans_that_keep_the_rules(steps):
+    passes({**LIFESPAN, "extensions": True}, *steps)  # is not one of its fields
     passes(LIFESPAN, *steps)
 
 

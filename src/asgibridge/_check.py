@@ -393,7 +393,9 @@ class _Conversation:
     def __init__(self, scope: Message) -> None:
         protocol = self.protocol
         _check_fields(f"{protocol} scope", scope, _SCOPES[protocol])
-        self.extensions: Message = scope.get("extensions") or {}
+        # What the scope's fields don't name may be anything, as it may in a lifespan's.
+        is_field = "extensions" in _SCOPES[protocol]
+        self.extensions: Message = (scope.get("extensions") if is_field else None) or {}
         self.version = _numbers(scope["asgi"].get("spec_version", "2.0")) or (2, 0)
         if "tls" in self.extensions:
             where = f"{protocol} scope: extensions: tls"
