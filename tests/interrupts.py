@@ -223,6 +223,8 @@ def interrupt_once(run, seconds):
 
 def child(seed, runs):
     faulthandler.enable()
+    # A background job of a shell's ignores Ctrl-C, and so would we.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("error")
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     unraisable = []
