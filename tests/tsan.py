@@ -45,7 +45,9 @@ LOGS = VENVS / "tsan-logs"
 OURS = "_speedups"
 
 TESTS = (
+    "test_cancellation",
     "test_context_and_references",
+    "test_deadlocks",
     "test_errors_and_cancellation",
     "test_hops",
     "test_hostile",
