@@ -11,6 +11,7 @@ parallel. Runs on any Python that asgibridge supports, with nothing installed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -153,11 +154,14 @@ def _run(step: str, command: list[str], **more: str) -> str:
 def _virtualenv() -> str:
     """virtualenv's Python, in an environment of its own: for interpreters without ensurepip."""
     home = VENVS / "virtualenv"
+    able: str | None = sys.executable
+    if importlib.util.find_spec("ensurepip") is None:
+        able = next((each.path for each in map(find, SUPPORTED) if each and each.ensurepip), able)
     with _virtualenv_lock:
         if not probe(python_in(home)):
             _run(
                 "creating an environment for virtualenv (on Debian: apt-get install python3-venv)",
-                [sys.executable, "-m", "venv", "--clear", str(home)],
+                [able or sys.executable, "-m", "venv", "--clear", str(home)],
             )
         _run(
             "installing virtualenv",

@@ -153,7 +153,10 @@ class TestCtrlC:
         assert script_output(
             CTRL_C
             + """
+    queued = threading.Event()
+
     def work():
+        queued.wait(10)
         ctrl_c()
         print("worked on", flush=True)
         ctrl_c()
@@ -164,6 +167,7 @@ class TestCtrlC:
 
     async def coroutine():
         tasks = [asyncio.ensure_future(sync_to_async(call)()) for call in (work, never)]
+        asyncio.get_running_loop().call_soon(queued.set)  # both tasks begin before that
         while True:
             try:
                 await asyncio.wait(tasks)
