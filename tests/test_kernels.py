@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -274,6 +276,30 @@ class TestSyncCall:
         call = asyncio.run(make())
         call.run()
         call.deliver()
+
+    def test_delivered_as_the_loop_closes_it_does_not_keep_it(self, kernel):
+        """The loop was woken, but did not turn any more."""
+
+        class Loop(asyncio.SelectorEventLoop):
+            pass
+
+        def scenario():
+            loop = Loop()
+            kernel.attach_reader(loop)
+
+            async def make():
+                return kernel.SyncCall(loop, int)
+
+            call = loop.run_until_complete(make())
+            call.run()
+            call.deliver()
+            loop.close()
+            return weakref.ref(loop)
+
+        with ThreadPoolExecutor(1) as pool:  # a thread may keep the channel it used last
+            closed = pool.submit(scenario).result()
+        gc.collect()
+        assert closed() is None
 
     @pytest.mark.parametrize("earlier", [0, 10])
     def test_a_hundred_finished_at_once_wake_the_loop_once(self, kernel, earlier):

@@ -96,8 +96,9 @@ cdef enum:
 
 cdef object _SelectorLoop = asyncio.selector_events.BaseSelectorEventLoop
 cdef object _weakref = weakref.ref
-# By loop, weakly: the channel, which knows the loop weakly; of one with a reader a weak reference,
-# since the loop's registration keeps it.
+# By loop, weakly: a weak reference to the channel, which knows the loop weakly. The loop keeps it, by
+# its registration or as an attribute: what finishes as the loop closes stays in the channel's queue,
+# and a call refers to its loop.
 cdef object _attached = weakref.WeakKeyDictionary()
 
 
@@ -313,7 +314,7 @@ cdef WakeChannel _wake_channel(object loop):
     channel = None
     found = _attached.get(loop)
     if found is not None:
-        channel = <WakeChannel>found if type(found) is WakeChannel else found()
+        channel = found()
     if channel is None or channel.generation != _generation:
         channel = WakeChannel(loop)
     # Cython lets the old one go before it stores the new one, and its end may run anybody's code.
@@ -332,4 +333,8 @@ def attach_reader(loop):
     if not channel.has_reader:
         # Else each thread made a channel of its own, and whether anybody knows a loop is told by
         # the weak references to it, too (`asgibridge._loops`).
-        _attached[loop] = channel
+        try:
+            loop._asgibridge_channel = channel
+        except AttributeError:
+            return  # a loop of slots
+        _attached[loop] = _weakref(channel)

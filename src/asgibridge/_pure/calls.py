@@ -124,12 +124,12 @@ def attach_reader(loop: asyncio.AbstractEventLoop) -> None:
     For a loop that will be used for long, while it is not running: it takes a file descriptor.
     """
     # There is no cheaper way than the loop's own, in Python: only a channel that stays the same.
-    _attached[loop] = WakeChannel(loop)
-
-
-_attached: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, WakeChannel] = (
-    weakref.WeakKeyDictionary()
-)
+    # The loop keeps it, and nothing else does: what finishes as the loop closes stays in its chain,
+    # and a call refers to its loop.
+    try:
+        loop._asgibridge_channel = WakeChannel(loop)  # type: ignore[attr-defined]
+    except AttributeError:
+        pass  # a loop of slots: each thread makes a channel of its own
 
 
 class _Cache(threading.local):
@@ -147,7 +147,8 @@ def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
     """
     channel = _cache.channel
     if channel is None or channel._loop() is not loop:
-        channel = _cache.channel = _attached.get(loop) or WakeChannel(loop)
+        kept: WakeChannel | None = getattr(loop, "_asgibridge_channel", None)
+        channel = _cache.channel = kept or WakeChannel(loop)
     return channel
 
 
