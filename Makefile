@@ -2,7 +2,7 @@
 PYTHON ?= python3
 
 .PHONY: help test demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi
-.PHONY: memcheck asan tsan stress soak load
+.PHONY: memcheck asan tsan stress soak load parallel bench-parallel
 .PHONY: test-services wheels lint clean
 
 help:
@@ -27,6 +27,9 @@ help:
 	@echo "make stress       all that draws at random, ten minutes (STRESSFLAGS='--seed 1 --scale 0.2')"
 	@echo "make soak         an hour of everything at once, and what stays behind (SOAKFLAGS='--minutes 5')"
 	@echo "make load         1e7 hops, 1e6 contexts, 10,000 at once (LOADFLAGS='--hops 100000')"
+	@echo "make parallel     every fast test in two and in four threads at once, best on 3.14t"
+	@echo "                  (PARALLELFLAGS='--rounds 1 --threads 4')"
+	@echo "make bench-parallel  CPU-bound work on two cores, as fast as in bare threads? on 3.14t"
 	@echo "make wheels       the sdist, of it a wheel for every CPython found, and each way of installing"
 	@echo "                  them tested, with and without a compiler (WHEELSFLAGS=--quick: two minutes)"
 	@echo "make lint         ruff and mypy --strict"
@@ -85,6 +88,14 @@ tsan:
 stress soak load:
 	$(PYTHON) tests/environment.py .venv/stress test
 	.venv/stress/bin/python -W error tests/$@.py $($(shell echo $@ | tr a-z A-Z)FLAGS)
+
+parallel:
+	$(PYTHON) tests/environment.py .venv/parallel test,parallel
+	.venv/parallel/bin/python tests/parallel.py $(PARALLELFLAGS)
+
+bench-parallel:
+	$(PYTHON) tests/environment.py .venv/parallel test,parallel
+	.venv/parallel/bin/python bench/parallel.py $(BENCHFLAGS)
 
 lint:
 	$(PYTHON) tests/environment.py .venv/lint lint

@@ -240,6 +240,7 @@ class TestNeverRuns:
         limiter = options.get("limiter")
         assert limiter is None or limiter.borrowed_tokens == 0
 
+    @pytest.mark.thread_unsafe(reason="counts the process's calls")
     def test_a_call_with_options_that_was_queued_before(self):
         async def main():
             loop = asyncio.get_running_loop()
@@ -316,6 +317,7 @@ class TestNeverRuns:
         assert run(main()) == "left"
 
 
+@pytest.mark.thread_unsafe(reason="there is one search at a time")
 class TestBehindARing:
     """Somebody else's call that waits for the same thread: what never runs is the ring's."""
 

@@ -481,6 +481,7 @@ async def every_crossing(n):
     return values == [n] * 15
 
 
+@pytest.mark.thread_unsafe(reason="the hooks of all threads")
 @pytest.mark.usefixtures("hooks")
 class TestTracing:
     """Not under coverage's or a debugger's own trace function: these tests replace it."""
