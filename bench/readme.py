@@ -1,25 +1,25 @@
-"""Writes the README's table of speeds from the benchmark's results.
+"""Writes the README's tables of speeds from the benchmarks' results.
 
     python bench/readme.py            replace what is between the markers
     python bench/readme.py --check    exit with 1 if that would change anything
 
-The markers are ``<!-- bench:begin -->`` and ``<!-- bench:end -->``, each on a line of its own.
+The markers are ``<!-- bench:begin -->`` and ``<!-- bench:end -->``, each on a line of its own, and
+``bench-site`` for the macro-benchmark's. What there are no results of stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import textwrap
 from pathlib import Path
 
+import site_report
 from cases import ROWS
 from implementations import IMPLEMENTATIONS
-from report import micro
+from report import filled, micro
 from results import Measured, Results, load_all
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 HEADINGS = {
     "floor": "floor",
@@ -59,38 +59,44 @@ def _how(found: list[Results], passes: list[Measured]) -> str:
     rounds = "/".join(dict.fromkeys(str(measured.rounds) for measured in passes))
     machines = "; ".join(dict.fromkeys(results.conditions["machine"] for results in found))
     asgiref = "/".join(dict.fromkeys(results.conditions["asgiref"] for results in found))
-    return textwrap.fill(
+    return filled(
         f"`make bench`, µs per operation (minimum of {rounds} processes each, in turn, pinned to "
         f"one core; {machines}; asgiref {asgiref}). `floor` is the least there is: "
         "`SimpleQueue.put` there and `call_soon_threadsafe` back, `threading.local` for `Local`. "
         "Spread, all cores, latency, uvloop and how the cost grows: "
-        "[docs/benchmarks.md](docs/benchmarks.md).",
-        width=100,
-        break_long_words=False,
-        break_on_hyphens=False,
+        "[docs/benchmarks.md](docs/benchmarks.md)."
     )
 
 
-def replaced(text: str, between: str) -> str:
-    """The text with what is between the markers replaced."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        sys.exit(f"README.md must have the lines {BEGIN} and {END}, once each, in this order")
-    head, _, rest = text.partition(BEGIN)
-    return f"{head}{BEGIN}\n{between}\n{END}{rest.partition(END)[2]}"
+def replaced(text: str, name: str, between: str) -> str:
+    """The text with what is between the markers of that name replaced."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        sys.exit(f"README.md must have the lines {begin} and {end}, once each, in this order")
+    head, _, rest = text.partition(begin)
+    return f"{head}{begin}\n{between}\n{end}{rest.partition(end)[2]}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
-    parser.add_argument("files", nargs="*", type=Path, help="default: docs/benchmarks/*.json")
+    parser.add_argument(
+        "files", nargs="*", type=Path, help="default: those of docs/benchmarks and its site/"
+    )
     options = parser.parse_args()
-    files = options.files or sorted((ROOT / "docs" / "benchmarks").glob("*.json"))
-    found = [results for results in load_all(files) if "pinned" in results.passes]
-    if not found:
-        sys.exit("no results: run `make bench` first")
+    folder = ROOT / "docs" / "benchmarks"
+    files = options.files or sorted([*folder.glob("*.json"), *folder.glob("site/*.json")])
+    found = load_all(files)
+    crossings = [results for results in found if "pinned" in results.passes]
+    sites = [results for results in found if site_report.is_of_the_site(results)]
+    if not crossings and not sites:
+        sys.exit("no results: run `make bench` or `make bench-site` first")
     readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = replaced(old, table(found))
+    old = new = readme.read_text(encoding="utf-8")
+    if crossings:
+        new = replaced(new, "bench", table(crossings))
+    if sites:
+        new = replaced(new, "bench-site", site_report.readme(sites))
     if options.check:
         if old != new:
             sys.exit("README.md's speeds are not those of docs/benchmarks: run bench/readme.py")

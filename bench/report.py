@@ -7,6 +7,7 @@ python bench/report.py FILE...    print the tables of these
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,6 +255,11 @@ def sections(results: Results) -> list[Section]:
 
 def _about(results: Results) -> str:
     return "; ".join(f"{name} {value}" for name, value in results.conditions.items())
+
+
+def filled(text: str) -> str:
+    """Broken into lines, as Markdown's files have them here."""
+    return textwrap.fill(text, width=100, break_long_words=False, break_on_hyphens=False)
 
 
 def show(results: Results, tables: list[Section] | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from report import Section, micro, times
+from report import Section, filled, micro, times
 from results import Measured, Results
 from targets import Verdict
 
@@ -146,6 +146,56 @@ def sections(results: Results) -> list[Section]:
         header = ["site", "target", "measured", "met"]
         found.append(Section("The site's targets", note, header, rows))
     return found
+
+
+def is_of_the_site(results: Results) -> bool:
+    """Or of the other benchmark."""
+    return any(name.startswith(PREFIX) for name in results.passes)
+
+
+def readme(found: list[Results]) -> str:
+    """The README's short table, and the lines that say how it was made."""
+    machines = "; ".join(dict.fromkeys(results.conditions["machine"] for results in found))
+    rounds = "/".join(
+        dict.fromkeys(str(each.rounds) for results in found for each in results.passes.values())
+    )
+    django, load = (
+        "/".join(dict.fromkeys(results.conditions[name] for results in found))
+        for name in ("django", "load")
+    )
+    how = filled(
+        f"`make bench-site`: Django {django} with five middlewares under uvicorn; {load}; requests "
+        f"per second, and in parentheses the server's CPU time per request in µs (medians of "
+        f"{rounds} processes each, in turn; {machines}). `keep` is `ASGIBRIDGE_WORKERS=keep` with "
+        "`CONN_MAX_AGE = 60`; the ceiling makes no hop at all, which no site may do. Percentiles, "
+        "threads, memory and the spread: [docs/benchmarks.md](docs/benchmarks.md)."
+    )
+    titles = [_HEADINGS.get(name, name) for name in NAMES]
+    lines = ["| " + " | ".join(["", *titles]) + " |", "|---" * (len(NAMES) + 1) + "|"]
+    for results in found:
+        for loop in AT_LEAST:
+            measured = results.passes.get(PREFIX + loop)
+            if measured is None:
+                continue
+            for view in measured.cases:
+                cells = [_short(measured, view, name) for name in NAMES]
+                title = f"{results.python}, {loop}, {TITLES[view]}"
+                lines.append("| " + " | ".join([title, *cells]) + " |")
+    return f"{how}\n\n" + "\n".join(lines)
+
+
+_HEADINGS = {
+    "pure": "pure kernel",
+    "compiled": "compiled kernel",
+    "compiled, keep": "compiled, `keep`",
+}
+
+
+def _short(measured: Measured, view: str, name: str) -> str:
+    if not measured.has(view, name, "rps"):
+        return ""
+    rps, cpu = (measured.median(view, name, each) for each in ("rps", "cpu"))
+    return f"{rps:,.0f} ({cpu * 1e6:,.0f})"
 
 
 def markdown(results: Results, images: list[str]) -> list[str]:
