@@ -14,7 +14,7 @@ help:
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
 	@echo "                  docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing)"
 	@echo "make bench-callgrind  instructions of a hop and of a queue's item, against those stored"
-	@echo "                  (BENCHFLAGS=--update)"
+	@echo "                  (BENCHFLAGS=--update; '--quick --lenient': in a minute)"
 	@echo "make bench-queue  the message queues: janus's, culsans's, aiologic's, the library's and ours"
 	@echo "make bench-site   a Django site under uvicorn and load, on asgiref and on asgibridge; its part"
 	@echo "                  of docs/benchmarks.md (BENCHFLAGS=--quick)"
@@ -52,8 +52,8 @@ bench:
 	.venv/bench/bin/python bench/suite.py $(filter --quick,$(BENCHFLAGS))
 
 bench-callgrind:
-	$(PYTHON) tests/environment.py .venv/bench bench
-	.venv/bench/bin/python bench/callgrind.py $(BENCHFLAGS)
+	$(PYTHON) tests/environment.py .venv/bench-callgrind bench-callgrind
+	.venv/bench-callgrind/bin/python bench/callgrind.py $(BENCHFLAGS)
 
 bench-queue:
 	$(PYTHON) tests/environment.py .venv/bench-queue bench-queue

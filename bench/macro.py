@@ -46,7 +46,7 @@ class Plan:
     def __init__(self, options: argparse.Namespace) -> None:
         quick: bool = options.quick
         self.rounds: int = options.rounds or (1 if quick else 5)
-        self.seconds: float = options.seconds or (1 if quick else 4)
+        self.seconds: float = options.seconds or (1 if quick else 3)
         self.warm_up: float = 1
         self.connections: int = options.connections
         self.server_core: int | None = 0 if options.pin else None
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--loops", metavar="LOOP,…", help="the others' results are kept")
     parser.add_argument("--rounds", type=int, help="processes of each (default: 5)")
     parser.add_argument("--add", action="store_true", help="rounds to those that the file has")
-    parser.add_argument("--seconds", type=float, help="of load on each view (default: 4)")
+    parser.add_argument("--seconds", type=float, help="of load on each view (default: 3)")
     parser.add_argument("--connections", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--pin", action="store_true", help="server on core 0, load on core 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
@@ -174,6 +174,8 @@ def main() -> None:
     if trouble := what_is_missing():
         print(f"the site cannot be measured here: {trouble}", file=sys.stderr)
         sys.exit(2)
+    if trouble := load.install_wrk():
+        print(f"{trouble}\nthe load comes from {load.generator()} instead", file=sys.stderr)
     plan = Plan(options)
     results = Results({**conditions(PACKAGES), "load": str(plan)})
     # A quick run is too rough to be published.

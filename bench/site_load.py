@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,27 @@ Load = dict[str, float]
 
 class LoadFailure(Exception):
     """The load could not be made; the message says why."""
+
+
+def install_wrk() -> str:
+    """Have Debian's package manager install it, if it is missing and we may; "", or why not."""
+    if shutil.which("wrk") is not None:
+        return ""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return "wrk is not installed (Debian: apt-get install wrk)"
+    print("installing wrk", file=sys.stderr)
+    for arguments in (["update"], ["install", "-y", "--no-install-recommends", "wrk"]):
+        done = subprocess.run(
+            ["apt-get", "-qq", *arguments],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            return f"apt-get {arguments[0]} failed:\n{done.stdout}{done.stderr}".rstrip()
+    return ""
 
 
 def generator() -> str:
