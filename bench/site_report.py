@@ -27,7 +27,8 @@ CPU_PART = 1 / 2
 _INTRODUCTION = """\
 A Django site with five middlewares under uvicorn, put under load from the same machine: requests
 per second, and what each costs the server from the first byte to the last. The database is a file
-of SQLite's, to which Django connects anew for each request (`CONN_MAX_AGE = 0`, its default).
+of SQLite's, to which Django connects anew for each request (`CONN_MAX_AGE = 0`, its default), which
+costs the same whoever bridges; its calls let go of the GIL, which then goes from thread to thread.
 `keep` is `ASGIBRIDGE_WORKERS=keep` with `CONN_MAX_AGE = 60`, which needs threads that outlive their
 request. `ceiling` is no bridge: for this benchmark alone every hop is a plain call on the event
 loop's thread, and all share one connection, which no site may do; it shows what the site would
