@@ -30,9 +30,11 @@ if choice == "require" and platform.python_implementation() != "CPython":
 options = {}
 if choice != "off" and platform.python_implementation() == "CPython":
     try:
-        # These two, not cythonize(): that forgets `optional`, and puts the C file into the sdist.
-        from Cython.Build import build_ext
+        # Not cythonize(): that forgets `optional`, and puts the C file into the sdist.
         from Cython.Distutils.extension import Extension
+
+        # Cython's where there is Cython; its own class is distutils', and knows less.
+        from setuptools.command.build_ext import build_ext
     except ImportError:
         # Only without build isolation: pyproject.toml asks for it.
         if choice == "require":

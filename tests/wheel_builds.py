@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -94,15 +96,16 @@ def tools_path() -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
-def repair(wheel: Path, to: Path, libc: str = "manylinux") -> Path:
+def repair(wheel: Path, to: Path, platform: str, *, strip: bool = True) -> Path:
     auditwheel = (sys.executable, "-m", "auditwheel")
-    if libc == "musllinux":
+    if platform == "musllinux":
         name_musl(wheel)
     path = tools_path()
-    run(*auditwheel, "repair", "--strip", "--wheel-dir", to, wheel, PATH=path)
+    flags = ["--strip"] if strip else []
+    run(*auditwheel, "repair", *flags, "--wheel-dir", to, wheel, PATH=path)
     repaired = only(to, "*.whl")
-    if libc not in repaired.name:
-        raise Failure(f"{repaired.name} has no {libc} tag")
+    if platform not in repaired.name:
+        raise Failure(f"{repaired.name} has no {platform} tag")
     print(" ".join(run(*auditwheel, "show", repaired).split()))
     return repaired
 
@@ -133,12 +136,14 @@ def check_contents(wheel: Path) -> None:
     run(sys.executable, "-m", "check_wheel_contents", wheel)
 
 
-def check_extension(wheel: Path) -> None:
+def check_extension(wheel: Path, triple: str = "") -> None:
     """One, stripped, of less than a megabyte, that needs nothing but the C library."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(".so")]
         if [name.split(".")[0] for name in names] != ["asgibridge/_speedups"]:
             raise Failure(f"{wheel.name} has these extensions: {names}")
+        if not names[0].endswith(f"{triple}.so"):
+            raise Failure(f"{names[0]} is not named for {triple}")
         content = archive.read(names[0])
     elf = ELFFile(BytesIO(content))
     sections = {section.name for section in elf.iter_sections()}
@@ -183,3 +188,55 @@ def check_warnings(c_file: Path, include: str) -> list[str]:
         )
         print(f"no warnings by {compiler} {' '.join(WARNINGS)}", flush=True)
     return missing
+
+
+# --- for other machines --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to compile for: zig's name, CPython's, and auditwheel's."""
+
+    zig: str
+    triple: str
+    machine: str
+    platform: str
+
+
+TARGETS = (
+    Target("x86_64-linux-gnu.2.17", "x86_64-linux-gnu", "x86_64", "manylinux"),
+    Target("x86_64-linux-musl", "x86_64-linux-musl", "x86_64", "musllinux"),
+    Target("aarch64-linux-gnu.2.17", "aarch64-linux-gnu", "aarch64", "manylinux"),
+    Target("aarch64-linux-musl", "aarch64-linux-musl", "aarch64", "musllinux"),
+)
+
+
+def cross_build(target: Target, zig: str, sdist: Path, work: Path) -> Path:
+    """A wheel of this Python's version for that machine, by the compiler of a Python with ziglang.
+
+    This Python's headers serve: what they say of the machine is that it has 64 bits, little end
+    first. Repaired, and so looked through by auditwheel; nothing runs it here.
+    """
+    built, repaired = work / f"built-{target.triple}", work / f"repaired-{target.triple}"
+    for directory in (built, repaired):
+        directory.mkdir()
+    compiler = work / f"cc-{target.triple}"
+    # -I, because pip hides an environment's packages from a build by PYTHONPATH.
+    compiler.write_text(f'#!/bin/sh\nexec {zig} -I -m ziglang cc -target {target.zig} "$@"\n')
+    compiler.chmod(0o755)
+    soabi = sysconfig.get_config_var("SOABI").split("-")[:2]
+    wheel = build_wheel(
+        sys.executable,
+        sdist,
+        built,
+        "require",
+        CC=str(compiler),
+        LDSHARED=f"{compiler} -shared -s",
+        CFLAGS="-O3 -DNDEBUG -fwrapv",
+        _PYTHON_HOST_PLATFORM=f"linux-{target.machine}",
+        SETUPTOOLS_EXT_SUFFIX=f".{'-'.join(soabi)}-{target.triple}.so",
+    )
+    # The linker has stripped it: this machine's strip knows this machine's files.
+    wheel = repair(wheel, repaired, target.platform, strip=False)
+    check_extension(wheel, target.triple)
+    return wheel

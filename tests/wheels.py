@@ -1,9 +1,10 @@
 """Builds the distributions as a release does, and tests every way of installing them.
 
     python tests/wheels.py                   on every CPython found (what `make wheels` does)
+    python tests/wheels.py --assemble        and on those that a script can assemble, for musl too
     python tests/wheels.py --quick           this Python only, a part of the tests: in two minutes
-    python tests/wheels.py --only 3.13       on that one (may be repeated)
-    python tests/wheels.py --python PATH     and on that one: PyPy, or a CPython on musl
+    python tests/wheels.py --only 3.13-musl --way wheel --continue
+                                             one piece, added to the results of the others
 
 The source distribution is made of this checkout, and everything else of it. The C must compile
 without a warning under gcc and clang. Then, for each Python, each in a new environment:
@@ -11,18 +12,21 @@ without a warning under gcc and clang. Then, for each Python, each in a new envi
 - a wheel with the compiled kernel, repaired by auditwheel to a manylinux or musllinux tag and
   stripped, is installed where there is no compiler;
 - the source distribution where there is one, and where there is none: the pure kernel, then;
-- the pure wheel, once, and on PyPy alone;
+- the pure wheel, on PyPy, on musl, and where --quick or --way asks for it;
 
-and `asgibridge info`, the quickstart and the quick tests run, from a copy of the tests that has no
-sources beside it. Installing another kernel or version over the one there must leave nothing
-behind, and all of them show the same names. The distributions are put into dist/. Linux only:
-elsewhere cibuildwheel does. Needs the extra `wheels`. Exits with 1 if anything failed, or no Python
-was tested; what is not here is named, and counts as nothing.
+and `asgibridge info`, the quickstart and the quick tests (--part: some of them) run, from a copy of
+the tests that has no sources beside it. Installing another kernel or version over the one there
+must leave nothing behind, and all of them show the same names. Wheels for other machines are built
+with zig, and looked at. The distributions are put into dist/, the results of a run that is not
+--quick into docs/install.md. Linux only: elsewhere cibuildwheel does. Needs the extra `wheels`.
+Exits with 1 if anything failed, or nothing was tested; what is not here is named, and counts as
+nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import shutil
 import sys
@@ -32,35 +36,45 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest_run
+import wheel_pythons
+import wheel_results
 from environment import (
+    PACKAGE,
     ROOT,
     SUPPORTED,
     VENVS,
     EnvironmentFailure,
-    Interpreter,
     child_environment,
     create,
-    find,
     probe,
     python_in,
 )
 from wheel_builds import (
     DIST,
+    TARGETS,
     Failure,
     build_sdist,
     build_wheel,
     check_contents,
     check_extension,
     check_warnings,
+    cross_build,
     generate_c,
+    only,
     repair,
     run,
 )
+from wheel_pythons import Python
+
+STATE = VENVS / "wheels-state"
+"""What --continue goes on from: what all Pythons share, and the results."""
+
+RESULTS = STATE / "results.jsonl"
 
 LIMIT = 900
 """Seconds for one run of the tests."""
 
-QUICK_TESTS = ("test_compatibility", "test_hops", "test_install", "test_kernels", "test_parity")
+PART = ("test_compatibility", "test_hops", "test_install", "test_kernels", "test_parity")
 
 OLDER = "0.0.1"
 """A version that none ever had."""
@@ -83,6 +97,8 @@ print(asgibridge.IMPLEMENTATION)
 """
 
 KERNELS = {"off": "pure", "require": "speedups"}
+
+WORDS = {"pure": "pure", "speedups": "compiled"}
 
 
 @dataclass
@@ -127,28 +143,28 @@ def without_compilers(work: Path) -> str:
 
 @dataclass
 class Leg:
-    """One Python: what it is called in the table, and where things are."""
+    """One Python, and how it is tested."""
 
-    interpreter: Interpreter
-    libc: str
+    python: Python
     work: Path
     bare_path: str
-    quick: bool
+    part: bool
+    """Whether a part of the tests is enough."""
+    quick: bool = False
 
     @property
     def name(self) -> str:
-        other = "" if self.interpreter.implementation == "CPython" else "PyPy "
-        return f"{other}{self.interpreter.name}{' musl' if self.libc == 'musllinux' else ''}"
+        return self.python.name
 
     def environment(self) -> str:
         """The Python of a new one."""
-        where = VENVS / f"wheel-{self.name.replace(' ', '-')}"
+        where = VENVS / f"wheel-{self.name}"
         shutil.rmtree(where, ignore_errors=True)
-        create(where, self.interpreter)
+        create(where, self.python.interpreter)
         return python_in(where)
 
     def directory(self, name: str) -> Path:
-        path = self.work / self.name.replace(" ", "-") / name
+        path = self.work / self.name / name
         path.mkdir(parents=True)
         return path
 
@@ -168,18 +184,17 @@ class Leg:
         found = run(python, "-I", "-m", "asgibridge", "run", script, **env).strip()
         if found != KERNELS[kernel] or f"kernel: {found}" not in info:
             raise Failure(f"{distribution.name} runs the {found} kernel")
-        # By the name: the distribution itself would be built a second time.
-        requirements = [line for line in extra("test") if line]
-        run(*pip, "--prefer-binary", *requirements, **env)
         if not tests:
-            return f"the {found} kernel, the quickstart"
-        return f"the {found} kernel, {self.test(python, kernel, script.parent)}"
+            return WORDS[found]
+        # By the name: the distribution itself would be built a second time.
+        run(*pip, "--prefer-binary", *extra("test"), **env)
+        return f"{WORDS[found]}: {self.test(python, kernel, script.parent)}"
 
     def test(self, python: str, kernel: str, place: Path) -> str:
         left_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "tests", place / "tests", ignore=left_out)
         shutil.copy2(ROOT / "pyproject.toml", place)
-        files = [f"tests/{name}.py" for name in QUICK_TESTS] if self.quick else []
+        files = [f"tests/{name}.py" for name in PART] if self.part else []
         outcome = pytest_run.run(
             [python, "-u", "-m", "pytest", "-q", "-m", "not slow", *files],
             cwd=place,
@@ -188,14 +203,14 @@ class Leg:
         )
         if not outcome.ok:
             raise Failure(f"the {KERNELS[kernel]} kernel's tests: {outcome}")
-        return str(outcome)
+        return f"{outcome}{' (a part)' if self.part else ''}"
 
     def build(self, sdist: Path) -> Path:
         built = build_wheel(self.environment(), sdist, self.directory("built"), "require")
-        wheel = repair(built, self.directory("repaired"), self.libc)
+        wheel = repair(built, self.directory("repaired"), self.python.platform)
         check_contents(wheel)
         check_extension(wheel)
-        return wheel
+        return Path(shutil.copy2(wheel, DIST))
 
     def check_in_place(self, compiled: Path, pure: Path, older: Path) -> None:
         """Each over the other leaves none of it behind, and shows the same names."""
@@ -231,112 +246,212 @@ def extra(name: str) -> list[str]:
     return re.findall(r'^ *"([^"]+)"', body, re.MULTILINE)
 
 
-def is_musl(interpreter: Interpreter) -> bool:
-    code = "import sysconfig; print(sysconfig.get_config_var('SOABI'))"
-    return "musl" in run(interpreter.path, "-I", "-c", code)
+@dataclass(frozen=True)
+class Distributions:
+    """What the Pythons share."""
+
+    sdist: Path
+    pure: Path
+    older: Path
+    """A pure wheel, as if of another version."""
 
 
-def test_leg(leg: Leg, sdist: Path, pure: Path, older: Path, results: Results) -> None:
-    compiles = leg.interpreter.implementation == "CPython"
-    if compiles:
-        wheels: list[Path] = []
-        built = results.step(f"{leg.name}: a wheel", lambda: wheels.append(leg.build(sdist)))
-        if built:
-            (wheel,) = wheels
-            shutil.copy2(wheel, DIST)
-            results.step(
-                f"{leg.name}: the wheel, no compiler",
-                lambda: leg.install_and_test(wheel, "require", compiler=False),
+def test_leg(leg: Leg, common: Distributions, ways: list[str], results: Results) -> None:
+    def install(way: str, distribution: Path, kernel: str, *, tests: bool = True) -> None:
+        if way not in ways:
+            return
+        what = f"{leg.name}: {wheel_results.WAYS[way]}"
+        compiler = way == "source"
+        ok = results.step(
+            what,
+            lambda: leg.install_and_test(distribution, kernel, compiler=compiler, tests=tests),
+        )
+        if not leg.quick:
+            known = leg.python.interpreter
+            row = wheel_results.Row(
+                *(leg.name, known.release, leg.python.libc, known.implementation),
+                *(way, results.rows[-1][1], ok),
             )
+            wheel_results.add(RESULTS, row)
+
+    if leg.python.compiles:
+        wheels: list[Path] = []
+        if "wheel" in ways:
+            results.step(f"{leg.name}: a wheel", lambda: wheels.append(leg.build(common.sdist)))
+        if wheels:
+            (wheel,) = wheels
+            install("wheel", wheel, "require")
             results.step(
                 f"{leg.name}: upgrade and downgrade in place",
-                lambda: leg.check_in_place(wheel, pure, older),
+                lambda: leg.check_in_place(wheel, common.pure, common.older),
             )
-        results.step(
-            f"{leg.name}: from source, with a compiler",
-            lambda: leg.install_and_test(sdist, "require", compiler=True, tests=not leg.quick),
-        )
-    results.step(
-        f"{leg.name}: from source, no compiler",
-        lambda: leg.install_and_test(sdist, "off", compiler=False, tests=not leg.quick),
-    )
-    if not compiles or leg.quick:
-        results.step(
-            f"{leg.name}: the pure wheel, no compiler",
-            lambda: leg.install_and_test(pure, "off", compiler=False),
-        )
+        install("source", common.sdist, "require", tests=not leg.quick)
+    install("bare", common.sdist, "off", tests=not leg.quick)
+    install("pure", common.pure, "off")
 
 
-def build_common(work: Path, results: Results) -> tuple[Path, Path, Path]:
+def default_ways(python: Python, *, quick: bool) -> list[str]:
+    if not python.compiles:
+        return ["bare", "pure"]
+    always = ["wheel", "source", "bare"]
+    # What it is made of is in the source distribution, too: twice on every Python is too much.
+    return [*always, "pure"] if quick or python.libc == "musl" else always
+
+
+def digest() -> str:
+    """Of what goes into a wheel."""
+    total = hashlib.sha256()
+    for name in PACKAGE:
+        for path in sorted((ROOT / name).rglob("*")) if (ROOT / name).is_dir() else [ROOT / name]:
+            if path.is_file() and path.suffix not in {".pyc", ".so", ".c"}:
+                total.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()
+
+
+def build_common(work: Path) -> Distributions:
     """The sdist, the pure wheel, and the pure wheel of an older version."""
     shutil.rmtree(DIST, ignore_errors=True)
+    shutil.rmtree(STATE, ignore_errors=True)
     sdist = build_sdist(work, DIST)
-    for name in ("pure", "old-sdist", "old"):
+    for name in ("pure", "old-sdist"):
         (work / name).mkdir()
     pure = build_wheel(sys.executable, sdist, work / "pure", "off")
     if not pure.name.endswith("-py3-none-any.whl"):
         raise Failure(f"{pure.name} is not pure")
     check_contents(pure)
+    shutil.copy2(pure, DIST)
     old_sdist = build_sdist(work, work / "old-sdist", OLDER)
-    older = build_wheel(sys.executable, old_sdist, work / "old", "off")
-    return sdist, Path(shutil.copy2(pure, DIST)), older
+    (STATE / "old").mkdir(parents=True)
+    build_wheel(sys.executable, old_sdist, STATE / "old", "off")
+    (STATE / "digest").write_text(digest())
+    return built_before()
 
 
-def check_c(sdist: Path, work: Path, interpreters: list[Interpreter], results: Results) -> None:
-    c_file = generate_c(sdist, work)
-    for each in interpreters:
-        if each.implementation != "CPython" or is_musl(each):
+def built_before() -> Distributions:
+    return Distributions(
+        only(DIST, "*.tar.gz"), only(DIST, "*-py3-none-any.whl"), only(STATE / "old", "*.whl")
+    )
+
+
+def can_continue() -> bool:
+    stamp = STATE / "digest"
+    return stamp.exists() and stamp.read_text() == digest()
+
+
+def check_c(sdist: Path, work: Path, pythons: list[Python], results: Results) -> None:
+    c_file = None
+    for python in pythons:
+        if not python.compiles or python.libc == "musl":
             continue  # the headers of a musl one are the same
+        c_file = c_file or generate_c(sdist, work)
 
-        def check(each: Interpreter = each) -> str | None:
+        def check(path: str = python.interpreter.path, c_file: Path = c_file) -> str | None:
             code = "import sysconfig; print(sysconfig.get_path('include'))"
-            missing = check_warnings(c_file, run(each.path, "-I", "-c", code).strip())
+            missing = check_warnings(c_file, run(path, "-I", "-c", code).strip())
             for compiler in missing:
-                results.absent.append(f"{each.name}: warnings of {compiler}, which is not here")
+                results.absent.append(f"{python.name}: warnings of {compiler}, which is not here")
             return "NOT RUN" if len(missing) == 2 else None
 
-        results.step(f"{each.name}: the C without warnings", check)
+        results.step(f"{python.name}: the C without warnings", check)
+
+
+def check_cross(sdist: Path, work: Path, results: Results) -> None:
+    """Wheels for other machines. They are looked at only, and not put into dist/."""
+    this = probe(sys.executable)
+    assert this is not None
+    where = VENVS / "wheel-zig"
+    try:
+        create(where, this)
+        run(python_in(where), "-m", "pip", "install", "--quiet", "ziglang")
+    except (Failure, EnvironmentFailure) as failure:
+        print(failure)
+        results.absent.append("wheels for other machines: ziglang cannot be installed")
+        return
+    for target in TARGETS:
+
+        def build(target=target) -> str:
+            return cross_build(target, python_in(where), sdist, work).name
+
+        results.step(f"{target.triple}: a wheel by zig", build)
+
+
+def choose(options: argparse.Namespace, results: Results) -> list[Python]:
+    if options.quick:
+        this = probe(sys.executable)
+        assert this is not None
+        return [Python(this.name, this)]
+    if options.only:
+        names = [name for name in options.only if name != CROSS]
+    elif options.assemble:
+        names = list(wheel_pythons.NAMES)
+    else:
+        names = [*SUPPORTED, "pypy3"]
+    pythons = []
+    for name in names:
+        python = wheel_pythons.get(name, assemble=options.assemble)
+        if isinstance(python, Python):
+            pythons.append(python)
+        else:
+            results.absent.append(f"{name}: {python}")
+    return pythons
+
+
+CROSS, C = "cross", "c"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=SUPPORTED, action="append", metavar="VERSION")
-    parser.add_argument("--python", action="append", metavar="PATH", default=[])
+    parser.add_argument(
+        "--only",
+        choices=(*wheel_pythons.NAMES, CROSS),
+        action="append",
+        metavar="NAME",
+        help="a Python, such as 3.13, 3.13-musl or pypy3; cross: wheels for other machines",
+    )
+    parser.add_argument(
+        "--way",
+        choices=(*wheel_results.WAYS, C),
+        action="append",
+        help="of installing (may be repeated); c: see whether the C compiles without a warning",
+    )
+    parser.add_argument("--part", action="store_true", help="a part of the tests")
     parser.add_argument("--quick", action="store_true", help="this Python, a part of the tests")
+    parser.add_argument(
+        "--assemble", action="store_true", help="what is not here, by ASGIBRIDGE_ASSEMBLE_PYTHON"
+    )
+    parser.add_argument(
+        "--continue",
+        action="store_true",
+        dest="resume",
+        help="use the distributions of an earlier run of the same sources, and add to its results",
+    )
     options = parser.parse_args()
     if sys.platform != "linux":
         parser.error("auditwheel is for Linux; elsewhere use cibuildwheel")
     results = Results()
-    interpreters: list[Interpreter] = []
-    for path in [sys.executable] if options.quick else options.python:
-        interpreter = probe(path)
-        if interpreter is None:
-            parser.error(f"{path} is no Python")
-        interpreters.append(interpreter)
-    for name in () if options.quick else options.only or SUPPORTED:
-        interpreter = find(name)
-        if interpreter is None:
-            results.absent.append(f"{name}: no such interpreter found")
-        else:
-            interpreters.append(interpreter)
-
+    pythons = choose(options, results)
     with tempfile.TemporaryDirectory() as directory:
         work = Path(directory)
         path = without_compilers(work)
         try:
-            distributions = build_common(work, results)
-            check_c(distributions[0], work, interpreters, results)
+            common = built_before() if options.resume and can_continue() else build_common(work)
         except Failure as failure:
             print(failure)
             return 1
-        for interpreter in interpreters:
-            libc = "musllinux" if is_musl(interpreter) else "manylinux"
-            leg = Leg(interpreter, libc, work, path, options.quick)
-            test_leg(leg, *distributions, results)
+        if not options.way or C in options.way:
+            check_c(common.sdist, work, pythons, results)
+        for python in pythons:
+            leg = Leg(python, work, path, options.part or options.quick, options.quick)
+            ways = options.way or default_ways(python, quick=options.quick)
+            test_leg(leg, common, ways, results)
+        if CROSS in (options.only or [] if options.quick or options.only else [CROSS]):
+            check_cross(common.sdist, work, results)
         results.step(
             "twine check",
             lambda: print(run(sys.executable, "-m", "twine", "check", "--strict", *DIST.iterdir())),
         )
+    if not options.quick:
+        wheel_results.write(wheel_results.read(RESULTS))
     return results.close()
 
 
