@@ -72,7 +72,10 @@ def run_script(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(source: str, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         script = tmp_path / "script.py"
         script.write_text(
-            f"import faulthandler; faulthandler.dump_traceback_later({SCRIPT_SECONDS}, exit=True)\n"
+            # In a fork server, which imports it by another name, its thread would be in the way.
+            "import faulthandler\n"
+            "if __name__ == '__main__':\n"
+            f"    faulthandler.dump_traceback_later({SCRIPT_SECONDS}, exit=True)\n"
             + textwrap.dedent(source)
         )
         return subprocess.run(

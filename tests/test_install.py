@@ -359,13 +359,21 @@ PROGRAM = """
 INSTALL = "import asgibridge; asgibridge.install()"
 
 
+NO_POOL = pytest.mark.skipif(
+    sys.implementation.name == "pypy" and sys.version_info < (3, 10),
+    reason="its ProcessPoolExecutor lacks a method that it calls",
+)
+
+
 class TestMultiprocessing:
+    @NO_POOL
     @pytest.mark.parametrize("depth", [1, 2], ids=["child", "grandchild"])
     @pytest.mark.parametrize("method", METHODS)
     def test_reaches(self, script_output, method, depth):
         output = script_output(PROGRAM.format(install=INSTALL), method, str(depth))
         assert output.splitlines()[:2] == ["__mp_main__", "asgibridge.sync"]
 
+    @NO_POOL
     @pytest.mark.parametrize("method", METHODS)
     def test_reaches_children_if_it_was_imported_before(self, script_output, method):
         imports = "import multiprocessing.spawn, multiprocessing.popen_spawn_posix; "
@@ -374,6 +382,7 @@ class TestMultiprocessing:
         output = script_output(PROGRAM.format(install=imports + INSTALL), method, "1")
         assert output.splitlines()[:2] == ["__mp_main__", "asgibridge.sync"]
 
+    @NO_POOL
     @pytest.mark.parametrize("method", METHODS)
     def test_children_get_this_asgibridge_wherever_it_lies(self, tmp_path, method):
         """A place that is on no path of theirs, and hard to quote."""

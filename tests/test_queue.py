@@ -9,7 +9,6 @@ import queue as stdlib_queue
 import sys
 import threading
 import time
-import tracemalloc
 import weakref
 from collections import deque
 
@@ -179,6 +178,8 @@ class TestItems:
         assert queue.unfinished_tasks == 2
 
     def test_take_no_more_memory_than_promised(self):
+        tracemalloc = pytest.importorskip("tracemalloc")  # PyPy has none
+
         def of(make, put_of):
             gc.collect()
             tracemalloc.start()

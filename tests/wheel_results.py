@@ -65,7 +65,7 @@ def table(rows: list[Row]) -> str:
         what = f"{first.implementation} {name.partition('-')[0]}"
         if first.implementation == "CPython":
             what += f" ({first.release}), {first.libc}"
-        cells = [ways[way].result if way in ways else "–" for way in WAYS]
+        cells = [ways[way].result if way in ways else "" for way in WAYS]
         lines.append(f"| {what} | {' | '.join(cells)} | `--only {name}` |")
     return "\n".join(lines)
 
