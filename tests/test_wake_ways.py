@@ -48,7 +48,10 @@ THROUGH_THE_CHANNEL = (
     "test_errors_and_cancellation.py",
     "test_hops.py",
     "test_interrupts.py",
+    "test_iterators.py",
     "test_kept_loops.py",
+    "test_persistent_loop.py",
+    "test_pools.py",
     "test_queue.py",
 )
 
@@ -86,7 +89,7 @@ def run(command: list[str], **env: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=200,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout

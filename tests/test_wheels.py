@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import children
+import environment
+import loop_plugin
+import wheel_results
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "install.md"
@@ -94,3 +97,20 @@ def test_the_publishing_job_alone_may_publish():
     assert "permissions:\n  contents: read\n" in before
     assert "if: github.ref_type == 'tag'" in publish
     assert "password" not in publish
+
+
+def test_every_push_is_tested_on_every_platform_and_python():
+    text = (WORKFLOWS / "test.yml").read_text(encoding="utf-8")
+    (systems,) = re.findall(r"^ +os: \[(.*)\]$", text, re.MULTILINE)
+    assert re.findall(r"\w+(?=-latest)", systems) == ["ubuntu", "macos", "windows"]
+    (pythons,) = re.findall(r"^ +python: \[(.*)\]$", text, re.MULTILINE)
+    assert set(re.findall(r'"([\w.]+)"', pythons)) >= set(environment.SUPPORTED)
+    (loops,) = re.findall(r"^ +loop: \[(.*)\]$", text, re.MULTILINE)
+    assert tuple(loops.split(", ")) == loop_plugin.LOOPS
+
+
+def test_the_install_matrix_has_every_python_and_no_failure():
+    _, table, _ = DOCUMENT.read_text(encoding="utf-8").split(wheel_results.MARK)
+    shown = set(re.findall(r"--only ([\w.-]+)` \|$", table, re.MULTILINE))
+    assert shown >= set(environment.SUPPORTED)
+    assert "FAILED" not in table

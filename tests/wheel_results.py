@@ -66,7 +66,8 @@ def table(rows: list[Row]) -> str:
         if first.implementation == "CPython":
             what += f" ({first.release}), {first.libc}"
         cells = [ways[way].result if way in ways else "" for way in WAYS]
-        lines.append(f"| {what} | {' | '.join(cells)} | `--only {name}` |")
+        part = "--part " if any("(a part)" in cell for cell in cells) else ""
+        lines.append(f"| {what} | {' | '.join(cells)} | `{part}--only {name}` |")
     return "\n".join(lines)
 
 
