@@ -18,6 +18,7 @@ PROCESS_WIDE = {
     "test_build": "builds",
     "test_cli": "children",
     "test_compatibility": "children",
+    "test_ctrl_c": "signals go to the main thread",
     "test_debug": "what is shown is the process's",
     "test_gevent": "children",
     "test_install": "children",

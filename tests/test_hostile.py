@@ -885,6 +885,7 @@ class TestRecursion:
 class TestSignals:
     """Handlers run in the main thread, between any two of its instructions."""
 
+    @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     def test_a_handler_that_raises_in_a_function_on_the_main_thread(self, script_output):
         """It is the function that is interrupted, and its caller that hears of it."""
         assert (
@@ -920,6 +921,7 @@ class TestSignals:
             == "(50, 7)"
         )
 
+    @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     def test_a_handler_that_bridges(self, script_output):
         """While the main thread waits, serves, and runs a loop."""
         assert (

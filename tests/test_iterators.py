@@ -1142,6 +1142,7 @@ class TestAsyncToSync:
             == "closed"
         )
 
+    @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     @pytest.mark.skipif(os.name == "nt", reason="needs SIGINT")
     def test_ctrl_c_cancels_it_and_comes_out(self, script_output):
         assert script_output("""

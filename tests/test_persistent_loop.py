@@ -39,6 +39,7 @@ async def thread_of_call():
 
 
 class TestOneLoop:
+    @pytest.mark.thread_unsafe(reason="looks at all loops there are")
     def test_for_all_calls(self):
         with persistent():
             loop, thread = loop_of_call(), thread_of_call()
@@ -527,6 +528,7 @@ class TestErrors:
     threading.current_thread() is not threading.main_thread(), reason="needs the main thread"
 )
 class TestInterrupts:
+    @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     def test_the_first_cancels_the_call_alone(self):
         other = []
 
@@ -551,6 +553,7 @@ class TestInterrupts:
             assert loop_of_call() is loop
         assert other[0].cancelled()
 
+    @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     def test_the_second_abandons_the_thread(self):
         go_on = threading.Event()
         inside = threading.Event()

@@ -918,6 +918,7 @@ class TestFork:
 
 
 class TestInterrupts:
+    @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     @pytest.mark.skipif(sys.platform == "win32", reason="no signals from thread to thread")
     @pytest.mark.parametrize("call", ["sync_get()", "sync_put(2)", "sync_get(timeout=30)"])
     def test_ctrl_c_in_a_blocking_call(self, script_output, call):
@@ -947,6 +948,7 @@ class TestInterrupts:
         """
         assert script_output(source, os.path.dirname(__file__)) == "interrupted"
 
+    @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     @pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
     def test_a_signal_that_raises_nothing(self, script_output):
         """A blocking get goes on, and keeps to its time; the handler may use the queue."""

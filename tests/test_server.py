@@ -305,6 +305,7 @@ def test_run_raises_what_handle_raises():
         Failing(echo).run()
 
 
+@pytest.mark.thread_unsafe(reason="signals go to the main thread")
 def test_ctrl_c_ends_run_quietly(caplog):
     caplog.set_level(logging.INFO)
 
