@@ -225,6 +225,7 @@ class TestNeverRuns:
         with pytest.raises(RuntimeError, match="would deadlock"):
             run(in_worker(first))
 
+    @pytest.mark.thread_unsafe(reason="there is one limiter")
     @pytest.mark.parametrize("options", [{"thread_name": "a"}, {"limiter": CapacityLimiter(1)}])
     def test_by_way_of_a_call_with_options(self, options):
         async def second():

@@ -809,6 +809,7 @@ def at_each_depth_to_the_limit(call):
 FRAMES_LEFT = range(150, -1, -1)
 
 
+@pytest.mark.thread_unsafe(reason="there is one single thread")
 class TestRecursion:
     """Close to its limit a call works, or raises RecursionError, and then the next one works."""
 
