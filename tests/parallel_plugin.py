@@ -44,7 +44,7 @@ PROCESS_WIDE = {
 the others, but not beside themselves."""
 
 # Shared by the threads of a test: what the first leaves in them the second would find.
-SHARED_FIXTURES = {"caplog", "no_gc", "run_script", "script_output"}
+SHARED_FIXTURES = {"caplog", "no_gc", "run_script", "script_output", "waiting"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

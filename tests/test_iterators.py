@@ -682,6 +682,7 @@ class TestAsyncToSync:
         items = run(lambda: list(async_to_sync_iterator(anumbers(n), max_size=max_size)))
         assert items == list(range(n))
 
+    @pytest.mark.thread_unsafe(reason="it measures the loop's thread while that runs")
     def test_no_more_than_max_size_is_read_ahead(self, run):
         def iterate():
             seen = []

@@ -103,6 +103,7 @@ class TestInbox:
 
 
 class TestExecutors:
+    @pytest.mark.thread_unsafe(reason="counts all threads")
     def test_a_thread_of_its_own_started_at_the_first_call(self, kernel):
         kernel.end_idle_workers()
         before = threading.active_count()

@@ -61,6 +61,7 @@ class TestOneLoop:
         assert first.is_closed()
         assert second.is_closed()
 
+    @pytest.mark.thread_unsafe(reason="counts all threads")
     def test_none_is_made_where_nothing_is_called(self):
         before = threading.active_count()
         with persistent():
