@@ -54,6 +54,7 @@ from wheel_builds import (
     DIST,
     TARGETS,
     Failure,
+    Target,
     build_sdist,
     build_wheel,
     check_contents,
@@ -364,7 +365,7 @@ def check_c_on(python: Python, c_file: Path, absent: list[str]) -> str | None:
     return "NOT RUN" if len(missing) == 2 else None
 
 
-def check_cross(sdist: Path, work: Path, results: Results) -> None:
+def check_cross(targets: list[Target], sdist: Path, work: Path, results: Results) -> None:
     """Wheels for other machines. They are looked at only, and not put into dist/."""
     this = probe(sys.executable)
     assert this is not None
@@ -376,7 +377,7 @@ def check_cross(sdist: Path, work: Path, results: Results) -> None:
         print(failure)
         results.absent.append("wheels for other machines: ziglang cannot be installed")
         return
-    for target in TARGETS:
+    for target in targets:
 
         def build(target=target) -> str:
             return cross_build(target, python_in(where), sdist, work).name
@@ -390,7 +391,7 @@ def choose(options: argparse.Namespace, results: Results) -> list[Python]:
         assert this is not None
         return [Python(this.name, this)]
     if options.only:
-        names = [name for name in options.only if name != CROSS]
+        names = [name for name in options.only if name in wheel_pythons.NAMES]
     elif options.assemble:
         names = list(wheel_pythons.NAMES)
     else:
@@ -412,10 +413,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--only",
-        choices=(*wheel_pythons.NAMES, CROSS),
+        choices=(*wheel_pythons.NAMES, CROSS, *(target.triple for target in TARGETS)),
         action="append",
         metavar="NAME",
-        help="a Python, such as 3.13, 3.13-musl or pypy3; cross: wheels for other machines",
+        help="a Python, such as 3.13, 3.13-musl or pypy3; cross: wheels for other machines, or one "
+        "of them, as aarch64-linux-musl",
     )
     parser.add_argument(
         "--way",
@@ -453,8 +455,10 @@ def main() -> int:
             leg = Leg(python, work, path, options.part or options.quick, options.quick)
             ways = options.way or default_ways(python, quick=options.quick)
             test_leg(leg, common, ways, results)
-        if CROSS in (options.only or [] if options.quick or options.only else [CROSS]):
-            check_cross(common.sdist, work, results)
+        wanted = [] if options.quick else options.only or [CROSS]
+        targets = [each for each in TARGETS if CROSS in wanted or each.triple in wanted]
+        if targets:
+            check_cross(targets, common.sdist, work, results)
         results.step(
             "twine check",
             lambda: print(run(sys.executable, "-m", "twine", "check", "--strict", *DIST.iterdir())),
