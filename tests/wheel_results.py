@@ -62,9 +62,9 @@ def table(rows: list[Row]) -> str:
         if not ways:
             continue
         first = next(iter(ways.values()))
-        what = f"{first.implementation} {name.partition('-')[0]}"
+        what = f"{first.implementation} {first.release}{'t' * name.endswith(('t', 't-musl'))}"
         if first.implementation == "CPython":
-            what += f" ({first.release}), {first.libc}"
+            what += f", {first.libc}"
         cells = [ways[way].result if way in ways else "" for way in WAYS]
         part = "--part " if any("(a part)" in cell for cell in cells) else ""
         lines.append(f"| {what} | {' | '.join(cells)} | `{part}--only {name}` |")
