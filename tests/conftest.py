@@ -73,9 +73,8 @@ def run_script(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
         script = tmp_path / "script.py"
         script.write_text(
             # In a fork server, which imports it by another name, its thread would be in the way.
-            "import faulthandler\n"
-            "if __name__ == '__main__':\n"
-            f"    faulthandler.dump_traceback_later({SCRIPT_SECONDS}, exit=True)\n"
+            "import faulthandler; __name__ == '__main__' and "
+            f"faulthandler.dump_traceback_later({SCRIPT_SECONDS}, exit=True)\n"
             + textwrap.dedent(source)
         )
         return subprocess.run(
