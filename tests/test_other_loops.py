@@ -1,7 +1,7 @@
 """What wakes loops and runs on them, on loops that are not asyncio's own: see `loop_plugin`.
 
 Windows's Proactor takes no reader, and nor does the one that is made here for that; uvloop's is
-another class. The rest of the suite can be run the same way, as the workflows do.
+another class.
 """
 
 from __future__ import annotations
