@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -682,13 +683,56 @@ class TestAsyncToSync:
         items = run(lambda: list(async_to_sync_iterator(anumbers(n), max_size=max_size)))
         assert items == list(range(n))
 
-    @pytest.mark.thread_unsafe(reason="it measures the loop's thread while that runs")
     def test_no_more_than_max_size_is_read_ahead(self, run):
         def iterate():
             seen = []
             furthest = 0
             for item in async_to_sync_iterator(anumbers(1000, seen), max_size=10):
                 furthest = max(furthest, len(seen) - item - 1)
+            return furthest
+
+        assert 0 < run(iterate) <= 10
+
+    def test_nor_if_it_is_asked_for_more_as_its_time_is_over(self, run, monkeypatch):
+        """By a thread that has found nothing there, a moment before there were three."""
+        pumps, seen = [], []
+        asks, three, at_rest = threading.Event(), threading.Event(), threading.Event()
+        original = iterators._Pump.ask
+
+        def ask(pump):
+            if seen:
+                asks.set()
+                assert three.wait(LIMIT)
+            pumps.append(pump)
+            original(pump)
+
+        def clock():
+            if len(seen) == 4 and not three.is_set():
+                three.set()
+                while len(pumps) < 2 or not pumps[1]._asked:
+                    time.sleep(0)
+                return 1000
+            return 1000 if three.is_set() else 0
+
+        monkeypatch.setattr(iterators._Pump, "ask", ask)
+        monkeypatch.setattr(iterators, "clock", clock)
+
+        async def generate():
+            for item in range(40):
+                if item == 1:
+                    assert asks.wait(LIMIT)
+                if item == 4:
+                    loop = asyncio.get_running_loop()
+                    loop.call_soon(loop.call_soon, at_rest.set)
+                seen.append(item)
+                yield item
+
+        def iterate():
+            furthest = 0
+            for item in async_to_sync_iterator(generate(), max_size=10):
+                if item == 1:
+                    assert at_rest.wait(LIMIT)
+                furthest = max(furthest, seen[-1] - item)
             return furthest
 
         assert 0 < run(iterate) <= 10

@@ -147,7 +147,7 @@ def is_installed() -> bool:
 
 
 def real_asgiref_loaded() -> bool:
-    """Whether the original ``asgiref.sync`` is loaded, beside ours or alone. Cheap: asked often."""
+    """Whether the original ``asgiref.sync`` is loaded, beside ours or alone."""
     module = sys.modules.get("asgiref.sync")
     return module is not None and not _is_ours("asgiref.sync", module)
 

@@ -249,9 +249,13 @@ class _Pump(Partner):
                 # Counted, not measured: the thread takes items away meanwhile.
                 room -= 1
                 if not room or self._leaving or clock() >= until:
-                    if not await self._rest():
+                    room = 0
+                    while not room and await self._rest():
+                        # Asked already, it has not rested: what was read is there still.
+                        room = self._max_size - len(ready)
+                    if not room:
                         break
-                    room, until = self._max_size, clock() + SLICE
+                    until = clock() + SLICE
         finally:
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()

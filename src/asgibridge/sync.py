@@ -725,8 +725,8 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             return _ExecutorCall(
                 loop.run_in_executor(self._executor, _guarded, handler), task_context
             )
-        if not _warned and _install.real_asgiref_loaded():
-            _warn_of_real_asgiref()
+        if sys.modules.get("asgiref.sync") is not _asgiref:
+            _look_at_asgiref()
         call = kernel.SyncCall(loop, handler, task_context)
         frame = kernel.peek(AsyncToSync.executors, "current", None)
         if frame is not None:
@@ -936,11 +936,16 @@ def _guarded(handler: Callable[[], _R]) -> _R:
         raise RuntimeError("the sync function raised StopIteration") from error
 
 
+_asgiref: Any = None
+"""What was the module ``asgiref.sync`` when last looked at."""
 _warned = False
 
 
-def _warn_of_real_asgiref() -> None:
-    global _warned
+def _look_at_asgiref() -> None:
+    global _asgiref, _warned
+    _asgiref = sys.modules.get("asgiref.sync")
+    if _warned or not _install.real_asgiref_loaded():
+        return
     _warned = True
     warnings.warn(
         "asgiref is imported beside asgibridge, and each has its own thread for thread-sensitive "
