@@ -282,13 +282,15 @@ def main() -> int:
         return 1
     python = python_in(environment)
     env = child_environment(
-        ASGIBRIDGE_SPEEDUPS="require", TSAN_OPTIONS=f"{common}:log_path={LOGS}/report"
+        ASGIBRIDGE_SPEEDUPS="require",
+        TSAN_OPTIONS=f"{common}:log_path={LOGS}/report",
+        PYTHONPATH=str(ROOT / "tests"),
     )
     names = QUICK if options.quick else TESTS
     outcome = pytest_run.run(
         [
             python, "-u", "-m", "pytest", "-q", "-p", "no:cacheprovider",
-            "-m", "not slow", "-k", NOT_NAMED, *NOT_HERE,
+            "-p", "tsan_plugin", "-m", "not slow", "-k", NOT_NAMED, *NOT_HERE,
             "--timeout", "400", "-o", "faulthandler_timeout=0",
             *(f"tests/{name}.py" for name in names),
         ],
