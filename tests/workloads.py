@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import threading
+import time
 
 from asgibridge import _backend
 from asgibridge.local import Local
@@ -226,9 +227,19 @@ def all_references():
     return sys.gettotalrefcount() - sum(map(sys.getrefcount, types))
 
 
-def measure(collect):
+PATIENCE = 10
+"""Seconds for threads that end."""
+
+
+def measure(collect, threads=None):
+    """:param threads: how many there should be; those that are ending are given time to."""
     for _ in range(3):
         collect()
+    deadline = time.monotonic() + PATIENCE
+    while threads is not None and threading.active_count() > threads:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.001)
     has_proc = os.path.exists("/proc/self/statm")
     watched = [argument, identity, aidentity, sync_identity, back, variable, local, ValueError]
     return {
@@ -251,7 +262,7 @@ def left_behind(name, n, collecting):
     measured = [measure(collect)]
     for _ in range(3):
         run(name, n // 3)
-        measured.append(measure(collect))
+        measured.append(measure(collect, measured[0]["threads"]))
     pairs = list(zip(measured, measured[1:]))
     return {
         key: min((after[key] - before[key] for before, after in pairs), key=abs)
