@@ -299,6 +299,19 @@ class TestNeverRuns:
                 async_to_sync(main)()
             assert async_to_sync(asyncio.sleep)(0, "works") == "works"
 
+    @pytest.mark.thread_unsafe(reason="replaces the search")
+    def test_the_same_while_the_task_that_waits_is_in_the_middle_of_a_step(self, monkeypatch):
+        """As it is submitted that can't be known: the waiting thread finds it."""
+        searches, search = [], _deadlocks.chain
+
+        def chain(*args, **kwargs):
+            searches.append(args)
+            return None if len(searches) == 1 else search(*args, **kwargs)
+
+        monkeypatch.setattr(_deadlocks, "chain", chain)
+        self.test_a_new_loop_on_the_single_thread_that_waits_for_it()
+        assert len(searches) == 2
+
     @pytest.mark.parametrize("kind", POLICIES)
     def test_leaving_a_context_from_its_own_thread_does_not_wait_for_that(self, kind):
         async def main():

@@ -33,7 +33,10 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-__all__ = ["Waiting", "busy_with", "chain", "look", "occupied", "would_never_run"]
+__all__ = [
+    *("NeverRuns", "Submitted", "Waiting", "busy_with", "chain", "look", "occupied"),
+    "would_never_run",
+]
 
 _MOST = 1000  # steps of a search, so that it never takes longer than a millisecond
 
@@ -171,17 +174,43 @@ def _name(task: asyncio.Task[Any]) -> str:
         return repr(task)
 
 
-def look(loop: asyncio.AbstractEventLoop | None, beneath: Any) -> None:
+class NeverRuns(RuntimeError):
+    """What a thread has submitted, and waits for, can never run."""
+
+
+class Submitted:
+    """What a thread waits for if not for a loop: that ``executor`` runs what it was given by the
+    call whose ``task_context`` this is, or None.
+    """
+
+    def __init__(self, executor: Executor, task_context: Tasks | None) -> None:
+        self._executor = executor
+        self._task_context = task_context
+
+    def look(self) -> None:
+        """Raises NeverRuns. On the waiting thread."""
+        if self._task_context is None:
+            return
+        why = chain(busy_with(self._executor), mine=self._task_context)
+        if why is not None:
+            error = would_never_run("force_new_loop in an AsyncSingleThreadContext", why)
+            raise NeverRuns(*error.args)
+
+
+def look(loop: asyncio.AbstractEventLoop | Submitted | None, beneath: Any) -> None:
     """A thread has waited for a task of ``loop`` for some time. On that thread.
 
     Raises RuntimeError if the loop is closed. If the task waits, in the end, for a ring of calls,
     one of the ring raises: one that only this thread could run, if it is a part of it. None that
     waits behind the ring does.
 
-    :param loop: None if it belongs to a run that the thread has started itself.
+    :param loop: None if it belongs to a run that the thread has started itself; what that was
+        submitted to, if an executor may not have begun it.
     :param beneath: the SyncCall that the thread is in the middle of, or None.
     """
-    if loop is not None and loop.is_closed():
+    if isinstance(loop, Submitted):
+        loop.look()
+    elif loop is not None and loop.is_closed():
         raise RuntimeError(
             "the event loop was closed while a thread waited in async_to_sync for a task of it, "
             "which can never end: let the task end before closing the loop"

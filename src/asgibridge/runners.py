@@ -168,9 +168,18 @@ class TopLevelRun:
                         "force_new_loop in an AsyncSingleThreadContext", why
                     )
             self._abandon_thread = getattr(on, "abandon", None)
-            on.submit(self._execute_in, on).add_done_callback(self._submitted)
+            future = on.submit(self._execute_in, on)
+            future.add_done_callback(self._submitted)
             self._started = True
-            self._executor.serve()
+            try:
+                self._executor.serve(_deadlocks.Submitted(on, task_context))
+            except _deadlocks.NeverRuns as error:
+                # When it was submitted, the task that is in the way was in the middle of a step.
+                if not future.cancel():
+                    self._executor.serve()  # it runs
+                    return
+                self._started = False
+                raise RuntimeError(*error.args) from None
 
     def _runs_on_a_worker(self) -> bool:
         return self._workers[-1] is not None

@@ -159,7 +159,7 @@ class CurrentThreadExecutor(Executor):
         """Say that `serve` comes next, before there is anything that could need the thread."""
         self._inbox._hold()
 
-    def serve(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def serve(self, loop: Any = None) -> None:
         """Run what is posted until `close`. On the thread the executor was made in.
 
         :param loop: on which the async code runs. Raises RuntimeError if that is closed instead.

@@ -84,7 +84,7 @@ class Inbox:
         self._is_frame = False  # it has waited in `_serve_on`
         # Of a frame, while it waits: the loop it waits for; the call it is in, that one's inbox,
         # and what held that before.
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Any = None
         self._beneath: SyncCall | None = None
         self._outer: Inbox | None = None
         self._outer_holder: list[asyncio.Task[Any]] | None = None
@@ -147,7 +147,7 @@ class Inbox:
             self._running = None  # an item may raise: it ends the serving, that is its way
             _here.inbox = outer
 
-    def _serve_on(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _serve_on(self, loop: Any) -> None:
         # `serve`, by a frame that waits for a task of `loop`; or for something else, if None.
         self._hold()
         self._is_frame = True
