@@ -294,7 +294,7 @@ class TestIsNotUsedAgain:
     def test_on_other_processors(self, kernel):
         mine = os.sched_getaffinity(0)
         if len(mine) == 1:
-            pytest.skip("one processor")
+            pytest.skip("needs two processors, to move a thread from one to the other")
         local = threading.local()  # with nothing left behind, it is not looked at
 
         def use():

@@ -189,7 +189,7 @@ class TestOneLoop:
                 return uvloop.new_event_loop()
 
         if sys.version_info >= (3, 14):
-            pytest.skip("policies are deprecated")
+            pytest.skip("setting a policy is deprecated from 3.14 on: an error here")
         asyncio.set_event_loop_policy(Policy())
         try:
             with persistent():
