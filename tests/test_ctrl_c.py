@@ -66,7 +66,7 @@ AT_EVERY_CALL = """
             assert call() == 7
         except RuntimeError as error:
             raise AssertionError(where) from error
-    print(number > 20)
+    print(number > 15)
 """
 
 

@@ -92,7 +92,7 @@ class TestItCanFail:
         assert finds(monkeypatch, sync.kernel, "restore_context", lambda *_: None)
 
     def test_a_new_loop_where_there_is_one(self, monkeypatch):
-        assert finds(monkeypatch, sync.kernel, "awaiting_loop", lambda _: None)
+        assert finds(monkeypatch, sync.kernel, "awaiting", lambda _: (None, None))
 
     def test_a_thread_that_is_somebody_elses(self, monkeypatch):
         def process_thread(self):

@@ -211,7 +211,7 @@ def handler(kernel):
             call()
         except ZeroDivisionError:
             pass
-    assert kernel.awaiting_loop(local) is None
+    assert kernel.awaiting(local) == (None, None)
 
 
 @plain
@@ -294,7 +294,7 @@ EXERCISES = {
     "PoolInbox": pool_inbox,
     "QueueCore": queue_core,
     "SyncCall": sync_call,
-    "ThreadHandler awaiting_loop": handler,
+    "ThreadHandler awaiting": handler,
     "ThreadSensitiveExecutor end_idle_workers": thread_sensitive_executor,
     "WakeChannel": wake_channel,
     "are_same restore_context": contexts,

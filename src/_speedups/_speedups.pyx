@@ -54,7 +54,7 @@ __all__ = [
     "are_same",
     "at_home",
     "attach_reader",
-    "awaiting_loop",
+    "awaiting",
     "begin_task",
     "call_soon",
     "collect_timings",

@@ -416,10 +416,22 @@ cdef class AsyncCall:
         :param no_result: the error if the coroutine ends without setting the outcome.
         """
         cdef Inbox inbox = (<_CurrentThread?>executor).inbox
+        cdef _Beginning beginning
+        cdef WakeChannel channel
         self.executor = executor
         inbox.hold()  # before the coroutine can run, and a call of its be posted
         try:
-            call_soon(loop, begin_task, loop, coroutine, self, no_result)
+            channel = _channel_to(loop)
+            if channel is None:
+                loop.call_soon_threadsafe(begin_task, loop, coroutine, self, no_result)
+            else:
+                beginning = _Beginning.__new__(_Beginning)
+                beginning.coroutine = coroutine
+                beginning.call_result = self
+                beginning.no_result = no_result
+                beginning.context = PyContext_CopyCurrent()
+                if not channel.send(beginning):
+                    raise RuntimeError("Event loop is closed")
         except RuntimeError:
             self.executor = None
             inbox.let_go_of_outer()
@@ -715,33 +727,82 @@ cdef object _create_task = asyncio.BaseEventLoop.create_task
 cdef bint _is_eager = sys.version_info >= (3, 12)
 
 
+@cython.final
+@cython.freelist(16)
+cdef class _Beginning:
+    # `begin_task`, on its way to the loop.
+    cdef object coroutine
+    cdef object call_result
+    cdef object no_result
+    cdef object context
+
+    cdef int wake_in(self, object loop, bint directly) except -1:
+        coroutine, call_result, context = self.coroutine, self.call_result, self.context
+        if loop is None:
+            return 0
+        if not directly:
+            loop.call_soon(
+                begin_task, loop, coroutine, call_result, self.no_result, context=context
+            )
+            return 0
+        try:
+            if _takes_context:
+                _begin(loop, coroutine, call_result, self.no_result, context)
+            else:
+                context.run(begin_task, loop, coroutine, call_result, self.no_result)
+        except Exception as error:
+            loop.call_exception_handler(
+                {"message": f"Exception in callback {begin_task!r}", "exception": error}
+            )
+        return 0
+
+
+cdef bint _takes_context = sys.version_info >= (3, 11)
+
+
 def begin_task(loop, coroutine, call_result, no_result):
     """Run ``coroutine`` in a task of ``loop``, which runs on this thread.
 
     :param call_result: where the coroutine puts its outcome. If it can't begin, that says so.
     :param no_result: the error if it ends without.
     """
+    _begin(loop, coroutine, call_result, no_result, None)
+
+
+cdef int _begin(loop, coroutine, call_result, no_result, context) except -1:
+    # `context`: the task's own; None for a copy of this one.
+    cdef dict names
+    cdef bint is_usual = type(loop).create_task is _create_task
     try:
-        if not (
-            type(loop).create_task is _create_task
-            and "create_task" not in loop.__dict__
-            and loop._task_factory is None
-            and not loop._debug
-        ):
-            task = loop.create_task(coroutine)
+        if is_usual:
+            names = loop.__dict__
+            is_usual = (
+                "create_task" not in names
+                and names.get("_task_factory", _MISSING) is None
+                and not names.get("_debug", True)
+            )
+        if not is_usual:
+            if context is None:
+                task = loop.create_task(coroutine)
+            else:
+                task = context.run(loop.create_task, coroutine)
         elif _is_eager:
             # A first step then and there saves a turn of the loop.
-            task = _tasks["Task"](coroutine, loop=loop, eager_start=True)
+            task = _tasks["Task"](coroutine, loop=loop, context=context, eager_start=True)
         else:
             # The same by hand: the task has put its first step at the end of what is ready. (Unless
             # another thread has been quicker.)
-            task = _tasks["Task"](coroutine, loop=loop)
-            handle = loop._ready.pop()
+            if _takes_context:
+                task = _tasks["Task"](coroutine, loop=loop, context=context)
+            else:
+                task = _tasks["Task"](coroutine, loop=loop)
+            ready = loop._ready
+            handle = ready.pop()
             step = handle._callback
             if getattr(step, "__self__", None) is task:
                 handle._context.run(step)  # what goes wrong in it, the task keeps
             else:
-                loop._ready.append(handle)
+                ready.append(handle)
     except BaseException as error:
         if not call_result.done():
             call_result.set_exception(error)
@@ -751,6 +812,7 @@ def begin_task(loop, coroutine, call_result, no_result):
         # Unlike ours, it can't tell if the task is cancelled before its first step; and a patched
         # main_wrap may fail. The thread must not wait for ever.
         task.add_done_callback(functools.partial(_ended, call_result, no_result))
+    return 0
 
 
 def _ended(call_result, no_result, task):

@@ -240,6 +240,8 @@ cdef class WakeChannel:
                     (<SyncCall>call).woken(directly)
                 elif type(call) is _Callback:
                     (<_Callback>call).wake_in(loop, directly)
+                elif type(call) is _Beginning:
+                    (<_Beginning>call).wake_in(loop, directly)
                 elif type(call) is _Turn:
                     (<_Turn>call).woken(directly)
                 else:
@@ -287,20 +289,28 @@ def call_soon(loop, callback, *args):
 
     Raises RuntimeError if the loop is closed.
     """
-    cdef SyncCall call = _this_thread().call
-    cdef WakeChannel channel = None if call is None else call.channel
+    cdef WakeChannel channel = _channel_to(loop)
     cdef _Callback item
-    if channel is None or channel.generation != _generation or channel.loop() is not loop:
+    if channel is None:
         loop.call_soon_threadsafe(callback, *args)
         return
-    if loop._closed if channel.has_reader else loop.is_closed():
-        raise RuntimeError("Event loop is closed")
     item = _Callback.__new__(_Callback)
     item.callback = callback
     item.args = args
     item.context = copy_context()
     if not channel.send(item):
         raise RuntimeError("Event loop is closed")
+
+
+cdef WakeChannel _channel_to(object loop):
+    # By which the call that this thread runs is going to tell `loop`; None if it is another loop's.
+    cdef SyncCall call = _this_thread().call
+    cdef WakeChannel channel = None if call is None else call.channel
+    if channel is None or channel.generation != _generation or channel.loop() is not loop:
+        return None
+    if loop._closed if channel.has_reader else loop.is_closed():
+        raise RuntimeError("Event loop is closed")
+    return channel
 
 
 cdef WakeChannel _wake_channel(object loop):

@@ -237,7 +237,9 @@ class Partner:
         finally:
             executors.current = outer
         self._mine = contextvars.copy_context()
-        loop = None if self._force_new_loop else kernel.awaiting_loop(SyncToAsync.threadlocal)
+        loop, _ = kernel.awaiting(SyncToAsync.threadlocal)
+        if self._force_new_loop:
+            loop = None
         if loop is not None and loop.is_running():
             self._loop = loop
             try:

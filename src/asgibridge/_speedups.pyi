@@ -19,7 +19,7 @@ from asgibridge._pure import (
     are_same as are_same,
     at_home as at_home,
     attach_reader as attach_reader,
-    awaiting_loop as awaiting_loop,
+    awaiting as awaiting,
     begin_task as begin_task,
     call_soon as call_soon,
     collect_timings as collect_timings,

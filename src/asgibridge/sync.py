@@ -392,7 +392,9 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         __traceback_hide__ = True
         if threading.get_ident is not _get_ident:
             _go_on_under_monkey_patching()
-        loop = None if self.force_new_loop else kernel.awaiting_loop(SyncToAsync.threadlocal)
+        loop, task_context = kernel.awaiting(SyncToAsync.threadlocal)
+        if self.force_new_loop:
+            loop = None
         if asyncio._get_running_loop() is not None:
             raise RuntimeError(
                 "You cannot use AsyncToSync in the same thread as an async event loop - "
@@ -416,7 +418,6 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             coroutine = function(*args, **kwargs)
             del function
             exc_info = sys.exc_info()
-            task_context = getattr(SyncToAsync.threadlocal, "task_context", None)
             executor._task_context = task_context
             if is_plain and exc_info[1] is None:
                 awaitable = kernel.drive(result, task_context, context, coroutine)

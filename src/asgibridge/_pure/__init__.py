@@ -15,7 +15,7 @@ from .executors import (
     set_idle_seconds,
     start_run,
 )
-from .handler import ThreadHandler, awaiting_loop
+from .handler import ThreadHandler, awaiting
 from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
@@ -44,7 +44,7 @@ __all__ = [
     "are_same",
     "at_home",
     "attach_reader",
-    "awaiting_loop",
+    "awaiting",
     "begin_task",
     "call_soon",
     "collect_timings",

@@ -16,7 +16,7 @@ from asgibridge import _threads
 
 from .home import at_home, current_home
 
-__all__ = ["ThreadHandler", "awaiting_loop"]
+__all__ = ["ThreadHandler", "awaiting"]
 
 
 class ThreadHandler:
@@ -60,13 +60,15 @@ class ThreadHandler:
                     threadlocal.pop(name, None)
 
 
-def awaiting_loop(threadlocal: Any) -> Any:
-    """The event loop that waits for the sync function which this thread runs; None if none does.
+def awaiting(threadlocal: Any) -> tuple[Any, Any]:
+    """The event loop that waits for the sync function which this thread runs, None if none does;
+    and the ``task_context`` of the call.
 
     :param threadlocal: ``SyncToAsync.threadlocal``.
     """
     names = threadlocal.__dict__
+    if not names:
+        return None, None
     # In a forked child the loop is the parent's (asgiref #194).
-    if not names or names.get("main_event_loop_pid") != _threads.pid():
-        return None
-    return names.get("main_event_loop")
+    is_mine = names.get("main_event_loop_pid") == _threads.pid()
+    return names.get("main_event_loop") if is_mine else None, names.get("task_context")
