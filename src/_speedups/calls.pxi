@@ -539,6 +539,7 @@ cdef class _Drive:
     cdef list context
     cdef object awaitable
     cdef object iterator  # None before the first step
+    cdef object loop  # which runs it, if that is known
     cdef object task
     cdef bint is_over
 
@@ -633,7 +634,8 @@ cdef class _Drive:
         if self.context is not None:
             restore_context(self.context[0], PyContext_CopyCurrent())
         if self.task_context is not None:
-            self.task = _current_task()
+            # Told its loop, it need not ask which process this is, a system call.
+            self.task = _current_task() if self.loop is None else _current_task(self.loop)
             if self.task is not None:
                 self.task_context.append(self.task)
         self.iterator = _iterator_of(self.awaitable)
@@ -675,7 +677,7 @@ cdef class _Drive:
         if context is not None:
             (<list>context)[0] = PyContext_CopyCurrent()
         self.call = self.task_context = self.context = self.task = None
-        self.awaitable = self.iterator = None
+        self.awaitable = self.iterator = self.loop = None
         if type(call) is AsyncCall:
             if not (<AsyncCall>call).is_done:  # or whoever failed to start us has said so
                 (<AsyncCall>call).finish(value, error)
@@ -773,6 +775,8 @@ cdef int _begin(loop, coroutine, call_result, no_result, context) except -1:
     # `context`: the task's own; None for a copy of this one.
     cdef dict names
     cdef bint is_usual = type(loop).create_task is _create_task
+    if type(coroutine) is _Drive:
+        (<_Drive>coroutine).loop = loop
     try:
         if is_usual:
             names = loop.__dict__

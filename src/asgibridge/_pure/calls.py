@@ -452,9 +452,10 @@ def begin_task(loop: Any, coroutine: Any, call_result: Any, no_result: str) -> N
             call_result.set_exception(error)
         coroutine.close()
         raise
-    # It can't tell if the task is cancelled before its first step; and a patched main_wrap may
-    # fail. The thread must not wait for ever.
-    task.add_done_callback(functools.partial(_ended, call_result, no_result))
+    if not call_result.done():  # in its first step, most often
+        # It can't tell if the task is cancelled before that; and a patched main_wrap may fail. The
+        # thread must not wait for ever. (A callback costs another turn of the loop.)
+        task.add_done_callback(functools.partial(_ended, call_result, no_result))
 
 
 def _ended(call_result: Any, no_result: str, task: asyncio.Task[None]) -> None:
