@@ -117,8 +117,9 @@ def adapt():
     made = []
 
     def adapter(application, **options):
-        made.append(AsgiToWsgi(application, **options))
-        return made[-1]
+        adapted = AsgiToWsgi(application, **options)
+        made.append(adapted)
+        return adapted
 
     yield adapter
     for each in made:

@@ -665,10 +665,9 @@ class TestCancellation:
         async def main():
             gate = Gate()
             with ThreadPoolExecutor(1) as pool:
-                if "executor" in options:
-                    options["executor"] = pool
+                executor = {"executor": pool} if "executor" in options else {}
                 async with ThreadSensitiveContext():
-                    call = sync_to_async(gate, abandon_on_cancel=False, **options)
+                    call = sync_to_async(gate, abandon_on_cancel=False, **{**options, **executor})
                     task = asyncio.ensure_future(call())
                     await until(lambda: gate.begun)
                     for _ in range(3):  # as often as it may be cancelled
