@@ -14,15 +14,19 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends itself SIGINT: POSIX")
 
 AT_EVERY_CALL = """
-    import asyncio, os, signal, sys
+    import asyncio, contextvars, os, signal, sys
     import asgibridge
+    from asgibridge import _backend
     from asgibridge.sync import AsyncToSync, async_to_sync, sync_to_async
 
     ours = os.path.dirname(asgibridge.__file__)
     unraisable = []
     sys.unraisablehook = lambda each: unraisable.append(each.exc_value)
 
+    variable = contextvars.ContextVar("variable", default=0)
+
     async def coroutine():
+        variable.set(variable.get() + 1)  # for the caller to get
         return await sync_to_async(int)("7")
 
     call = async_to_sync(coroutine)
@@ -59,6 +63,7 @@ AT_EVERY_CALL = """
         assert outcome in (7, "interrupted"), (where, outcome)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, where
         assert not AsyncToSync.loop_thread_executors, where
+        assert _backend.kernel.peek(AsyncToSync.executors, "current", None) is None, where
         assert not unraisable, (where, unraisable)
         try:
             # Whoever goes on has a frame of that call in sight, if it left one.

@@ -713,7 +713,8 @@ def test_more_made_up_header_names_than_are_kept_do_no_harm():
     for _ in range(2):
         environ = environ_of(headers=headers)
         assert environ["HTTP_X_MADE_UP_1999"] == "1"
-    assert len(_wsgi_environ._names) <= _wsgi_environ._NAMES_KEPT
+    # Each of several threads may keep one that is the last.
+    assert len(_wsgi_environ._names) < _wsgi_environ._NAMES_KEPT + 10
 
 
 # The limit on duplicate headers

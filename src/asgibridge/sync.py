@@ -441,9 +441,16 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             raise
         finally:
             awaitable = None
-            if context is not None:
-                kernel.restore_context(context[0], before)
-            self.executors.current = outer
+            try:
+                if context is not None:
+                    kernel.restore_context(context[0], before)
+            finally:
+                try:
+                    self.executors.current = outer
+                except BaseException:
+                    # Ctrl-C, where this is Python code; the next call would find a frame that was.
+                    self.executors.current = outer
+                    raise
         try:
             if not result.done():
                 raise RuntimeError(_NO_RESULT)
