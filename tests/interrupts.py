@@ -54,6 +54,13 @@ PYTHONS_OWN = (
     "unclosed <socket",
 )
 
+# What an interrupt in the middle of a `threading.Condition` or of asyncio.run's clean-up comes to.
+INTERRUPTED_CLEAN_UP = (
+    "release unlocked lock",
+    "Cannot close a running event loop",
+    "Event loop stopped before Future completed.",
+)
+
 
 class Run:
     """One program that can be interrupted, and what it leaves behind."""
@@ -186,14 +193,15 @@ class Sender:
     def __init__(self, seconds):
         self.seconds = seconds
         self.main = threading.main_thread().ident
-        self.go, self.sent = threading.Event(), threading.Event()
+        self.go = threading.Event()
+        self.sent = False  # no event: an interrupt as it is looked at can leave its lock locked
         self.thread = threading.Thread(target=self.send)
 
     def send(self):
         self.go.wait()
         time.sleep(self.seconds)
         signal.pthread_kill(self.main, signal.SIGINT)
-        self.sent.set()
+        self.sent = True
 
 
 def interrupt_once(run, seconds):
@@ -206,18 +214,20 @@ def interrupt_once(run, seconds):
             sender.go.set()
             program()
         finally:
-            while not sender.sent.wait(1):
-                pass
+            while not sender.sent:
+                time.sleep(0.0001)
             time.sleep(0)  # the signal's handler runs here at the latest
         interrupted = False
     except KeyboardInterrupt:
         interrupted = True
-    except RuntimeError as error:
-        # A KeyboardInterrupt in the middle of a `threading.Condition`, or of a loop's clean-up.
-        own = str(error) in ("release unlocked lock", "Cannot close a running event loop")
+    except (RuntimeError, asyncio.CancelledError) as error:
+        # `asyncio.run` counts its interrupts from a moment after it has begun to hear of them.
+        own = isinstance(error, asyncio.CancelledError) or str(error) in INTERRUPTED_CLEAN_UP
         if not own or "asyncio_run" not in program.__name__:
             raise
         interrupted = True
+    if "asyncio_run" in program.__name__:
+        asyncio._set_running_loop(None)  # an interrupt in run_forever's clean-up leaves it
     sender.thread.join()
     return interrupted
 

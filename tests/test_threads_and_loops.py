@@ -320,6 +320,42 @@ class TestTopLevelCall:
         async_to_sync(main)()
         assert seen == [threading.current_thread()]
 
+    def test_cancels_what_a_function_calls_back_when_leftover_tasks_have_been(self):
+        """Its own call was cancelled with them, which it can't know. asyncio.run forgets the task,
+        half done."""
+        begun, left, late = threading.Event(), threading.Event(), threading.Event()
+        tasks, seen = [], []
+
+        async def call_back():
+            tasks.append(asyncio.current_task())
+            late.set()
+            await asyncio.Event().wait()
+
+        def work():
+            begun.set()
+            assert left.wait(10)
+            try:
+                async_to_sync(call_back)()
+            except BaseException as error:
+                seen.append(type(error))
+
+        async def leftover():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                left.set()
+
+        async def main():
+            tasks.append(asyncio.create_task(sync_to_async(work)()))
+            tasks.append(asyncio.create_task(leftover()))
+            loop = asyncio.get_running_loop()
+            assert await loop.run_in_executor(None, begun.wait, 10)
+            loop.run_in_executor(None, late.wait, 10)  # so long the loop stays open
+
+        async_to_sync(main)()
+        assert [task.done() for task in tasks] == [True] * 3
+        assert seen == [asyncio.CancelledError]
+
     def test_returns_when_async_generators_and_default_executor_are_shut_down(self):
         seen = []
 

@@ -282,6 +282,8 @@ class _KeptLoop:
 # asyncio.run waits five minutes for the default executor's threads, from 3.12 on.
 _JOIN_TIMEOUT = () if sys.version_info < (3, 12) else (constants.THREAD_JOIN_TIMEOUT,)  # type: ignore[attr-defined, unused-ignore]
 
+_MOST_CALLS_BACK = 100  # one after the other, each cancelled; a program may do it for ever
+
 
 def close(loop: asyncio.AbstractEventLoop) -> None:
     """End ``loop`` as `asyncio.run` does. On its thread, whose event loop it is."""
@@ -289,6 +291,12 @@ def close(loop: asyncio.AbstractEventLoop) -> None:
         runners._cancel_all_tasks(loop)  # type: ignore[attr-defined]
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor(*_JOIN_TIMEOUT))
+        # A sync function whose call was cancelled goes on, and may have called back meanwhile: the
+        # task would be forgotten half done, and the function find that out after a second.
+        for _ in range(_MOST_CALLS_BACK):
+            if not tasks.all_tasks(loop):
+                break
+            runners._cancel_all_tasks(loop)  # type: ignore[attr-defined]
     finally:
         asyncio.set_event_loop(None)
         loop.close()
