@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import faulthandler
 import gc
+import linecache
 import logging
 import os
 import random
@@ -232,6 +233,17 @@ def interrupt_once(run, seconds):
     return interrupted
 
 
+def dropped_as_it_was_made():
+    """Whether a coroutine ends because the interrupt came before the caller's frame had it."""
+    frame = sys._getframe()
+    while frame is not None:
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if line.strip() == "coroutine = function(*args, **kwargs)":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def child(seed, runs):
     faulthandler.enable()
     # A background job of a shell's ignores Ctrl-C, and so would we.
@@ -243,8 +255,8 @@ def child(seed, runs):
     def note(each):
         where = traceback.format_tb(each.exc_traceback)[-1:]
         told = f"{each.exc_value!r} {each.err_msg or 'in'} {each.object!r} {where}"
-        if not any(own in told for own in PYTHONS_OWN):
-            unraisable.append(told)
+        if not any(own in told for own in PYTHONS_OWN) and not dropped_as_it_was_made():
+            unraisable.append(told + " ".join(traceback.format_stack()[-4:]))
 
     def note_in_thread(each):
         # Before 3.12 that is what asyncio.run closes its executor with.
