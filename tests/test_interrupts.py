@@ -371,8 +371,10 @@ class TestExit:
         """It leaves without atexit."""
         assert (
             script_output("""
-    import asyncio, multiprocessing, threading, time
+    import asyncio, multiprocessing, threading, time, warnings
     from asgibridge.sync import sync_to_async
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
 
     def child():
         def work():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ SCRIPT = Path(__file__).with_name("workloads.py")
 
 NOISE = 250
 """References and blocks that come and go with Python's own caches."""
+
+FREES_LATE = bool(sysconfig.get_config_var("Py_GIL_DISABLED")) and sys.version_info >= (3, 15)
+"""Up to a few hundred blocks wait for the collector there, however many calls there were."""
 
 
 def left_behind(*arguments):
@@ -77,7 +81,7 @@ def test_nothing_is_left_behind(workload):
 @pytest.mark.parametrize("workload", ["hops", "failing", "in_workers", "there_and_back_in_workers"])
 def test_nothing_is_left_to_the_collector(workload):
     """It may be off, and an object in a cycle would stay."""
-    n = FAST[workload]
+    n = FAST[workload] * (10 if FREES_LATE else 1)
     check_flat(left_behind(workload, n, "off"), n)
 
 

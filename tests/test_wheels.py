@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 def documented() -> dict[str, set[str]]:
     """The identifiers that docs/install.md lists, by their tag."""
     text = DOCUMENT.read_text(encoding="utf-8")
-    (pythons,) = re.findall(r"^Pythons: (.*)$", text, re.MULTILINE)
+    (pythons,) = re.findall(r"^Pythons: (.*?)\n\n", text, re.MULTILINE | re.DOTALL)
     rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| ([^|]+) \|$", text, re.MULTILINE)
     return {
         tag: {

@@ -53,7 +53,7 @@ cdef extern from *:
        told of the thread's end by the death of a sentinel there; PyThreadState_Clear drops both, in
        this order. Before, there is an entry for each in the thread-state dict. A Python that we
        don't know may do it in another way: there nothing can be kept. */
-    #if PY_VERSION_HEX < 0x030F0000
+    #if PY_VERSION_HEX < 0x03100000
       #define ASGIBRIDGE_CAN_RENEW 1
     #else
       #define ASGIBRIDGE_CAN_RENEW 0

@@ -51,7 +51,7 @@ _parked: list[_KeptLoop] = []
 _is_leaving = False
 _policy_of_other_loops: Any = None  # of which we know that it makes loops that can't be kept
 
-_IS_KNOWN = sys.version_info < (3, 15) and sys.implementation.name == "cpython"
+_IS_KNOWN = sys.version_info < (3, 16) and sys.implementation.name == "cpython"
 _LOOP_CLASS: Any = asyncio.SelectorEventLoop
 _asyncio_run = asyncio.run
 _asyncio_run_of_runners = runners.run

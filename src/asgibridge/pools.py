@@ -208,7 +208,7 @@ def _stock(owner: Any, name: str, module: ModuleType) -> Any:
     # above has been looked at in these versions only.
     method = owner.__dict__.get(name)
     if (
-        sys.version_info < (3, 15)
+        sys.version_info < (3, 16)
         and type(method) is FunctionType
         and method.__globals__ is module.__dict__
     ):
