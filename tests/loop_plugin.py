@@ -1,8 +1,8 @@
 """Runs the tests on event loops of another kind: ``pytest -p loop_plugin --loop uvloop``.
 
 ``readerless`` is what Windows has: its Proactor takes no reader, no writer and no signal handler,
-and says so with NotImplementedError. `LEFT_OUT` has the tests of asyncio's own loop. Scripts that
-tests run as processes of their own are on asyncio's, still.
+and says so with NotImplementedError; and the pure kernel waits in short turns there. `LEFT_OUT` has
+the tests of asyncio's own loop. Scripts that tests run as processes of their own are on asyncio's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class ReaderlessLoop(asyncio.SelectorEventLoop):
 
 LOOPS = ("uvloop", "readerless")
 
+WAITS = ("_pure.inbox", "_pure.queue", "_wsgi_conversation")
+"""The modules that have a _PATIENCE."""
+
 LEFT_OUT = {
     "test_kept_loops.py": "of asyncio's own loop, which alone is kept",
     "TestFirstStepOfAWorkersCoroutine": "counts the turns of asyncio's own loop",
@@ -46,6 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--loop")
     if name is None:
         return
+    if name == "readerless":
+        for module in WAITS:
+            importlib.import_module(f"asgibridge.{module}")._PATIENCE = 0.25
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # there is no other way for all loops
 

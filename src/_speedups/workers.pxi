@@ -97,7 +97,10 @@ cdef extern from *:
     #else
       typedef int asgibridge_processors;
       static void asgibridge_my_processors(asgibridge_processors *processors) { *processors = 0; }
-      static int asgibridge_same_processors(asgibridge_processors *processors) { return 1; }
+      static int asgibridge_same_processors(asgibridge_processors *processors) {
+          (void)processors;
+          return 1;
+      }
     #endif
 
     static PyObject *asgibridge_trace(void) { return PyThreadState_Get()->c_traceobj; }
