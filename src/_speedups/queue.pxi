@@ -177,6 +177,13 @@ cdef class _Turn(_Wait):
                 return True
             PyErr_CheckSignals()
 
+    def is_in_line(self):
+        # Whether it waits, and nothing is kept for it yet. From any thread.
+        cdef bint is_waiting
+        with cython.critical_section(self.queue):
+            is_waiting = self.state == _WAITING
+        return is_waiting
+
     def wake(self):
         self.woken(False)
 

@@ -1,41 +1,59 @@
 """Calls that can never run: who waits for whom, as far as our own bridges know.
 
-A **task** waits for a call of `sync_to_async`, for another task, or for a gathering of tasks. A
-**call** waits for the call that its thread is in the middle of (which may be itself), if that one's
-function waits in `async_to_sync`; and that one waits for its task. When everything that can be
+A **task** waits for a call of `sync_to_async`, for another task, for a gathering of tasks, or for
+something that others have to give back (`Wait`): a token of a CapacityLimiter, a worker at the
+limit, the thread of the context that it leaves. A **call** waits for the call that its thread is in
+the middle of (which may be itself), if that one's function waits in `async_to_sync`; and that one
+waits for its task. A **token** is given back by the call that has borrowed it, when its function
+has returned; a **worker**, by the task that is inside the context. When everything that can be
 reached from a call that way waits, and nothing is left that could go on, then none of it will ever
-(but for a cancellation from outside: a time-out, Ctrl-C), and the call raises. One task or call
-that is seen to wait for anything else, or for nothing, is the end of the search: no proof, no
-error. A thread that is blocked in foreign code, or a task that waits for a plain future, an event
-or a lock, is never taken for a part of it.
+(but for a cancellation from outside: a time-out further out, Ctrl-C, more tokens), and the call
+raises. One task or call that is seen to wait for anything else, or for nothing, is the end of the
+search: no proof, no error. A thread that is blocked in foreign code, or a task that waits for a
+plain future, an event or a lock, is never taken for a part of it; nor is a token that was borrowed
+by hand, or a context that was entered when there was no limit.
 
 **Why the proof is certain** though the others run on meanwhile: each is looked at *before* what it
 waits for. That something was seen to wait later than who waits for it means that nobody's wait had
-ended when the search did.
+ended when the search did. A `Wait` is for any one of several to give something back. Who they are
+counts only if they are as many as there are tokens or workers, in one look; and if each is still in
+the middle of its call when it is looked at in its turn, they were all there was. From outside there
+can come more tokens or workers, or one can be kept already for who waits: so each `Wait` is asked
+a second time, when the search is over, and must answer the same.
+
+**Time-outs.** A task of the ring that has one of its own (`asyncio.timeout`, `wait_for`) will break
+a ring with a `Wait` in it, and that is what the program is written for: no error. That is seen on
+asyncio's own loops and uvloop's; on any other such a ring is not found.
 
 **When it is asked.** As a call is posted to a thread that waits in `async_to_sync` further in
-(`SyncCall.is_held`: every other call pays one comparison for all this); and every half second by a
-thread that waits for long (`look`), because the last link can be one that is not ours, a task
-that begins to wait for another. That is also when a thread notices that the loop it waits for has
-been closed. Of a stopped one it can't be known that it will not run again.
+(`SyncCall.is_held`: every other call pays one comparison for all this); as a task begins a `Wait`;
+and every half second by a thread that waits for long (`look`), or by a task that waits for a worker
+(`look_from`), because the last link can be one that is not ours, a task that begins to wait for
+another. That is also when a thread notices that the loop it waits for has been closed. Of a stopped
+one it can't be known that it will not run again.
 
-Nothing is kept here but `_busy`: which tasks an executor that is not ours, or the thread of an
-AsyncSingleThreadContext, is busy with. It is written by that executor's thread only.
+**State.** ``_busy``: which tasks an executor that is not ours, or the thread of an
+AsyncSingleThreadContext, is busy with. It is written by that executor's thread only. A `Wait` is
+its task's ``asgibridge_wait``, written by that task only: so it goes where the task goes. A `Wait`
+that has been failed is not seen any more; who fails one holds ``_looking``, so a ring is broken at
+one place, also if its loop comes to that later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 __all__ = [
-    *("NeverRuns", "Submitted", "Waiting", "busy_with", "chain", "look", "occupied"),
-    "would_never_run",
+    *("NeverRuns", "Submitted", "Wait", "Waiting", "begin_wait", "busy_with", "chain"),
+    *("end_wait", "look", "look_from", "occupied", "would_never_run"),
 ]
 
 _MOST = 1000  # steps of a search, so that it never takes longer than a millisecond
@@ -54,7 +72,32 @@ class Waiting(Protocol):
     def fail(self, error: BaseException) -> bool: ...
 
 
+class Wait(Protocol):
+    """What a task waits for that others have to give back, as its ``asgibridge_wait``."""
+
+    item: Any
+    """The future that the task has yielded, or the call of which that is; None before."""
+
+    what: str
+    """In words."""
+
+    def holders(self) -> list[Tasks] | None:
+        """Of each who could give it back, the tasks that he waits for, innermost last.
+
+        None if that is not all of them, for certain; or if there is nothing to wait for any more.
+        From any thread.
+        """
+
+    def refusal(self, why: str) -> RuntimeError:
+        """The error that it ends with. From any thread."""
+
+    def fail(self, error: BaseException) -> bool:
+        """End it with that error, soon; False if it has ended. From any thread."""
+
+
 _busy: dict[int, Tasks] = {}
+# `SyncToAsync.threadlocal`, set there: names the call that a thread is in the middle of.
+threadlocal: Any = None
 # So that of two threads that look at the same time only one finds what both could.
 _looking = threading.Lock()
 
@@ -90,11 +133,31 @@ def busy_with(executor: Executor) -> Tasks | None:
     return _busy.get(id(executor))
 
 
+def begin_wait(wait: Wait) -> asyncio.Task[Any] | None:
+    """The current task begins to wait. What is returned is for `end_wait`; None: nobody can see it.
+
+    On the loop's thread.
+    """
+    task = asyncio.current_task()
+    try:
+        task.asgibridge_wait = wait  # type: ignore[union-attr]
+    except AttributeError:  # a task class of somebody's own
+        return None
+    return task
+
+
+def end_wait(wait: Wait, task: Any) -> None:
+    """It waits no more. On the loop's thread, or where a task that was dropped comes to its end."""
+    if task is not None and task.asgibridge_wait is wait:
+        task.asgibridge_wait = None
+
+
 def chain(
     holder: Tasks | None,
     me: asyncio.Task[Any] | None = None,
     mine: Tasks | None = None,
-    calls: list[Waiting] | None = None,
+    calls: list[Waiting | Wait] | None = None,
+    wait: Wait | None = None,
 ) -> str | None:
     """Why what waits for ``holder`` never goes on, in words; None if that is not certain.
 
@@ -102,14 +165,21 @@ def chain(
     :param me: the task that is about to wait for it; or
     :param mine: the ``task_context`` of the call that is about to. With either, None also if it is
         no part of the ring, but behind one: the ring is going to be broken, and then it goes on.
-    :param calls: to be filled with the calls found on the way.
+    :param calls: to be filled with the calls, and the waits, found on the way.
+    :param wait: what is waited for, in place of ``holder``.
     """
     words: list[str] = []
     is_part = me is None and mine is None
     seen: list[Any] = []  # held, so that no other object has their identity
     known: set[int] = set()
     todo: list[Any] = []
-    if holder is None or not _push_last(holder, todo):
+    waits: list[tuple[Wait, list[Tasks]]] = []
+    holders = None if holder is None else [holder]
+    if wait is not None:
+        holders = wait.holders()
+        if holders is not None:
+            waits.append((wait, holders))
+    if holders is None or not all(_push_last(each, todo) for each in holders):
         return None
     while todo:
         if len(seen) > _MOST:
@@ -127,7 +197,22 @@ def chain(
         if waiter is None or task.done() or waiter.done():
             return None
         call = getattr(waiter, "asgibridge_call", None)
-        if call is not None:
+        wait = getattr(task, "asgibridge_wait", None)
+        if wait is not None and (wait.item is waiter or (call is not None and wait.item is call)):
+            holders = wait.holders()
+            if holders is None:
+                return None
+            waits.append((wait, holders))
+            words.append(f"{_name(task)}, which waits for {wait.what}")
+            for each in holders:
+                if mine is not None and each is mine:
+                    is_part = True
+                    words.append("the function that makes this call")
+                elif not _push_last(each, todo):
+                    return None
+            if calls is not None:
+                calls.append(wait)
+        elif call is not None:
             if mine is not None and call.task_context is mine:
                 is_part = True
                 words.append(f"{_name(task)}, which waits for the function that makes this call")
@@ -149,7 +234,50 @@ def chain(
             todo.extend(reversed(children))
         else:
             return None
-    return "; ".join(words) if is_part else None
+    if not is_part or (waits and not _stand(waits, seen)):
+        return None
+    return "; ".join(words)
+
+
+def _stand(waits: list[tuple[Wait, list[Tasks]]], tasks: list[Any]) -> bool:
+    # Tokens and workers can come from outside while we search.
+    if not all(getattr(wait, "is_harmless", False) for wait, _ in waits) and _has_time_out(tasks):
+        return False
+    return all(wait.holders() == holders for wait, holders in waits)
+
+
+def _has_time_out(tasks: list[Any]) -> bool:
+    # Whether there is a timer that is about one of these, or there may be.
+    idents = {id(task) for task in tasks}
+    loops = {id(task.get_loop()): task.get_loop() for task in tasks}
+    try:
+        return any(
+            any(id(each) in idents for each in _about(callback, args))
+            for loop in loops.values()
+            for callback, args in _timers(loop)
+        )
+    except Exception:  # it is somebody's own, or a loop that we know nothing of
+        return True
+
+
+def _about(callback: Any, args: Any) -> list[Any]:
+    owner = getattr(callback, "__self__", None)
+    return [owner, *(args or ()), *(getattr(owner, name, None) for name in _TIMED)]
+
+
+# Where asyncio's, async_timeout's and anyio's have the task that they are going to cancel.
+_TIMED = ("_task", "_host_task")
+
+
+def _timers(loop: Any) -> list[tuple[Any, Any]]:
+    # What is to be called later, and with what, also for other loops of uvloop's.
+    if type(loop).__module__.partition(".")[0] == "uvloop":
+        # It keeps them out of sight, but not from the collector. (A tenth of a second for a big
+        # process; but all but a time-out has been found by now to keep this ring from going on.)
+        handles = [each for each in gc.get_objects() if type(each).__name__ == "TimerHandle"]
+        found = [gc.get_referents(each) for each in handles]
+        return [(each[0], each[1]) for each in found]
+    return [(each._callback, each._args) for each in list(loop._scheduled)]
 
 
 _Gathering: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
@@ -215,27 +343,65 @@ def look(loop: asyncio.AbstractEventLoop | Submitted | None, beneath: Any) -> No
             "the event loop was closed while a thread waited in async_to_sync for a task of it, "
             "which can never end: let the task end before closing the loop"
         )
-    if beneath is None:
+    if beneath is not None:
+        mine = beneath.held_by()
+    else:  # the thread is a pool's
+        mine = None if threadlocal is None else threadlocal.__dict__.get("task_context")
+    if mine:
+        with _looking:
+            calls: list[Waiting | Wait] = []
+            words = chain(mine, calls=calls)
+            if words is not None:
+                _break(calls, words, mine)
+
+
+def look_from(wait: Wait) -> None:
+    """The same for a task that has waited for long for what a thread need not be waited for with.
+
+    On the loop's thread. Many may ask: they are heard every half second.
+    """
+    global _looked
+    now = time.monotonic()
+    if now - _looked < LOOK_EVERY or not _looking.acquire(blocking=False):
         return
-    mine = beneath.held_by()
-    if not mine:
-        return
-    with _looking:
-        calls: list[Waiting] = []
-        words = chain(mine, calls=calls)
-        if words is None:
-            return
-        error = would_never_run("This call", words)
-        # One is enough, and better one of our own thread's.
-        calls.sort(key=lambda call: call.held_by() is not mine)
-        for call in calls:
-            if _waits_for_itself(call) and call.fail(error):
+    try:
+        _looked = now
+        calls: list[Waiting | Wait] = []
+        words = chain(None, calls=calls, wait=wait)
+        if words is not None:
+            _break(calls, words, None)
+    finally:
+        _looking.release()
+
+
+_looked = 0.0
+LOOK_EVERY = 0.45  # seconds; less than anybody's patience
+
+
+def _break(calls: list[Waiting | Wait], words: str, mine: Tasks | None) -> None:
+    # One is enough, and better one of our own thread's; and best one that takes no harm.
+    calls.sort(key=lambda call: (not getattr(call, "is_harmless", False), not _is_for(call, mine)))
+    for call in calls:
+        if _waits_for_itself(call):
+            refusal = getattr(call, "refusal", None)
+            error = would_never_run("This call", words) if refusal is None else refusal(words)
+            if call.fail(error):
                 return
 
 
-def _waits_for_itself(call: Waiting) -> bool:
-    calls: list[Waiting] = []
-    return chain(call.held_by(), calls=calls) is not None and any(each is call for each in calls)
+def _is_for(call: Any, mine: Tasks | None) -> bool:
+    if hasattr(call, "holders"):
+        return any(each is mine for each in call.holders() or ())
+    return call.held_by() is mine
+
+
+def _waits_for_itself(call: Any) -> bool:
+    calls: list[Waiting | Wait] = []
+    if hasattr(call, "holders"):
+        why = chain(None, calls=calls, wait=call)
+    else:
+        why = chain(call.held_by(), calls=calls)
+    return why is not None and any(each is call for each in calls)
 
 
 def would_never_run(what: str, words: str) -> RuntimeError:

@@ -14,6 +14,11 @@ The slot, and a kept worker, are given back by the worker itself in its last ite
 so nobody has to wait for that who does not want to, and a cancelled wait loses nothing. With
 nothing to do it happens there and then, without a hop.
 
+**Deadlocks.** A lease that waits is waited for by its tasks (`_Waiting`), unless with a time-out of
+its own. A worker comes free when a context is left by the task that has entered it. If each of
+those waits, in the end, for this very call, it never does: see `asgibridge._deadlocks`. No thread
+need be a part of that ring, so a task that waits looks for itself once in a while.
+
 **The lock** guards the lease's state, and is taken before the pool's. It is re-entrant: a finalizer
 may use this very lease.
 
@@ -32,7 +37,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from . import _loops, _threads, _worker_pool
+from . import _deadlocks, _loops, _threads, _worker_pool
 from ._backend import kernel
 from ._threads import Item
 from ._worker_pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
@@ -46,24 +51,24 @@ _NEW, _WAITING, _BEGINNING, _READY, _ENDED = range(5)
 class _Over:
     """The end of a lease, and who wants to hear of it. From any thread."""
 
-    __slots__ = ("_is_over", "_listeners", "_lock", "slot")
+    __slots__ = ("_listeners", "_lock", "is_over", "slot")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], object]] = []
-        self._is_over = False
+        self.is_over = False
         self.slot: Slot | None = None
 
     def listen(self, listener: Callable[[], object]) -> bool:
         """Have it called at the end, unless that has been: then False."""
         with self._lock:
-            if not self._is_over:
+            if not self.is_over:
                 self._listeners.append(listener)
-            return not self._is_over
+            return not self.is_over
 
     def __call__(self) -> None:
         with self._lock:
-            self._is_over = True
+            self.is_over = True
             listeners, self._listeners = self._listeners, []
             slot, self.slot = self.slot, None
         pool.release(slot)
@@ -201,7 +206,9 @@ class _Waiting:
     which must not be kept by its own lease when its task has been dropped.
     """
 
-    __slots__ = ("__weakref__", "_lease", "_loop", "_timeout", "gate", "item")
+    __slots__ = ("__weakref__", "_lease", "_loop", "_timeout", "_timer", "gate", "item")
+
+    what = "a worker for its context"
 
     def __init__(
         self,
@@ -215,19 +222,30 @@ class _Waiting:
         self.item = call
         self._loop = loop
         self._timeout = pool.wait_timeout
+        self._timer: Any = None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        timer = None
+        task = None
         if self._timeout is not None:
-            timer = self._loop.call_later(self._timeout, self._give_up)
+            self._timer = self._loop.call_later(self._timeout, self._give_up)
+        else:
+            task = _deadlocks.begin_wait(self)
+            why = None if task is None else _deadlocks.chain(None, task, wait=self)
+            if why is not None and self._lease.forget(self.item):
+                self.item.revoke()
+                _deadlocks.end_wait(self, task)
+                raise self.refusal(why)
+            self.look_later()
         try:
             return (yield from self.item.__await__())
         except GeneratorExit:  # the task is dropped, with its loop
             self.revoke()
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._timer.cancel()
+            self._timer = None
+            _deadlocks.end_wait(self, task)
+            del task
 
     def done(self) -> bool:
         return self.item.done()
@@ -236,6 +254,24 @@ class _Waiting:
         self.item.revoke()
         self._lease.forget(self.item)
 
+    def holders(self) -> list[list[asyncio.Task[Any]]] | None:
+        return pool.held_by(self._lease)
+
+    def refusal(self, why: str) -> RuntimeError:
+        return RuntimeError(
+            f"This call would deadlock: its context needs one of {pool.limit} workers (the limit "
+            "in asgibridge.workers.Policy), and who is inside the contexts with them waits for "
+            f"{why}. Do not wait there for a task with a context of its own, or raise the limit."
+        )
+
+    def fail(self, error: BaseException) -> bool:
+        return self._lease.forget(self.item) and self.item.fail(error)
+
+    def look_later(self) -> None:
+        # The timer must not keep a task that is dropped.
+        look = functools.partial(_look, weakref.ref(self))
+        self._timer = self._loop.call_later(_deadlocks.LOOK_EVERY, look)
+
     def _give_up(self) -> None:
         if self._lease.forget(self.item):
             self.gate.error = LimitReached(pool.explain())
@@ -243,11 +279,19 @@ class _Waiting:
             self.item.deliver()
 
 
+def _look(reference: weakref.ref[_Waiting]) -> None:
+    waiting = reference()
+    if waiting is not None:
+        waiting.look_later()
+        _deadlocks.look_from(waiting)
+
+
 class Lease(Executor):
     """The worker of one ThreadSensitiveContext or top-level run, from its first call on.
 
     :param is_counted: whether it counts towards the limit, and waits at it.
     :param avoiding: a former lease's executor, whose thread a fresh lease must not get.
+    :param owner: the task that has entered the context, if that is known.
     """
 
     def __init__(
@@ -256,10 +300,12 @@ class Lease(Executor):
         *,
         is_counted: bool,
         avoiding: kernel.ThreadSensitiveExecutor | None = None,
+        owner: weakref.ref[asyncio.Task[Any]] | None = None,
     ) -> None:
         self._family = family
         self._is_counted = is_counted
         self._avoiding = avoiding
+        self._owner = owner
         self._generation = _threads.generation()
         self._lock = threading.RLock()
         # Guarded by the lock.
@@ -457,6 +503,8 @@ class Lease(Executor):
             del self._pending[0]
         if self._over is not None:
             self._finish()
+        elif self._slot is not None:
+            self._slot.owner = self._owner
 
     # The end.
 
@@ -496,6 +544,8 @@ class Lease(Executor):
         assert over is not None
         self._state = _ENDED
         over.slot, self._slot = self._slot, None
+        if over.slot is not None:
+            over.slot.owner = None
         worker.is_doomed |= self._abandoned
         executor = worker.executor
         must_run = (
@@ -547,6 +597,13 @@ class Lease(Executor):
         worker = self._worker
         return None if worker is None else worker.executor.held_by()
 
+    def end_held_by(self) -> list[asyncio.Task[Any]] | None:
+        """The same, if it is this lease's end that waits for that. From any thread."""
+        holder, over = self.held_by(), self._over
+        # Asked afterwards: by then the worker may be another lease's.
+        is_due = self._state == _ENDED and over is not None and not over.is_over
+        return holder if is_due else None
+
     def former_executor(self) -> kernel.ThreadSensitiveExecutor | None:
         """Whose thread a later fresh lease of the same context must not get."""
         return None if self._worker is None or self._family.keeps else self._worker.executor
@@ -588,7 +645,9 @@ def _forget_if_cancelled(lease: weakref.ref[Lease], item: Item, future: Future[A
 
 
 def executor_of_context(
-    policy: Any, former: kernel.ThreadSensitiveExecutor | None
+    policy: Any,
+    former: kernel.ThreadSensitiveExecutor | None,
+    owner: weakref.ref[asyncio.Task[Any]] | None = None,
 ) -> kernel.ThreadSensitiveExecutor | Lease:
     """What a context's first call goes to."""
     if policy is None:
@@ -599,7 +658,7 @@ def executor_of_context(
         family = pool.family_for(policy)
         if pool.limit is None and not (family.keeps or family.has_hooks):
             return kernel.ThreadSensitiveExecutor(former)
-    return Lease(family, is_counted=True, avoiding=former)
+    return Lease(family, is_counted=True, avoiding=former, owner=owner)
 
 
 def executor_of_runs() -> kernel.ThreadSensitiveExecutor | Lease:

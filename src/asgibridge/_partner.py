@@ -23,6 +23,9 @@ the token; the thread puts down the token and then looks at ``_over``. So none w
 there when it asks, and what the partner changed is set in the thread's with the answer; each as a
 pair (after, before), in a queue.
 
+**A closed loop.** If a loop that is not the partner's own is closed while the thread waits, that
+raises RuntimeError within a second, as in `async_to_sync`. Then nobody will answer any more.
+
 **The end** is the body's own; or `close`, which lets a resting partner leave and cancels one that
 awaits something; or the cancellation of the task whose sync function waits here; or the loop's. A
 KeyboardInterrupt comes out where the thread waits, and then the sync code closes; a second one,
@@ -276,8 +279,9 @@ class Partner:
                 self._end()
 
     def _wait(self) -> None:
+        # A loop of its own is closed in its course; then comes the end, and that answers.
         try:
-            self._frame.serve()
+            self._frame.serve(None if self._has_own_loop else self._loop)
         except _Answered:
             pass
 

@@ -21,6 +21,7 @@ the pool is empty.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import logging
@@ -201,11 +202,12 @@ def _is_time_up(reference: weakref.ref[Worker]) -> bool:
 class Slot:
     """The right to one of the limited number of workers."""
 
-    __slots__ = ("what", "worker")
+    __slots__ = ("owner", "what", "worker")
 
     def __init__(self) -> None:
         self.what = "nothing yet"  # the function it ran last
         self.worker: Worker | None = None
+        self.owner: weakref.ref[asyncio.Task[Any]] | None = None
 
 
 class _Pool:
@@ -305,6 +307,24 @@ class _Pool:
             slot.worker is not None and slot.worker.executor.owns_current_thread()
             for slot in self.in_use
         )
+
+    def held_by(self, lease: Lease) -> list[list[asyncio.Task[Any]]] | None:
+        """Of each worker that ``lease`` could get, the task that has it (in a list of one).
+
+        None if not all are known, or if it does not wait in line. From any thread.
+        """
+        with self._lock:
+            reference = self.waiting.get(id(lease))
+            if (
+                reference is None
+                or reference() is not lease
+                or self.limit is None
+                or len(self.in_use) < max(1, self.limit)
+            ):
+                return None
+            owners = [slot.owner for slot in self.in_use]
+        tasks = [None if owner is None else owner() for owner in owners]
+        return None if None in tasks else [[task] for task in tasks if task is not None]
 
     def leave(self, lease: Lease) -> None:
         """It does not wait any longer."""

@@ -11,7 +11,9 @@ the threads that it does not have. One more item always lies in the queue, becau
 ``maxsize`` of 0 is no limit, and to a limiter it is no token.
 
 State: ``_tickets``, from the moment that somebody asks for a token until they give it back, by
-borrower; who puts a ticket in owns it. The dict's own steps are atomic; no other lock is needed.
+borrower; who puts a ticket in owns it. ``_calls``, of those that are calls, what their functions
+wait for: put in when the token has been borrowed, and taken out before it is given back. The dicts'
+own steps are atomic; no other lock is needed.
 
 A **call** (`LimitedCall`) borrows its token on the loop's thread, and then goes (`_Job`) to its
 executor. Its function lies in a list of one, and whoever pops it owns it, and the token with it::
@@ -22,6 +24,13 @@ executor. Its function lies in a list of one, and whoever pops it owns it, and t
 
 So the token goes back exactly once: when the function has returned, in any way, or when the task
 was cancelled or destroyed, or its executor refused or dropped the call, before that has begun.
+
+**Deadlocks.** A wait for a token (`_TokenWait`) ends when any that is borrowed is given back. If
+all are borrowed by calls (each of them in ``_calls``, and as many as the queue holds), and each has
+a function that waits, in the end, for this very wait, it never does: see `asgibridge._deadlocks`. A
+token that was borrowed by hand is in nobody's chain, and ends the search. The wait drives the
+queue's turn by hand, to know the future that its task is suspended on, and to be failed: then it is
+woken, looks whether it has got a token after all, and if not raises.
 
 **Fork.** The child begins with a new queue. Of the tokens those stay borrowed that belong to the
 forking thread, or to the function that forked. All others come back, also those of tasks, because
@@ -45,7 +54,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from . import current_thread_executor, sync
+from . import _deadlocks, current_thread_executor, sync
 from ._backend import kernel
 from ._queues import QueueFull
 
@@ -93,13 +102,15 @@ class CapacityLimiter:
     token in order. Use it by hand with ``async with`` in tasks, and ``with`` in threads.
 
     A call inside another's function needs a token of its own: functions that wait for each other
-    need limiters of their own, or they wait for ever when all tokens are taken.
+    need limiters of their own. When all tokens are taken by such, a call raises RuntimeError
+    ("would deadlock"), as long as no token is borrowed by hand.
 
     :param total_tokens: how many there are; `math.inf` for no limit.
     """
 
     def __init__(self, total_tokens: float) -> None:
         self._tickets: dict[object, _Ticket] = {}
+        self._calls: dict[_Job, list[Any]] = {}  # that have a token, and their `task_context`
         self._places = _places(0)
         self._total_tokens: float = 0
         self.total_tokens = total_tokens
@@ -156,7 +167,8 @@ class CapacityLimiter:
     async def acquire(self) -> None:
         """Borrow a token for the current task, waiting for one. On any event loop.
 
-        RuntimeError if the task has one of this limiter's, or waits for one.
+        RuntimeError if the task has one of this limiter's, or waits for one; and if all are
+        borrowed by calls that wait for this task.
         """
         await self.acquire_on_behalf_of(_caller())
 
@@ -165,7 +177,7 @@ class CapacityLimiter:
         ticket = self._enrol(borrower)
         try:
             if not self._places._offer(None):
-                await self._places._putting(None)
+                await _TokenWait(self)
         except BaseException:
             self._tickets.pop(borrower, None)
             raise
@@ -228,6 +240,7 @@ class CapacityLimiter:
         ticket = self._tickets.get(borrower)
         if ticket is None or not ticket.has_token or self._tickets.pop(borrower, None) is None:
             return False
+        self._calls.pop(borrower, None)  # type: ignore[call-overload]
         if ticket.is_of_parent:
             return True
         try:
@@ -237,6 +250,15 @@ class CapacityLimiter:
             self._places.get_nowait()
             raise
         return True
+
+    def _held_by(self) -> list[list[Any]] | None:
+        # The `task_context` of each call that has a token; None if somebody else has one, or there
+        # is one left, or somebody is in the middle of borrowing or giving back.
+        if len(self._calls) > _MOST_HOLDERS:
+            return None
+        known = list(self._calls.values())
+        is_all = len(known) == self.borrowed_tokens >= max(1, self._total_tokens)
+        return known if is_all else None
 
     def _begins_here(self, borrower: object) -> None:
         ticket = self._tickets.get(borrower)
@@ -277,6 +299,7 @@ class CapacityLimiter:
         # In a forked child. The parent's queue may be in anybody's hands.
         here = threading.get_ident()
         places = _places(self._places.maxsize)
+        self._calls = {}
         for ticket in list(self._tickets.values()):
             if not ticket.has_token or ticket.ident != here:
                 ticket.is_of_parent = True
@@ -286,6 +309,73 @@ class CapacityLimiter:
 
 
 _NO_TOKEN = "this borrower has no token of this CapacityLimiter"
+_MOST_HOLDERS = 1000  # that are looked at
+
+
+class _TokenWait:
+    """A task's wait for a token: of its loop's thread, but for what a search asks."""
+
+    __slots__ = ("_failure", "_limiter", "_loop", "_turn", "item")
+
+    what = "a token of a CapacityLimiter"
+
+    def __init__(self, limiter: CapacityLimiter) -> None:
+        self._limiter = limiter
+        self._loop: Any = None
+        self._turn: Any = None
+        self._failure: BaseException | None = None
+        self.item: Any = None  # what the task is suspended on
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._turn = turn = self._limiter._places._putting(None)
+        waiting = turn.__await__()
+        task = None
+        try:
+            for future in waiting:  # as long as there is none
+                if self._failure is not None:
+                    raise self._failure
+                if self.item is None:
+                    self._loop = asyncio.get_running_loop()
+                    task = _deadlocks.begin_wait(self)
+                    why = None if task is None else _deadlocks.chain(None, task, wait=self)
+                    if why is not None:
+                        raise self.refusal(why)
+                self.item = future
+                yield future
+        finally:
+            waiting.close()  # which gives up the place in the line, if it has one
+            _deadlocks.end_wait(self, task)
+            self._failure = None
+            del self, task  # an exception's traceback refers to this frame, and we to the exception
+
+    def holders(self) -> list[list[Any]] | None:
+        known = self._limiter._held_by()
+        if self._failure is not None or not self._turn.is_in_line():
+            return None
+        return known
+
+    def refusal(self, why: str) -> RuntimeError:
+        from . import _snapshot
+
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        held = []
+        for job in list(self._limiter._calls)[:5]:
+            ticket = self._limiter._tickets.get(job)
+            name = names.get(None if ticket is None else ticket.ident)
+            held.append(f"{_snapshot.function_words(job._function)} in thread {name!r}")
+        return RuntimeError(
+            f"This call would deadlock: it needs a token of {self._limiter!r}, and what has them "
+            f"({', '.join(held)}) waits for {why}. Give the inner call a limiter of its own, or "
+            "this one more tokens."
+        )
+
+    def fail(self, error: BaseException) -> bool:
+        self._failure = error
+        try:
+            self._loop.call_soon_threadsafe(self._turn.wake)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
 
 
 def _places(maxsize: int) -> kernel.QueueCore:
@@ -438,6 +528,7 @@ class LimitedCall:
                 limiter = self._options.limiter
                 if limiter is not None:
                     yield from limiter.acquire_on_behalf_of(self._job).__await__()
+                    limiter._calls[self._job] = self._task_context
                 self._call = self._wrapper._send(self._loop, self._job, self._task_context)
             return (yield from self._call.__await__())
         except BaseException:

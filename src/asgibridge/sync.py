@@ -46,6 +46,7 @@ from . import (
     _install,
     _leases,
     _threads,
+    _worker_pool,
     current_thread_executor,
     observers,
     pools,
@@ -235,6 +236,9 @@ class ThreadSensitiveContext:
         context.
     """
 
+    _owner: weakref.ref[asyncio.Task[Any]] | None = None
+    """The task that is inside, if there was a limit on workers when it came."""
+
     def __init__(
         self,
         *,
@@ -270,6 +274,9 @@ class ThreadSensitiveContext:
             AsyncToSync.executors.current = None
         elif SyncToAsync.thread_sensitive_context.get(None) is None:
             self.token = SyncToAsync.thread_sensitive_context.set(self)
+            if _worker_pool.pool.limit is not None:
+                task = asyncio.current_task()
+                self._owner = None if task is None else weakref.ref(task)
         return self
 
     async def __aexit__(
@@ -281,6 +288,8 @@ class ThreadSensitiveContext:
         if self.token is None:
             return
         token, self.token = self.token, None
+        if self._owner is not None:
+            self._owner = None
         executor = SyncToAsync.context_to_thread_executor.pop(self, None)
         try:
             SyncToAsync.thread_sensitive_context.reset(token)
@@ -325,7 +334,57 @@ async def _retire(executor: Executor) -> None:
             pass  # somebody has shut it down already
         executor.shutdown(wait=False)
     if last is not None:
-        await last
+        leaving = _Leaving(executor, last, asyncio.get_running_loop())
+        task = _deadlocks.begin_wait(leaving)
+        try:
+            await last
+        finally:
+            _deadlocks.end_wait(leaving, task)
+            del task
+
+
+class _Leaving:
+    """A task's wait for the last of the context that it leaves: see `asgibridge._deadlocks`.
+
+    If that waits for the task in its turn, it goes when it can, and the task goes on at once.
+    """
+
+    __slots__ = ("_executor", "_has_failed", "_loop", "item")
+
+    what = "the thread of the context that it leaves"
+    is_harmless = True  # to break a ring here
+
+    def __init__(self, executor: Executor, last: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._executor = executor
+        self._loop = loop
+        self._has_failed = False
+        self.item = last
+
+    def holders(self) -> list[list[asyncio.Task[Any]]] | None:
+        holder = None
+        if not self._has_failed:
+            if type(self.item) is kernel.SyncCall:
+                holder = self.item.held_by()
+            elif type(self._executor) is Lease:
+                holder = self._executor.end_held_by()
+        return None if holder is None else [holder]
+
+    def refusal(self, why: str) -> RuntimeError:
+        return _deadlocks.would_never_run("Leaving a ThreadSensitiveContext", why)
+
+    def fail(self, error: BaseException) -> bool:
+        self._has_failed = True
+        try:
+            self._loop.call_soon_threadsafe(self._go_on)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
+
+    def _go_on(self) -> None:
+        if type(self.item) is kernel.SyncCall:
+            self.item.wake()
+        else:
+            _wake(self.item)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
@@ -753,7 +812,9 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             executor = self.context_to_thread_executor.get(context)
             if executor is None:
                 # A call that comes after the exit must not meet what is on the thread it had.
-                executor = _leases.executor_of_context(context._policy, context._left)
+                executor = _leases.executor_of_context(
+                    context._policy, context._left, context._owner
+                )
                 self.context_to_thread_executor[context] = executor
         else:
             frame = AsyncToSync.loop_thread_executors.get(loop)
@@ -779,6 +840,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
 
 
 _THREAD_HANDLER = SyncToAsync.thread_handler
+_deadlocks.threadlocal = SyncToAsync.threadlocal
 
 
 def _run_in_context(context: contextvars.Context, home: kernel.Home, child: Callable[[], _R]) -> _R:

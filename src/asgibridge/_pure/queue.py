@@ -141,6 +141,10 @@ class _Turn:
         if future is not None and not future.done():
             future.set_result(None)
 
+    def is_in_line(self) -> bool:
+        # Whether it waits, and nothing is kept for it yet. From any thread.
+        return self.state == _WAITING
+
     def sleep(self, deadline: float | None) -> bool:
         # Until rung, or the deadline (False). On the owner's thread.
         while True:

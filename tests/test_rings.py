@@ -1,0 +1,930 @@
+"""Rings through what calls share: tokens, workers at the limit, the thread of a context.
+
+A call in such a ring raises, and none does that can run after all. What never runs is a hang
+without the detection: each test runs with a time limit of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from asgibridge import _deadlocks, workers
+from asgibridge._worker_pool import pool
+from asgibridge.iterators import async_to_sync_iterator
+from asgibridge.limiters import CapacityLimiter
+from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+
+pytestmark = [
+    pytest.mark.timeout(20),
+    pytest.mark.thread_unsafe(reason="there is one search at a time, and one policy"),
+]
+
+LIMIT = 10
+thread = sync_to_async(threading.current_thread)
+
+
+def run(coroutine):
+    """Run in a thread of its own, so that no state of the test's thread plays a part."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()
+
+
+def elsewhere(coroutine):
+    """A task that inherits nothing: neither a frame that serves it nor a context."""
+    return contextvars.Context().run(asyncio.ensure_future, coroutine)
+
+
+def in_worker(coroutine_function):
+    return sync_to_async(async_to_sync(coroutine_function))()
+
+
+def limited(function, limiter, **options):
+    return sync_to_async(function, thread_sensitive=False, limiter=limiter, **options)()
+
+
+def holding(coroutine_function, limiter, **options):
+    """A call that has a token while the coroutine runs."""
+    return limited(async_to_sync(coroutine_function), limiter, **options)
+
+
+async def in_line(limiter, n=1):
+    """When so many wait for a token."""
+    while limiter.statistics().tasks_waiting < n:
+        await asyncio.sleep(0.001)
+
+
+async def turns(n=5):
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def waits_of(*tasks):
+    """What these tasks wait for, that others have to give back."""
+    waits = [getattr(task, "asgibridge_wait", None) for task in tasks]
+    return [wait for wait in waits if wait is not None]
+
+
+def search():
+    """As it is looked for by who waits for long; of all tasks of this loop that do."""
+    waits = waits_of(*asyncio.all_tasks())
+    assert waits
+    for wait in waits:
+        assert _deadlocks.chain(None, wait=wait) is None
+    return True
+
+
+def count(outcomes):
+    """How many have raised that they would deadlock, if none has raised anything else."""
+    errors = [each for each in outcomes if isinstance(each, BaseException)]
+    assert [type(error) for error in errors] == [RuntimeError] * len(errors)
+    assert all("would deadlock" in str(error) for error in errors)
+    return len(errors)
+
+
+@pytest.fixture
+def policy():
+    """`workers.set_policy`, taken back at the end."""
+    old = workers.get_policy()
+    yield workers.set_policy
+    workers.set_policy(old)
+    workers.end_idle_workers()
+
+
+@pytest.fixture
+def no_proof(monkeypatch):
+    """Nor may one be found by a search that happens to come a moment sooner or later."""
+    found = []
+    chain = _deadlocks.chain
+
+    def noting(*args, **kwargs):
+        why = chain(*args, **kwargs)
+        found.append(why)
+        return why
+
+    monkeypatch.setattr(_deadlocks, "chain", noting)
+    yield found
+    assert [why for why in found if why is not None] == []
+
+
+@pytest.fixture
+def no_look(monkeypatch):
+    """Only who begins to wait may find it, at once."""
+    monkeypatch.setattr(_deadlocks, "look", lambda *args: None)
+    monkeypatch.setattr(_deadlocks, "look_from", lambda *args: None)
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Who waits for a worker looks more often."""
+    monkeypatch.setattr(_deadlocks, "LOOK_EVERY", 0.02)
+
+
+class TestTokens:
+    @pytest.mark.parametrize("way", ["pool", "executor", "new loop", "thread name"])
+    def test_the_only_one(self, no_look, way):
+        limiter = CapacityLimiter(1)
+
+        async def inner():
+            return await limited(threading.current_thread, limiter)
+
+        async def main():
+            if way == "new loop":
+                return await limited(async_to_sync(inner, force_new_loop=True), limiter)
+            if way == "thread name":
+                return await holding(inner, limiter, thread_name="named")
+            if way == "executor":
+                with ThreadPoolExecutor(1) as executor:
+                    return await holding(inner, limiter, executor=executor)
+            return await holding(inner, limiter)
+
+        with pytest.raises(RuntimeError, match=r"would deadlock: .*token.*inner .*in thread '"):
+            run(main())
+        assert limiter.borrowed_tokens == 0
+        assert run(limited(int, limiter)) == 0
+
+    def test_a_task_that_borrows_by_hand(self, no_look):
+        limiter = CapacityLimiter(1)
+
+        async def inner():
+            async with limiter:
+                return "never"
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(holding(inner, limiter))
+        assert limiter.borrowed_tokens == 0
+
+    @pytest.mark.parametrize("tokens", [2, 5])
+    def test_all_of_them(self, no_look, tokens):
+        """The last one that waits raises, gives its own back, and all others go on."""
+        limiter = CapacityLimiter(tokens)
+
+        async def main():
+            all_hold, holders = asyncio.Event(), []
+
+            async def inner():
+                holders.append(1)
+                if len(holders) == tokens:
+                    all_hold.set()
+                await all_hold.wait()
+                return await limited(int, limiter)
+
+            calls = [holding(inner, limiter) for _ in range(tokens)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        assert count(run(main())) == 1
+        assert limiter.borrowed_tokens == 0
+
+    def test_of_two_limiters(self, no_look):
+        first, second = CapacityLimiter(1), CapacityLimiter(1)
+
+        async def main():
+            both = []
+
+            async def hold(other):
+                both.append(1)
+                while len(both) < 2:
+                    await asyncio.sleep(0)
+                return await limited(int, other)
+
+            return await asyncio.gather(
+                holding(partial(hold, second), first),
+                holding(partial(hold, first), second),
+                return_exceptions=True,
+            )
+
+        assert count(run(main())) == 1
+
+    def test_by_way_of_a_thread(self, no_look):
+        """Who has it waits for the process's thread, and what is there for a token."""
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            queued = asyncio.Event()
+
+            async def in_thread():
+                await queued.wait()
+                return await limited(int, limiter)
+
+            async def with_token():
+                task = elsewhere(thread())
+                await turns()
+                queued.set()
+                return await task
+
+            in_its_thread = asyncio.ensure_future(in_worker(in_thread))
+            await turns()
+            return await asyncio.gather(
+                in_its_thread, holding(with_token, limiter), return_exceptions=True
+            )
+
+        assert count(run(main())) == 1
+
+    def test_a_call_for_a_thread_that_waits_for_a_token(self, no_look):
+        """The same, and the call that is posted is the last."""
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            go = asyncio.Event()
+
+            async def in_thread():
+                return await limited(int, limiter)
+
+            async def with_token():
+                go.set()
+                await in_line(limiter)
+                return await elsewhere(thread())
+
+            with_it = asyncio.ensure_future(holding(with_token, limiter))
+            await go.wait()
+            return await asyncio.gather(in_worker(in_thread), with_it, return_exceptions=True)
+
+        assert count(run(main())) == 1
+
+    @pytest.mark.parametrize("way", ["pool", "executor"])
+    def test_a_task_that_is_waited_for_later(self, way):
+        """The last link is none of ours: the thread that has the token finds it."""
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            tasks = []
+
+            async def inner():
+                await in_line(limiter)
+                return await tasks[0]
+
+            with ThreadPoolExecutor(1) as executor:
+                options = {"executor": executor} if way == "executor" else {}
+                has_it = asyncio.ensure_future(holding(inner, limiter, **options))
+                while not limiter.borrowed_tokens:
+                    await asyncio.sleep(0)
+                tasks.append(asyncio.ensure_future(limited(int, limiter)))
+                return await asyncio.gather(has_it, *tasks, return_exceptions=True)
+
+        assert count(run(main())) == 2
+        assert limiter.borrowed_tokens == 0
+
+    def test_who_waits_behind_a_ring_goes_on_when_it_is_broken(self):
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            tasks = []
+
+            async def inner():
+                await in_line(limiter, 3)
+                return await tasks[1]
+
+            has_it = asyncio.ensure_future(holding(inner, limiter))
+            while not limiter.borrowed_tokens:
+                await asyncio.sleep(0)
+            tasks.extend(asyncio.ensure_future(limited(int, limiter)) for _ in range(3))
+            return await asyncio.gather(has_it, *tasks, return_exceptions=True)
+
+        outcomes = run(main())
+        assert count(outcomes) == 2
+        assert outcomes[1] == outcomes[3] == 0
+
+    def test_gathered(self, no_look):
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            async def inner():
+                return await asyncio.gather(*[limited(int, limiter) for _ in range(3)])
+
+            return await holding(inner, limiter)
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(main())
+
+    def test_a_time_out_further_out(self, no_look):
+        limiter = CapacityLimiter(1)
+
+        async def inner():
+            return await limited(int, limiter)
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(asyncio.wait_for(holding(inner, limiter), LIMIT))
+
+    def test_a_call_that_goes_on_unheard(self, no_look):
+        """Its task was cancelled, and its coroutine has survived that: it has its token still."""
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            begun = asyncio.Event()
+
+            async def inner():
+                begun.set()
+                try:
+                    await asyncio.sleep(30)
+                except asyncio.CancelledError:
+                    return await limited(int, limiter)
+
+            task = asyncio.ensure_future(holding(inner, limiter))
+            await begun.wait()
+            task.cancel()
+            return await task
+
+        with pytest.raises(RuntimeError, match="would deadlock"):
+            run(main())
+
+
+class TestTokensThatComeBack:
+    """None of these is a deadlock, though most of the chain is there."""
+
+    pytestmark = pytest.mark.usefixtures("no_proof")
+
+    @staticmethod
+    async def with_another_holder(limiter, holder, let_go):
+        """One token's call waits for the other; `holder` has that, and gives it back later."""
+        begun = asyncio.Event()
+
+        async def inner():
+            begun.set()
+            return await limited(lambda: "ran", limiter)
+
+        other = asyncio.ensure_future(holder())
+        while limiter.borrowed_tokens < 1:
+            await asyncio.sleep(0.001)
+        first = asyncio.ensure_future(holding(inner, limiter))
+        await begun.wait()
+        await in_line(limiter)
+        assert search()
+        let_go()
+        return await asyncio.gather(first, other)
+
+    def test_of_a_thread_in_foreign_code(self):
+        event = threading.Event()
+        limiter = CapacityLimiter(2)
+        holder = partial(limited, partial(event.wait, LIMIT), limiter)
+        assert run(self.with_another_holder(limiter, holder, event.set)) == ["ran", True]
+
+    def test_of_a_thread_that_has_borrowed_by_hand(self):
+        event = threading.Event()
+        limiter = CapacityLimiter(2)
+
+        def work():
+            with limiter:
+                return event.wait(LIMIT)
+
+        async def holder():
+            return await asyncio.get_running_loop().run_in_executor(None, work)
+
+        assert run(self.with_another_holder(limiter, holder, event.set)) == ["ran", True]
+
+    @pytest.mark.parametrize("by_hand", [True, False])
+    def test_of_a_task_that_waits_for_an_event(self, by_hand):
+        async def main():
+            event = asyncio.Event()
+            limiter = CapacityLimiter(2)
+
+            async def holder():
+                if not by_hand:
+                    return await holding(event.wait, limiter)
+                async with limiter:
+                    return await event.wait()
+
+            return await self.with_another_holder(limiter, holder, event.set)
+
+        assert run(main()) == ["ran", True]
+
+    def test_on_behalf_of_something(self):
+        limiter = CapacityLimiter(2)
+
+        async def holder():
+            await limiter.acquire_on_behalf_of("something")
+
+        release = partial(limiter.release_on_behalf_of, "something")
+        assert run(self.with_another_holder(limiter, holder, release)) == ["ran", None]
+
+    def test_by_a_task_that_has_borrowed_by_hand_and_waits_in_the_chain(self):
+        """Who has entered it by hand may leave it by hand, from wherever."""
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            async def inner():
+                return await limited(lambda: "ran", limiter)
+
+            def release():
+                limiter.release_on_behalf_of(task)
+
+            task = asyncio.current_task()
+            await limiter.acquire()
+            waiting = asyncio.ensure_future(in_worker(inner))
+            await in_line(limiter)
+            asyncio.get_running_loop().call_later(0.05, release)
+            return await waiting
+
+        assert run(main()) == "ran"
+
+    def test_gathered_with_one_that_is_free(self):
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            async def fails():
+                await in_line(limiter)
+                raise ValueError("enough")
+
+            async def inner():
+                await asyncio.gather(fails(), limited(int, limiter))
+
+            with pytest.raises(ValueError, match="enough"):
+                await holding(inner, limiter)
+            return await limited(lambda: "ran", limiter)
+
+        assert run(main()) == "ran"
+
+    @pytest.mark.parametrize("way", ["wait_for", "timeout", "call_later"])
+    def test_a_time_out_of_the_task_that_waits(self, way):
+        limiter = CapacityLimiter(1)
+        if way == "timeout" and sys.version_info < (3, 11):
+            pytest.skip("asyncio.timeout is of Python 3.11")
+
+        async def main():
+            async def inner():
+                try:
+                    if way == "wait_for":
+                        return await asyncio.wait_for(limited(int, limiter), 0.05)
+                    if way == "timeout":
+                        async with asyncio.timeout(0.05):
+                            return await limited(int, limiter)
+                    asyncio.get_running_loop().call_later(0.05, asyncio.current_task().cancel)
+                    return await limited(int, limiter)
+                except (asyncio.TimeoutError, asyncio.CancelledError):
+                    return "gave up"
+
+            return await holding(inner, limiter)
+
+        assert run(main()) == "gave up"
+        assert limiter.borrowed_tokens == 0
+
+    def test_a_time_out_further_in_the_ring(self):
+        """Not of the task that waits for the token, but of one that waits for that."""
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            async def outer():
+                asyncio.get_running_loop().call_later(0.01, search)
+                task = asyncio.ensure_future(limited(int, limiter))
+                try:
+                    if sys.version_info < (3, 11):
+                        await asyncio.wait_for(task, 0.05)
+                    else:
+                        async with asyncio.timeout(0.05):
+                            await task
+                except asyncio.TimeoutError:
+                    return "gave up"
+
+            return await holding(outer, limiter)
+
+        assert run(main()) == "gave up"
+
+    def test_that_is_kept_already_for_who_waits(self):
+        """It was given back a moment ago, and its loop has not come to that yet; and then there
+        were fewer."""
+        limiter = CapacityLimiter(2)
+
+        async def main():
+            begun, contexts = asyncio.Event(), []
+
+            async def inner():
+                contexts.append(next(iter(limiter._calls.values())))
+                begun.set()
+                return await limited(lambda: "ran", limiter)
+
+            def release():
+                limiter.release_on_behalf_of("something")
+                limiter.total_tokens = 1
+
+            await limiter.acquire_on_behalf_of("something")
+            first = asyncio.ensure_future(holding(inner, limiter))
+            await begun.wait()
+            await in_line(limiter)
+            elsewhere = threading.Thread(target=release)
+            elsewhere.start()
+            elsewhere.join(LIMIT)  # and this loop with it
+            assert limiter._held_by() is not None
+            assert _deadlocks.chain(contexts[0]) is None
+            return await first
+
+        assert run(main()) == "ran"
+
+    def test_more_of_them_while_it_is_looked_for(self, monkeypatch):
+        limiter = CapacityLimiter(1)
+
+        def instead(tasks):
+            limiter.total_tokens = 2
+            return False
+
+        async def main():
+            async def inner():
+                return await limited(lambda: "ran", limiter)
+
+            monkeypatch.setattr(_deadlocks, "_has_time_out", instead)
+            return await holding(inner, limiter)
+
+        assert run(main()) == "ran"
+
+    def test_a_limiter_without_any(self):
+        """Nobody has one: who waits, waits for them to become more."""
+        limiter = CapacityLimiter(0)
+
+        async def main():
+            async def inner():
+                return await limited(lambda: "ran", limiter)
+
+            waiting = asyncio.ensure_future(in_worker(inner))
+            await in_line(limiter)
+            limiter.total_tokens = 1
+            return await waiting
+
+        assert run(main()) == "ran"
+
+
+class TestFailedWaits:
+    """What becomes of a wait that another thread ends."""
+
+    @staticmethod
+    async def failed(limiter, then):
+        """A wait for a token that is failed, and `then` happens before its loop comes to that."""
+        task = asyncio.ensure_future(limited(lambda: "ran", limiter))
+        await in_line(limiter)
+        wait = task.asgibridge_wait
+        assert wait.fail(RuntimeError("failed"))
+        assert wait.holders() is None  # it is not seen any more
+        then(task)
+        outcome = (await asyncio.gather(task, return_exceptions=True))[0]
+        assert task.asgibridge_wait is None
+        return outcome
+
+    @staticmethod
+    def borrowed():
+        limiter = CapacityLimiter(1)
+        limiter.acquire_on_behalf_of_nowait("something")
+        return limiter
+
+    def test_raises(self):
+        limiter = self.borrowed()
+        error = run(self.failed(limiter, lambda task: None))
+        assert (type(error), str(error)) == (RuntimeError, "failed")
+        assert limiter.statistics().tasks_waiting == 0
+        limiter.release_on_behalf_of("something")
+        assert run(limited(int, limiter)) == 0
+
+    def test_has_its_token_by_then(self):
+        limiter = self.borrowed()
+        assert run(self.failed(limiter, lambda _: limiter.release_on_behalf_of("something"))) == (
+            "ran"
+        )
+        assert limiter.borrowed_tokens == 0
+
+    def test_is_cancelled_by_then(self):
+        limiter = self.borrowed()
+        error = run(self.failed(limiter, lambda task: task.cancel()))
+        assert isinstance(error, asyncio.CancelledError)
+        assert limiter.statistics().tasks_waiting == 0
+
+
+KINDS = {
+    "fresh": workers.Policy(limit=1),
+    "keep": workers.Policy(kind="keep", limit=1),
+    "hooks": workers.Policy(before_lease=id, limit=1),
+}
+
+
+class TestWorkers:
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("way", ["task", "worker"])
+    def test_a_task_with_a_context_of_its_own(self, policy, no_look, kind, way):
+        """It is waited for inside the context that has the only worker."""
+        policy(KINDS[kind])
+
+        async def in_its_own():
+            await turns()
+            async with ThreadSensitiveContext():
+                return await thread()
+
+        async def waits():
+            return await elsewhere(in_its_own())
+
+        async def main():
+            async with ThreadSensitiveContext():
+                await thread()
+                with pytest.raises(RuntimeError, match=r"would deadlock: .*one of 1 workers"):
+                    await (waits() if way == "task" else in_worker(waits))
+                return await thread()
+            return None
+
+        assert run(main()) is not None
+        assert pool.in_use == set()
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_task_that_is_waited_for_later(self, policy, often, kind):
+        """No thread is a part of the ring."""
+        policy(KINDS[kind])
+
+        async def main():
+            begun = asyncio.Event()
+
+            async def in_its_own():
+                await begun.wait()
+                async with ThreadSensitiveContext():
+                    return await thread()
+
+            task = asyncio.ensure_future(in_its_own())
+            async with ThreadSensitiveContext():
+                await thread()
+                begun.set()
+                await turns()
+                with pytest.raises(RuntimeError, match="would deadlock"):
+                    await task
+                return await thread()
+            return None
+
+        assert run(main()) is not None
+
+    def test_two_workers(self, policy, no_look):
+        policy(workers.Policy(kind="keep", limit=2))
+
+        async def main():
+            both = []
+
+            async def in_its_own():
+                both.append(1)
+                while len(both) < 2:
+                    await asyncio.sleep(0)
+                await turns()
+                async with ThreadSensitiveContext():
+                    return await thread()
+
+            async def outer():
+                async with ThreadSensitiveContext():
+                    await thread()
+                    return await elsewhere(in_its_own())
+
+            tasks = [asyncio.ensure_future(outer()) for _ in range(2)]
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        assert count(run(main())) == 1
+
+    def test_a_token_and_a_worker(self, policy, no_look):
+        policy(workers.Policy(kind="keep", limit=1))
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            begun = asyncio.Event()
+
+            async def in_its_own():
+                async with ThreadSensitiveContext():
+                    begun.set()
+                    return await thread()
+
+            async def has_token():
+                return await elsewhere(in_its_own())
+
+            async with ThreadSensitiveContext():
+                await thread()
+                other = elsewhere(holding(has_token, limiter))
+                await begun.wait()
+                await turns()
+                # This task is inside, and waits for a token; who has that, for a worker.
+                outcomes = await asyncio.gather(
+                    asyncio.ensure_future(limited(int, limiter)), return_exceptions=True
+                )
+            return await asyncio.gather(other, return_exceptions=True), outcomes
+
+        (other, mine) = run(main())
+        assert count([*other, *mine]) == 1
+
+
+def later(function, *args):
+    """When it has been looked for a deadlock, and none was found."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.05, lambda: search() and function(*args))
+
+
+class TestWorkersThatComeFree:
+    pytestmark = pytest.mark.usefixtures("no_proof", "often")
+
+    @staticmethod
+    async def beside(has_it, let_go):
+        """What is in one context waits for a task with its own; `has_it` has the other worker."""
+
+        async def in_its_own():
+            async with ThreadSensitiveContext():
+                return await thread()
+
+        async def outer():
+            async with ThreadSensitiveContext():
+                await thread()
+                task = elsewhere(in_its_own())
+                await turns()
+                later(let_go)
+                return await task
+
+        other = elsewhere(has_it())
+        while not pool.in_use:
+            await asyncio.sleep(0.001)
+        return await asyncio.gather(outer(), other)
+
+    @pytest.mark.parametrize("where", ["task", "thread"])
+    def test_of_a_context_that_is_left_later(self, policy, where):
+        policy(workers.Policy(kind="keep", limit=2))
+        event = threading.Event()
+
+        async def main():
+            async def has_it():
+                async with ThreadSensitiveContext():
+                    await thread()
+                    if where == "thread":
+                        await sync_to_async(event.wait)(LIMIT)
+                    while not event.is_set():
+                        await asyncio.sleep(0.01)
+
+            return await self.beside(has_it, event.set)
+
+        assert None not in run(main())[:1]
+
+    def test_of_a_context_that_was_left_while_its_worker_is_busy(self, policy):
+        """The task that has left it waits itself, but not inside."""
+        policy(workers.Policy(kind="keep", limit=1))
+        event = threading.Event()
+
+        async def main():
+            async def in_its_own():
+                async with ThreadSensitiveContext():
+                    return await thread()
+
+            async def leaves():
+                async with ThreadSensitiveContext():
+                    busy = asyncio.ensure_future(sync_to_async(event.wait)(LIMIT))
+                    await turns()
+                    asyncio.current_task().cancel()  # it does not wait for that
+                    try:
+                        await asyncio.sleep(LIMIT)
+                    except asyncio.CancelledError:
+                        pass
+                    asyncio.get_running_loop().call_soon(asyncio.current_task().cancel)
+                return busy
+
+            async def outer():
+                try:
+                    await leaves()
+                except asyncio.CancelledError:
+                    pass
+                task = elsewhere(in_its_own())
+                await turns()
+                later(event.set)
+                return await task
+
+            return await elsewhere(outer())
+
+        assert run(main()) is not None
+
+    def test_of_a_context_that_was_entered_before_there_was_a_limit(self, policy):
+        """Who is inside is not known."""
+
+        async def main():
+            async def in_its_own():
+                async with ThreadSensitiveContext():
+                    return await thread()
+
+            async with ThreadSensitiveContext():
+                policy(workers.Policy(kind="keep", limit=1))
+                await thread()
+                task = elsewhere(in_its_own())
+                later(policy, workers.Policy(kind="keep", limit=2))
+                return await task
+
+        assert run(main()) is not None
+
+    def test_with_a_wait_timeout(self, policy):
+        """The wait ends by itself, and says what is going on."""
+        policy(workers.Policy(kind="keep", limit=1, wait_timeout=0.05))
+
+        async def main():
+            async def in_its_own():
+                async with ThreadSensitiveContext():
+                    return await thread()
+
+            async with ThreadSensitiveContext():
+                await thread()
+                with pytest.raises(workers.LimitReached):
+                    await elsewhere(in_its_own())
+
+        run(main())
+
+    def test_a_time_out_of_who_is_inside(self, policy):
+        policy(workers.Policy(kind="keep", limit=1))
+
+        async def main():
+            async def in_its_own():
+                async with ThreadSensitiveContext():
+                    return await thread()
+
+            async with ThreadSensitiveContext():
+                await thread()
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(elsewhere(in_its_own()), 0.1)
+                return "left"
+
+        assert run(main()) == "left"
+
+
+class TestLeaving:
+    """A task that leaves a context waits for its thread, and that for the task."""
+
+    @pytest.mark.parametrize(
+        "kind", ["default", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)]
+    )
+    def test_a_task_that_is_waited_for_later(self, policy, kind):
+        """It stops waiting, and nobody hears of it."""
+        if kind != "default":
+            policy(KINDS[kind])
+
+        async def main():
+            begun, leaving, tasks = asyncio.Event(), asyncio.Event(), []
+
+            async def inner():
+                begun.set()
+                await leaving.wait()
+                await turns(20)
+                return await tasks[0]
+
+            async def leaves():
+                async with ThreadSensitiveContext():
+                    call = asyncio.ensure_future(in_worker(inner))
+                    await begun.wait()
+                    leaving.set()
+                return "left", call
+
+            tasks.append(asyncio.ensure_future(leaves()))
+            left, call = await tasks[0]
+            return left, (await call)[0]
+
+        assert run(main()) == ("left", "left")
+
+    @pytest.mark.parametrize("kind", ["default", *KINDS])
+    def test_a_thread_that_has_nothing_to_do_with_the_task(self, policy, no_proof, kind):
+        if kind != "default":
+            policy(KINDS[kind])
+
+        async def main():
+            begun, event = asyncio.Event(), asyncio.Event()
+
+            async def inner():
+                begun.set()
+                await event.wait()
+                return "inner"
+
+            async with ThreadSensitiveContext():
+                call = asyncio.ensure_future(in_worker(inner))
+                await begun.wait()
+                later(event.set)
+            assert event.is_set()
+            return await call
+
+        assert run(main()) == "inner"
+
+
+class TestPartnersOfClosedLoops:
+    def test_raises_within_a_second(self, monkeypatch):
+        """As `async_to_sync` does, here in the middle of an iteration."""
+        loop = asyncio.new_event_loop()
+        looking, outcome, futures = threading.Event(), [], []
+        look = _deadlocks.look
+
+        def noting(*args):
+            looking.set()
+            look(*args)
+
+        async def numbers():
+            yield 1
+            futures.append(loop.create_future())
+            await futures[0]
+            yield 2
+
+        def work():
+            try:
+                for number in async_to_sync_iterator(numbers)():
+                    outcome.append(number)
+            except RuntimeError as error:
+                outcome.append(error)
+
+        async def main():
+            asyncio.ensure_future(sync_to_async(work)())
+            await loop.run_in_executor(None, looking.wait, LIMIT)
+
+        monkeypatch.setattr(_deadlocks, "look", noting)
+        loop.run_until_complete(main())
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False
+        loop.close()
+        assert run(sync_to_async(lambda: outcome[0])()) == 1
+        assert isinstance(outcome[1], RuntimeError)
+        assert "loop was closed" in str(outcome[1])
