@@ -701,6 +701,44 @@ class TestWorkers:
         (other, mine) = run(main())
         assert count([*other, *mine]) == 1
 
+    def test_a_call_that_has_its_worker_by_now(self, policy, no_look):
+        """It is in the middle of something on its thread, as any other."""
+        policy(workers.Policy(kind="keep", limit=1))
+
+        async def main():
+            release, queued = asyncio.Event(), asyncio.Event()
+
+            async def inner():
+                await queued.wait()
+                return await elsewhere(thread())
+
+            async def had_to_wait():
+                async with ThreadSensitiveContext():
+                    return await in_worker(inner)
+
+            async def in_process_thread():
+                asyncio.get_running_loop().call_soon(queued.set)
+                return await task
+
+            async def has_it():
+                async with ThreadSensitiveContext():
+                    await thread()
+                    await release.wait()
+
+            first = elsewhere(has_it())
+            while not pool.in_use:
+                await asyncio.sleep(0)
+            task = elsewhere(had_to_wait())
+            while not pool.waiting:
+                await asyncio.sleep(0)
+            release.set()
+            await first
+            return await asyncio.gather(
+                elsewhere(in_worker(in_process_thread)), task, return_exceptions=True
+            )
+
+        assert count(run(main())) == 2
+
 
 def later(function, *args):
     """When it has been looked for a deadlock, and none was found."""

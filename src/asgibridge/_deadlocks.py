@@ -81,6 +81,9 @@ class Wait(Protocol):
     what: str
     """In words."""
 
+    is_harmless: bool
+    """Whether it just ends, and nothing is raised, if it is failed."""
+
     def holders(self) -> list[Tasks] | None:
         """Of each who could give it back, the tasks that he waits for, innermost last.
 
@@ -197,8 +200,13 @@ def chain(
         if waiter is None or task.done() or waiter.done():
             return None
         call = getattr(waiter, "asgibridge_call", None)
+        holder = None if call is None else call.held_by()
         wait = getattr(task, "asgibridge_wait", None)
-        if wait is not None and (wait.item is waiter or (call is not None and wait.item is call)):
+        if (
+            wait is not None
+            and (wait.item is waiter or (call is not None and wait.item is call))
+            and (holder is None or wait.is_harmless)  # else it is with its worker by now
+        ):
             holders = wait.holders()
             if holders is None:
                 return None
@@ -217,7 +225,6 @@ def chain(
                 is_part = True
                 words.append(f"{_name(task)}, which waits for the function that makes this call")
                 continue
-            holder = call.held_by()
             if holder is None or not _push_last(holder, todo):
                 return None
             if calls is not None:
@@ -241,7 +248,7 @@ def chain(
 
 def _stand(waits: list[tuple[Wait, list[Tasks]]], tasks: list[Any]) -> bool:
     # Tokens and workers can come from outside while we search.
-    if not all(getattr(wait, "is_harmless", False) for wait, _ in waits) and _has_time_out(tasks):
+    if not all(wait.is_harmless for wait, _ in waits) and _has_time_out(tasks):
         return False
     return all(wait.holders() == holders for wait, holders in waits)
 

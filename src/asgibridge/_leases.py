@@ -209,6 +209,7 @@ class _Waiting:
     __slots__ = ("__weakref__", "_lease", "_loop", "_timeout", "_timer", "gate", "item")
 
     what = "a worker for its context"
+    is_harmless = False
 
     def __init__(
         self,

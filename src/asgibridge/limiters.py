@@ -318,6 +318,7 @@ class _TokenWait:
     __slots__ = ("_failure", "_limiter", "_loop", "_turn", "item")
 
     what = "a token of a CapacityLimiter"
+    is_harmless = False
 
     def __init__(self, limiter: CapacityLimiter) -> None:
         self._limiter = limiter
