@@ -19,7 +19,7 @@ from asgibridge import _deadlocks, workers
 from asgibridge._worker_pool import pool
 from asgibridge.iterators import async_to_sync_iterator
 from asgibridge.limiters import CapacityLimiter
-from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 
 pytestmark = [
     pytest.mark.timeout(20),
@@ -546,17 +546,16 @@ class TestTokensThatComeBack:
         assert run(main()) == "ran"
 
 
-class TestFailedWaits:
-    """What becomes of a wait that another thread ends."""
+class TestEndedWaits:
+    """What becomes of a wait that is ended from outside."""
 
     @staticmethod
-    async def failed(limiter, then):
-        """A wait for a token that is failed, and `then` happens before its loop comes to that."""
+    async def ended(limiter, then):
+        """A wait for a token that is ended, and `then` happens before its task comes to that."""
         task = asyncio.ensure_future(limited(lambda: "ran", limiter))
         await in_line(limiter)
         wait = task.asgibridge_wait
-        assert wait.fail(RuntimeError("failed"))
-        assert wait.holders() is None  # it is not seen any more
+        wait.end(RuntimeError("ended"))
         then(task)
         outcome = (await asyncio.gather(task, return_exceptions=True))[0]
         assert task.asgibridge_wait is None
@@ -570,24 +569,52 @@ class TestFailedWaits:
 
     def test_raises(self):
         limiter = self.borrowed()
-        error = run(self.failed(limiter, lambda task: None))
-        assert (type(error), str(error)) == (RuntimeError, "failed")
+        error = run(self.ended(limiter, lambda task: None))
+        assert (type(error), str(error)) == (RuntimeError, "ended")
         assert limiter.statistics().tasks_waiting == 0
         limiter.release_on_behalf_of("something")
         assert run(limited(int, limiter)) == 0
 
     def test_has_its_token_by_then(self):
         limiter = self.borrowed()
-        assert run(self.failed(limiter, lambda _: limiter.release_on_behalf_of("something"))) == (
+        assert run(self.ended(limiter, lambda _: limiter.release_on_behalf_of("something"))) == (
             "ran"
         )
         assert limiter.borrowed_tokens == 0
 
     def test_is_cancelled_by_then(self):
         limiter = self.borrowed()
-        error = run(self.failed(limiter, lambda task: task.cancel()))
+        error = run(self.ended(limiter, lambda task: task.cancel()))
         assert isinstance(error, asyncio.CancelledError)
         assert limiter.statistics().tasks_waiting == 0
+
+    def test_a_ring_that_is_gone_when_its_loop_comes_to_it(self, monkeypatch):
+        """Found by a thread, and then there is another token."""
+        limiter = CapacityLimiter(1)
+        breaks = []
+
+        async def main():
+            tasks = []
+
+            async def inner():
+                await in_line(limiter)
+                return await tasks[0]
+
+            def late(wait):
+                breaks.append(wait)
+                limiter.total_tokens = 2
+                return break_at(wait)
+
+            break_at = _deadlocks._break_at
+            monkeypatch.setattr(_deadlocks, "_break_at", late)
+            has_it = asyncio.ensure_future(holding(inner, limiter))
+            while not limiter.borrowed_tokens:
+                await asyncio.sleep(0)
+            tasks.append(asyncio.ensure_future(limited(lambda: "ran", limiter)))
+            return await asyncio.gather(has_it, *tasks)
+
+        assert run(main()) == ["ran", "ran"]
+        assert len(breaks) == 1
 
 
 KINDS = {
@@ -928,6 +955,36 @@ class TestLeaving:
             return await call
 
         assert run(main()) == "inner"
+
+    def test_a_worker_that_is_another_leases_by_now(self, policy):
+        """What holds it then is nothing that the former one waits for."""
+        policy(workers.Policy(kind="keep", limit=1))
+
+        async def main():
+            begun, event, leases = asyncio.Event(), asyncio.Event(), []
+
+            async def inner():
+                begun.set()
+                await event.wait()
+
+            for function in (thread, partial(in_worker, inner)):
+                context = ThreadSensitiveContext()
+                async with context:
+                    call = asyncio.ensure_future(function())
+                    await turns(1)
+                    leases.append(SyncToAsync.context_to_thread_executor[context])
+                    if function is thread:
+                        await call
+                    else:  # the worker was kept
+                        await begun.wait()
+                        found = len(leases[0].held_by()), [each.end_held_by() for each in leases]
+                        event.set()
+                        await call
+            return found
+
+        held, ends = run(main())
+        assert held == 1
+        assert ends == [None, None]
 
 
 class TestPartnersOfClosedLoops:

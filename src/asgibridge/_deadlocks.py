@@ -34,9 +34,10 @@ one it can't be known that it will not run again.
 
 **State.** ``_busy``: which tasks an executor that is not ours, or the thread of an
 AsyncSingleThreadContext, is busy with. It is written by that executor's thread only. A `Wait` is
-its task's ``asgibridge_wait``, written by that task only: so it goes where the task goes. A `Wait`
-that has been failed is not seen any more; who fails one holds ``_looking``, so a ring is broken at
-one place, also if its loop comes to that later.
+its task's ``asgibridge_wait``, written by that task only: so it goes where the task goes. Who
+breaks a ring holds ``_looking``. At a `Wait` it is broken by its loop, which looks once more: a
+time-out that has just come is in no list any more, and may not have cancelled its task yet, but not
+on the loop's own thread. Until then the `Wait` is marked, and nobody breaks that ring elsewhere.
 """
 
 from __future__ import annotations
@@ -82,7 +83,12 @@ class Wait(Protocol):
     """In words."""
 
     is_harmless: bool
-    """Whether it just ends, and nothing is raised, if it is failed."""
+    """Whether it just ends, and nothing is raised, if a ring is broken there."""
+
+    is_failing: bool
+    """Whether its loop has been asked to break a ring there. Under ``_looking``."""
+
+    loop: asyncio.AbstractEventLoop
 
     def holders(self) -> list[Tasks] | None:
         """Of each who could give it back, the tasks that he waits for, innermost last.
@@ -94,8 +100,8 @@ class Wait(Protocol):
     def refusal(self, why: str) -> RuntimeError:
         """The error that it ends with. From any thread."""
 
-    def fail(self, error: BaseException) -> bool:
-        """End it with that error, soon; False if it has ended. From any thread."""
+    def end(self, error: BaseException) -> None:
+        """End it with that error, if it has not ended. On the loop's thread."""
 
 
 _busy: dict[int, Tasks] = {}
@@ -207,7 +213,7 @@ def chain(
             and (wait.item is waiter or (call is not None and wait.item is call))
             and (holder is None or wait.is_harmless)  # else it is with its worker by now
         ):
-            holders = wait.holders()
+            holders = None if wait.is_failing else wait.holders()
             if holders is None:
                 return None
             waits.append((wait, holders))
@@ -259,33 +265,43 @@ def _has_time_out(tasks: list[Any]) -> bool:
     loops = {id(task.get_loop()): task.get_loop() for task in tasks}
     try:
         return any(
-            any(id(each) in idents for each in _about(callback, args))
+            id(each) in idents
             for loop in loops.values()
-            for callback, args in _timers(loop)
+            for handle in _handles(loop)
+            for each in _about(handle)
         )
     except Exception:  # it is somebody's own, or a loop that we know nothing of
         return True
 
 
-def _about(callback: Any, args: Any) -> list[Any]:
-    owner = getattr(callback, "__self__", None)
-    return [owner, *(args or ()), *(getattr(owner, name, None) for name in _TIMED)]
+def _about(handle: list[Any]) -> list[Any]:
+    # What a callback is bound to, that one's task, and its arguments.
+    found: list[Any] = []
+    for part in handle:
+        if type(part) is tuple:
+            found.extend(part)
+        else:
+            owner = getattr(part, "__self__", None)
+            found.append(owner)
+            found.extend(getattr(owner, name, None) for name in _TIMED)
+    return found
 
 
 # Where asyncio's, async_timeout's and anyio's have the task that they are going to cancel.
 _TIMED = ("_task", "_host_task")
 
 
-def _timers(loop: Any) -> list[tuple[Any, Any]]:
-    # What is to be called later, and with what, also for other loops of uvloop's.
+def _handles(loop: Any) -> list[list[Any]]:
+    # What is to be called, now or later: functions and tuples of arguments.
     if type(loop).__module__.partition(".")[0] == "uvloop":
         # It keeps them out of sight, but not from the collector. (A tenth of a second for a big
         # process; but all but a time-out has been found by now to keep this ring from going on.)
-        handles = [each for each in gc.get_objects() if type(each).__name__ == "TimerHandle"]
-        found = [gc.get_referents(each) for each in handles]
-        return [(each[0], each[1]) for each in found]
-    return [(each._callback, each._args) for each in list(loop._scheduled)]
+        handles = [each for each in gc.get_objects() if type(each).__name__ in _HANDLES]
+        return [gc.get_referents(each) for each in handles]
+    return [[each._callback, each._args] for each in [*list(loop._scheduled), *list(loop._ready)]]
 
+
+_HANDLES = ("Handle", "TimerHandle")
 
 _Gathering: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
 
@@ -386,29 +402,59 @@ LOOK_EVERY = 0.45  # seconds; less than anybody's patience
 
 
 def _break(calls: list[Waiting | Wait], words: str, mine: Tasks | None) -> None:
-    # One is enough, and better one of our own thread's; and best one that takes no harm.
-    calls.sort(key=lambda call: (not getattr(call, "is_harmless", False), not _is_for(call, mine)))
+    # One is enough: best one that takes no harm; else one that is looked at again before it raises;
+    # and better one of our own thread's.
+    calls.sort(
+        key=lambda call: (
+            not getattr(call, "is_harmless", False),
+            not _is_wait(call),
+            not _is_for(call, mine),
+        )
+    )
+    error = would_never_run("This call", words)
     for call in calls:
-        if _waits_for_itself(call):
-            refusal = getattr(call, "refusal", None)
-            error = would_never_run("This call", words) if refusal is None else refusal(words)
-            if call.fail(error):
-                return
+        if _why_it_waits_for_itself(call) is None:
+            continue
+        if _break_at(call) if _is_wait(call) else call.fail(error):  # type: ignore[union-attr]
+            return
+
+
+def _break_at(wait: Any) -> bool:
+    # On its loop's thread. On any other, a time-out that has just come would be in nobody's list,
+    # and not have cancelled its task yet. Until then nobody else breaks this ring.
+    wait.is_failing = True
+    try:
+        wait.loop.call_soon_threadsafe(_settle, wait)
+    except RuntimeError:  # it is closed
+        return False
+    return True
+
+
+def _settle(wait: Any) -> None:
+    with _looking:
+        wait.is_failing = False
+        why = _why_it_waits_for_itself(wait)
+        if why is not None:
+            wait.end(wait.refusal(why))
+
+
+def _is_wait(call: Any) -> bool:
+    return hasattr(call, "holders")
 
 
 def _is_for(call: Any, mine: Tasks | None) -> bool:
-    if hasattr(call, "holders"):
+    if _is_wait(call):
         return any(each is mine for each in call.holders() or ())
     return call.held_by() is mine
 
 
-def _waits_for_itself(call: Any) -> bool:
+def _why_it_waits_for_itself(call: Any) -> str | None:
     calls: list[Waiting | Wait] = []
-    if hasattr(call, "holders"):
+    if _is_wait(call):
         why = chain(None, calls=calls, wait=call)
     else:
         why = chain(call.held_by(), calls=calls)
-    return why is not None and any(each is call for each in calls)
+    return why if any(each is call for each in calls) else None
 
 
 def would_never_run(what: str, words: str) -> RuntimeError:

@@ -206,7 +206,9 @@ class _Waiting:
     which must not be kept by its own lease when its task has been dropped.
     """
 
-    __slots__ = ("__weakref__", "_lease", "_loop", "_timeout", "_timer", "gate", "item")
+    __slots__ = (
+        *("__weakref__", "_lease", "_timeout", "_timer", "gate", "is_failing", "item", "loop"),
+    )
 
     what = "a worker for its context"
     is_harmless = False
@@ -221,14 +223,15 @@ class _Waiting:
         self._lease = lease
         self.gate = gate
         self.item = call
-        self._loop = loop
+        self.loop = loop
         self._timeout = pool.wait_timeout
         self._timer: Any = None
+        self.is_failing = False
 
     def __await__(self) -> Generator[Any, None, Any]:
         task = None
         if self._timeout is not None:
-            self._timer = self._loop.call_later(self._timeout, self._give_up)
+            self._timer = self.loop.call_later(self._timeout, self._give_up)
         else:
             task = _deadlocks.begin_wait(self)
             why = None if task is None else _deadlocks.chain(None, task, wait=self)
@@ -265,13 +268,14 @@ class _Waiting:
             f"{why}. Do not wait there for a task with a context of its own, or raise the limit."
         )
 
-    def fail(self, error: BaseException) -> bool:
-        return self._lease.forget(self.item) and self.item.fail(error)
+    def end(self, error: BaseException) -> None:
+        if self._lease.forget(self.item):
+            self.item.fail(error)
 
     def look_later(self) -> None:
         # The timer must not keep a task that is dropped.
         look = functools.partial(_look, weakref.ref(self))
-        self._timer = self._loop.call_later(_deadlocks.LOOK_EVERY, look)
+        self._timer = self.loop.call_later(_deadlocks.LOOK_EVERY, look)
 
     def _give_up(self) -> None:
         if self._lease.forget(self.item):

@@ -29,7 +29,7 @@ was cancelled or destroyed, or its executor refused or dropped the call, before 
 all are borrowed by calls (each of them in ``_calls``, and as many as the queue holds), and each has
 a function that waits, in the end, for this very wait, it never does: see `asgibridge._deadlocks`. A
 token that was borrowed by hand is in nobody's chain, and ends the search. The wait drives the
-queue's turn by hand, to know the future that its task is suspended on, and to be failed: then it is
+queue's turn by hand, to know the future that its task is suspended on, and to be ended: then it is
 woken, looks whether it has got a token after all, and if not raises.
 
 **Fork.** The child begins with a new queue. Of the tokens those stay borrowed that belong to the
@@ -315,16 +315,16 @@ _MOST_HOLDERS = 1000  # that are looked at
 class _TokenWait:
     """A task's wait for a token: of its loop's thread, but for what a search asks."""
 
-    __slots__ = ("_failure", "_limiter", "_loop", "_turn", "item")
+    __slots__ = ("_failure", "_limiter", "_turn", "is_failing", "item", "loop")
 
     what = "a token of a CapacityLimiter"
     is_harmless = False
 
     def __init__(self, limiter: CapacityLimiter) -> None:
         self._limiter = limiter
-        self._loop: Any = None
         self._turn: Any = None
         self._failure: BaseException | None = None
+        self.is_failing = False
         self.item: Any = None  # what the task is suspended on
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -336,7 +336,7 @@ class _TokenWait:
                 if self._failure is not None:
                     raise self._failure
                 if self.item is None:
-                    self._loop = asyncio.get_running_loop()
+                    self.loop = asyncio.get_running_loop()
                     task = _deadlocks.begin_wait(self)
                     why = None if task is None else _deadlocks.chain(None, task, wait=self)
                     if why is not None:
@@ -351,9 +351,8 @@ class _TokenWait:
 
     def holders(self) -> list[list[Any]] | None:
         known = self._limiter._held_by()
-        if self._failure is not None or not self._turn.is_in_line():
-            return None
-        return known
+        # Asked afterwards: it was in line when they were all there was.
+        return known if self._turn.is_in_line() else None
 
     def refusal(self, why: str) -> RuntimeError:
         from . import _snapshot
@@ -370,13 +369,9 @@ class _TokenWait:
             "this one more tokens."
         )
 
-    def fail(self, error: BaseException) -> bool:
+    def end(self, error: BaseException) -> None:
         self._failure = error
-        try:
-            self._loop.call_soon_threadsafe(self._turn.wake)
-        except RuntimeError:  # the loop is closed
-            return False
-        return True
+        self._turn.wake()
 
 
 def _places(maxsize: int) -> kernel.QueueCore:

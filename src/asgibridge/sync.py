@@ -349,38 +349,29 @@ class _Leaving:
     If that waits for the task in its turn, it goes when it can, and the task goes on at once.
     """
 
-    __slots__ = ("_executor", "_has_failed", "_loop", "item")
+    __slots__ = ("_executor", "is_failing", "item", "loop")
 
     what = "the thread of the context that it leaves"
     is_harmless = True  # to break a ring here
 
     def __init__(self, executor: Executor, last: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._executor = executor
-        self._loop = loop
-        self._has_failed = False
+        self.is_failing = False
         self.item = last
+        self.loop = loop
 
     def holders(self) -> list[list[asyncio.Task[Any]]] | None:
         holder = None
-        if not self._has_failed:
-            if type(self.item) is kernel.SyncCall:
-                holder = self.item.held_by()
-            elif type(self._executor) is Lease:
-                holder = self._executor.end_held_by()
+        if type(self.item) is kernel.SyncCall:
+            holder = self.item.held_by()
+        elif type(self._executor) is Lease:
+            holder = self._executor.end_held_by()
         return None if holder is None else [holder]
 
     def refusal(self, why: str) -> RuntimeError:
         return _deadlocks.would_never_run("Leaving a ThreadSensitiveContext", why)
 
-    def fail(self, error: BaseException) -> bool:
-        self._has_failed = True
-        try:
-            self._loop.call_soon_threadsafe(self._go_on)
-        except RuntimeError:  # the loop is closed
-            return False
-        return True
-
-    def _go_on(self) -> None:
+    def end(self, error: BaseException) -> None:
         if type(self.item) is kernel.SyncCall:
             self.item.wake()
         else:
