@@ -144,10 +144,11 @@ class TestTokens:
                     return await holding(inner, limiter, executor=executor)
             return await holding(inner, limiter)
 
-        with pytest.raises(RuntimeError, match=r"would deadlock: .*token.*inner .*in thread '"):
-            run(main())
-        assert limiter.borrowed_tokens == 0
-        assert run(limited(int, limiter)) == 0
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"would deadlock: .*token.*inner .*in thread '"):
+                run(main())
+            assert limiter.borrowed_tokens == 0
+            assert run(limited(int, limiter)) == 0
 
     def test_a_task_that_borrows_by_hand(self, no_look):
         limiter = CapacityLimiter(1)
@@ -540,6 +541,7 @@ class TestTokensThatComeBack:
 
             waiting = asyncio.ensure_future(in_worker(inner))
             await in_line(limiter)
+            assert search()
             limiter.total_tokens = 1
             return await waiting
 
@@ -589,20 +591,21 @@ class TestEndedWaits:
         assert limiter.statistics().tasks_waiting == 0
 
     def test_a_ring_that_is_gone_when_its_loop_comes_to_it(self, monkeypatch):
-        """Found by a thread, and then there is another token."""
+        """Found by a thread, and then there is another token, for somebody else that waits."""
         limiter = CapacityLimiter(1)
-        breaks = []
+        event, breaks = threading.Event(), []
 
         async def main():
             tasks = []
 
             async def inner():
-                await in_line(limiter)
-                return await tasks[0]
+                await in_line(limiter, 2)
+                return await tasks[1]
 
             def late(wait):
                 breaks.append(wait)
                 limiter.total_tokens = 2
+                wait.loop.call_soon_threadsafe(wait.loop.call_later, 0.05, event.set)
                 return break_at(wait)
 
             break_at = _deadlocks._break_at
@@ -610,11 +613,30 @@ class TestEndedWaits:
             has_it = asyncio.ensure_future(holding(inner, limiter))
             while not limiter.borrowed_tokens:
                 await asyncio.sleep(0)
-            tasks.append(asyncio.ensure_future(limited(lambda: "ran", limiter)))
+            for function in (partial(event.wait, LIMIT), lambda: "ran"):
+                tasks.append(asyncio.ensure_future(limited(function, limiter)))
             return await asyncio.gather(has_it, *tasks)
 
-        assert run(main()) == ["ran", "ran"]
+        assert run(main()) == ["ran", True, "ran"]
         assert len(breaks) == 1
+
+
+@pytest.mark.parametrize("way", ["call_soon", "call_later", "call_soon with it"])
+def test_a_timer_that_is_about_a_task(way):
+    async def main():
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert not _deadlocks._has_time_out([task])
+        if way == "call_later":
+            handle = loop.call_later(60, task.cancel)
+        elif way == "call_soon":
+            handle = loop.call_soon(task.cancel)
+        else:
+            handle = loop.call_soon(print, task)
+        found = _deadlocks._has_time_out([task])
+        handle.cancel()
+        return found, _deadlocks._has_time_out([task])
+
+    assert run(main()) == (True, False)
 
 
 KINDS = {
@@ -933,6 +955,38 @@ class TestLeaving:
             return left, (await call)[0]
 
         assert run(main()) == ("left", "left")
+
+    def test_rather_than_that_anything_raises(self):
+        """The ring goes through a call that waits for a token, too."""
+        limiter = CapacityLimiter(1)
+
+        async def main():
+            begun, leaving, tasks = asyncio.Event(), asyncio.Event(), []
+
+            async def with_token():
+                await leaving.wait()
+                await in_line(limiter)
+                return await tasks[0]
+
+            async def inner():
+                begun.set()
+                return await limited(lambda: "ran", limiter)
+
+            async def leaves():
+                async with ThreadSensitiveContext():
+                    call = asyncio.ensure_future(in_worker(inner))
+                    await begun.wait()
+                    leaving.set()
+                return call
+
+            has_it = asyncio.ensure_future(holding(with_token, limiter))
+            while not limiter.borrowed_tokens:
+                await asyncio.sleep(0)
+            tasks.append(asyncio.ensure_future(leaves()))
+            await has_it
+            return await (await tasks[0])
+
+        assert run(main()) == "ran"
 
     @pytest.mark.parametrize("kind", ["default", *KINDS])
     def test_a_thread_that_has_nothing_to_do_with_the_task(self, policy, no_proof, kind):

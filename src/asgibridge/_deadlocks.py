@@ -37,7 +37,7 @@ AsyncSingleThreadContext, is busy with. It is written by that executor's thread 
 its task's ``asgibridge_wait``, written by that task only: so it goes where the task goes. Who
 breaks a ring holds ``_looking``. At a `Wait` it is broken by its loop, which looks once more: a
 time-out that has just come is in no list any more, and may not have cancelled its task yet, but not
-on the loop's own thread. Until then the `Wait` is marked, and nobody breaks that ring elsewhere.
+on the loop's own thread. If somebody else has broken the ring by then, it is none any more.
 """
 
 from __future__ import annotations
@@ -84,9 +84,6 @@ class Wait(Protocol):
 
     is_harmless: bool
     """Whether it just ends, and nothing is raised, if a ring is broken there."""
-
-    is_failing: bool
-    """Whether its loop has been asked to break a ring there. Under ``_looking``."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -213,7 +210,7 @@ def chain(
             and (wait.item is waiter or (call is not None and wait.item is call))
             and (holder is None or wait.is_harmless)  # else it is with its worker by now
         ):
-            holders = None if wait.is_failing else wait.holders()
+            holders = wait.holders()
             if holders is None:
                 return None
             waits.append((wait, holders))
@@ -421,8 +418,7 @@ def _break(calls: list[Waiting | Wait], words: str, mine: Tasks | None) -> None:
 
 def _break_at(wait: Any) -> bool:
     # On its loop's thread. On any other, a time-out that has just come would be in nobody's list,
-    # and not have cancelled its task yet. Until then nobody else breaks this ring.
-    wait.is_failing = True
+    # and not have cancelled its task yet.
     try:
         wait.loop.call_soon_threadsafe(_settle, wait)
     except RuntimeError:  # it is closed
@@ -432,7 +428,6 @@ def _break_at(wait: Any) -> bool:
 
 def _settle(wait: Any) -> None:
     with _looking:
-        wait.is_failing = False
         why = _why_it_waits_for_itself(wait)
         if why is not None:
             wait.end(wait.refusal(why))

@@ -206,9 +206,7 @@ class _Waiting:
     which must not be kept by its own lease when its task has been dropped.
     """
 
-    __slots__ = (
-        *("__weakref__", "_lease", "_timeout", "_timer", "gate", "is_failing", "item", "loop"),
-    )
+    __slots__ = (*("__weakref__", "_lease", "_timeout", "_timer", "gate", "item", "loop"),)
 
     what = "a worker for its context"
     is_harmless = False
@@ -226,7 +224,6 @@ class _Waiting:
         self.loop = loop
         self._timeout = pool.wait_timeout
         self._timer: Any = None
-        self.is_failing = False
 
     def __await__(self) -> Generator[Any, None, Any]:
         task = None

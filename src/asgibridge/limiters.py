@@ -315,7 +315,7 @@ _MOST_HOLDERS = 1000  # that are looked at
 class _TokenWait:
     """A task's wait for a token: of its loop's thread, but for what a search asks."""
 
-    __slots__ = ("_failure", "_limiter", "_turn", "is_failing", "item", "loop")
+    __slots__ = ("_failure", "_limiter", "_turn", "item", "loop")
 
     what = "a token of a CapacityLimiter"
     is_harmless = False
@@ -324,7 +324,6 @@ class _TokenWait:
         self._limiter = limiter
         self._turn: Any = None
         self._failure: BaseException | None = None
-        self.is_failing = False
         self.item: Any = None  # what the task is suspended on
 
     def __await__(self) -> Generator[Any, None, None]:

@@ -349,14 +349,13 @@ class _Leaving:
     If that waits for the task in its turn, it goes when it can, and the task goes on at once.
     """
 
-    __slots__ = ("_executor", "is_failing", "item", "loop")
+    __slots__ = ("_executor", "item", "loop")
 
     what = "the thread of the context that it leaves"
     is_harmless = True  # to break a ring here
 
     def __init__(self, executor: Executor, last: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._executor = executor
-        self.is_failing = False
         self.item = last
         self.loop = loop
 
