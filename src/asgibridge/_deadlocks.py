@@ -279,7 +279,8 @@ def _about(handle: list[Any]) -> list[Any]:
             found.extend(part)
         else:
             owner = getattr(part, "__self__", None)
-            found.append(owner)
+            if getattr(part, "__name__", None) == "cancel":  # and not a task's next step
+                found.append(owner)
             found.extend(getattr(owner, name, None) for name in _TIMED)
     return found
 
