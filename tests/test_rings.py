@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -1077,3 +1078,63 @@ class TestPartnersOfClosedLoops:
         assert run(sync_to_async(lambda: outcome[0])()) == 1
         assert isinstance(outcome[1], RuntimeError)
         assert "loop was closed" in str(outcome[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("has_rings", [False, True])
+def test_random_programs(policy, often, has_rings):
+    """Where the second limiter is only wanted by who has the first, and is given back without any,
+    nothing can deadlock, and nothing says so; else nothing hangs. With time-outs and by hand."""
+    policy(workers.Policy(kind="keep", limit=2))
+    first, second = CapacityLimiter(2), CapacityLimiter(2)
+    rnd = random.Random(7)
+    errors = []
+
+    async def leaf():
+        return await limited(lambda: threading.Event().wait(rnd.random() / 1000), second)
+
+    async def middle():
+        if rnd.random() < 0.3:
+            await asyncio.gather(leaf(), leaf())
+        else:
+            await asyncio.ensure_future(leaf())
+
+    async def again():
+        try:
+            await asyncio.sleep(0)
+            await limited(int, first)
+        except RuntimeError as error:
+            errors.append(error)
+
+    async def in_context():
+        async with ThreadSensitiveContext():
+            await thread()
+            await in_worker(middle)
+
+    async def by_hand():
+        async with first:
+            await middle()
+
+    async def program():
+        kinds = [partial(holding, middle, first), in_context, by_hand]
+        if has_rings:
+            kinds.append(partial(holding, again, first))
+        coroutine = rnd.choice(kinds)()
+        try:
+            if rnd.random() < 0.2:
+                await asyncio.wait_for(coroutine, rnd.random() / 50)
+            else:
+                await coroutine
+        except asyncio.TimeoutError:
+            pass
+
+    async def main():
+        for _ in range(40):
+            await asyncio.gather(*[elsewhere(program()) for _ in range(30)])
+        while first.borrowed_tokens or second.borrowed_tokens:  # calls that go on unheard
+            await asyncio.sleep(0.001)
+
+    run(main())
+    assert count(errors) == len(errors)
+    assert bool(errors) == has_rings
