@@ -24,6 +24,7 @@ from environment import PACKAGE, ROOT, VENVS, child_environment
 DIST = ROOT / "dist"
 SOURCES = (*PACKAGE, "bench", "docs", "tests", "CHANGELOG.md", "Makefile")
 MOST_BYTES = 1_000_000
+MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 
 
@@ -120,7 +121,7 @@ def name_musl(wheel: Path) -> None:
         archive.extractall(unpacked)
     extension = only(unpacked / "asgibridge", "*.so")
     with extension.open("rb") as file:
-        machine = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}[ELFFile(file)["e_machine"]]
+        machine = MACHINES[ELFFile(file)["e_machine"]]
     named = f"libc.musl-{machine}.so.1"
     run("patchelf", "--replace-needed", "libc.so", named, extension, PATH=tools_path())
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -136,7 +137,18 @@ def check_contents(wheel: Path) -> None:
     run(sys.executable, "-m", "check_wheel_contents", wheel)
 
 
-def check_extension(wheel: Path, triple: str = "") -> None:
+@dataclass(frozen=True)
+class Extension:
+    """What a wheel's file says of itself."""
+
+    bytes: int
+    machine: str
+    needs: str
+    versions: str
+    """Of glibc's symbols, the newest."""
+
+
+def check_extension(wheel: Path, triple: str = "") -> Extension:
     """One, stripped, of less than a megabyte, that needs nothing but the C library."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(".so")]
@@ -156,10 +168,17 @@ def check_extension(wheel: Path, triple: str = "") -> None:
         raise Failure(f"{names[0]} needs {needed}")
     if len(content) >= MOST_BYTES:
         raise Failure(f"{names[0]} has {len(content):,} bytes")
+    versions = {name.decode() for name in re.findall(rb"\bGLIBC_[\d.]+", content)}
+    newest = max(versions, key=numbers, default="")
     print(
         f"{wheel.name}: {wheel.stat().st_size:,} bytes; its extension {len(content):,}, stripped, "
-        f"needs {', '.join(sorted(needed)) or 'nothing'}"
+        f"for {elf['e_machine']}, needs {', '.join(sorted(needed)) or 'nothing'} {newest}"
     )
+    return Extension(len(content), elf["e_machine"], ", ".join(sorted(needed)), newest)
+
+
+def numbers(name: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", name)]
 
 
 def generate_c(sdist: Path, work: Path) -> Path:
@@ -201,18 +220,30 @@ class Target:
     zig: str
     triple: str
     machine: str
-    platform: str
+    tag: str
+    """Which wheels of its machine name."""
 
 
 TARGETS = (
-    Target("x86_64-linux-gnu.2.17", "x86_64-linux-gnu", "x86_64", "manylinux"),
-    Target("x86_64-linux-musl", "x86_64-linux-musl", "x86_64", "musllinux"),
-    Target("aarch64-linux-gnu.2.17", "aarch64-linux-gnu", "aarch64", "manylinux"),
-    Target("aarch64-linux-musl", "aarch64-linux-musl", "aarch64", "musllinux"),
+    Target("x86_64-linux-gnu.2.17", "x86_64-linux-gnu", "x86_64", "manylinux_2_17"),
+    Target("x86_64-linux-musl", "x86_64-linux-musl", "x86_64", "musllinux_1_2"),
+    Target("aarch64-linux-gnu.2.17", "aarch64-linux-gnu", "aarch64", "manylinux_2_17"),
+    Target("aarch64-linux-musl", "aarch64-linux-musl", "aarch64", "musllinux_1_2"),
 )
 
+ALSO_COMPILED = ("x86_64-macos", "aarch64-macos")
+"""Where this machine's headers serve for a look at the C, and no more: nothing is linked."""
 
-def cross_build(target: Target, zig: str, sdist: Path, work: Path) -> Path:
+
+def check_warnings_by_zig(target: str, zig: str, c_file: Path) -> None:
+    include = sysconfig.get_path("include")
+    run(
+        *(zig, "-I", "-m", "ziglang", "cc", "-target", target, "-O1", *WARNINGS),
+        *(f"-I{include}", "-c", c_file, "-o", c_file.with_suffix(".o")),
+    )
+
+
+def cross_build(target: Target, zig: str, sdist: Path, work: Path) -> tuple[Path, Extension]:
     """A wheel of this Python's version for that machine, by the compiler of a Python with ziglang.
 
     This Python's headers serve: what they say of the machine is that it has 64 bits, little end
@@ -238,6 +269,11 @@ def cross_build(target: Target, zig: str, sdist: Path, work: Path) -> Path:
         SETUPTOOLS_EXT_SUFFIX=f".{'-'.join(soabi)}-{target.triple}.so",
     )
     # The linker has stripped it: this machine's strip knows this machine's files.
-    wheel = repair(wheel, repaired, target.platform, strip=False)
-    check_extension(wheel, target.triple)
-    return wheel
+    wheel = repair(wheel, repaired, target.tag.partition("_")[0], strip=False)
+    if f"{target.tag}_{target.machine}" not in wheel.name:
+        raise Failure(f"{wheel.name} is not for {target.tag}_{target.machine}")
+    check_contents(wheel)
+    extension = check_extension(wheel, target.triple)
+    if MACHINES.get(extension.machine) != target.machine:
+        raise Failure(f"{wheel.name} has an extension for {extension.machine}")
+    return wheel, extension

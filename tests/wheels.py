@@ -12,15 +12,15 @@ without a warning under gcc and clang. Then, for each Python, each in a new envi
 - a wheel with the compiled kernel, repaired by auditwheel to a manylinux or musllinux tag and
   stripped, is installed where there is no compiler;
 - the source distribution where there is one, and where there is none: the pure kernel, then;
-- the pure wheel, on PyPy, on musl, and where --quick or --way asks for it;
+- the pure wheel;
 
 and `asgibridge info`, the quickstart and the quick tests (--part: some of them) run, from a copy of
 the tests that has no sources beside it. Installing another kernel or version over the one there
 must leave nothing behind, and all of them show the same names. Wheels for other machines are built
-with zig, and looked at. The distributions are put into dist/, the results of a run that is not
---quick into docs/install.md. Linux only: elsewhere cibuildwheel does. Needs the extra `wheels`.
-Exits with 1 if anything failed, or nothing was tested; what is not here is named, and counts as
-nothing.
+with zig, and looked at. Several Pythons are tested two at a time, and what one said is printed when
+it has ended. The distributions are put into dist/, the results of a run that is not --quick into
+docs/install.md. Linux only: elsewhere cibuildwheel does. Needs the extra `wheels`. Exits with 1 if
+anything failed, or nothing was tested; what is not here is named, and counts as nothing.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ import functools
 import hashlib
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +54,7 @@ from environment import (
     python_in,
 )
 from wheel_builds import (
+    ALSO_COMPILED,
     DIST,
     TARGETS,
     Failure,
@@ -60,6 +64,7 @@ from wheel_builds import (
     check_contents,
     check_extension,
     check_warnings,
+    check_warnings_by_zig,
     cross_build,
     generate_c,
     only,
@@ -71,7 +76,10 @@ from wheel_pythons import Python
 STATE = VENVS / "wheels-state"
 """What --continue goes on from: what all Pythons share, and the results."""
 
-RESULTS = STATE / "results.jsonl"
+RESULTS = wheel_results.Results(STATE)
+
+AT_ONCE = 2
+"""How many Pythons are tested at a time, as in `matrix.py`."""
 
 LIMIT = 900
 """Seconds for one run of the tests."""
@@ -100,6 +108,8 @@ print(asgibridge.IMPLEMENTATION)
 
 NO_FIELD = "-Wno-missing-field-initializers"
 
+FAILED = "FAILED"
+
 KERNELS = {"off": "pure", "require": "speedups"}
 
 WORDS = {"pure": "pure", "speedups": "compiled"}
@@ -115,14 +125,16 @@ class Results:
 
     def step(self, what: str, do: Callable[[], str | None]) -> bool:
         print(f"\n### {what}", flush=True)
+        began = time.monotonic()
         try:
-            self.rows.append((what, do() or "passed"))
-            return True
+            result = do() or "passed"
         except (Failure, EnvironmentFailure) as failure:
             print(failure, flush=True)
-            self.rows.append((what, "FAILED"))
+            result = FAILED
             self.failed = True
-            return False
+        print(f"### {what}: {result}, {time.monotonic() - began:.0f} s", flush=True)
+        self.rows.append((what, result))
+        return result != FAILED
 
     def close(self) -> int:
         print("\nThe distributions:")
@@ -190,24 +202,12 @@ class Leg:
             raise Failure(f"{distribution.name} runs the {found} kernel")
         if not tests:
             return WORDS[found]
-        # By the name: the distribution itself would be built a second time.
-        run(*pip, "--prefer-binary", *extra("test"), **env)
-        return f"{WORDS[found]}: {self.test(python, kernel, script.parent)}"
-
-    def test(self, python: str, kernel: str, place: Path) -> str:
-        left_out = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / "tests", place / "tests", ignore=left_out)
-        shutil.copy2(ROOT / "pyproject.toml", place)
-        files = [f"tests/{name}.py" for name in PART] if self.part else []
-        outcome = pytest_run.run(
-            [python, "-u", "-m", "pytest", "-q", "-m", "not slow", *files],
-            cwd=place,
-            env=child_environment(PATH=self.bare_path, ASGIBRIDGE_SPEEDUPS=kernel),
-            limit=LIMIT,
-        )
-        if not outcome.ok:
-            raise Failure(f"the {KERNELS[kernel]} kernel's tests: {outcome}")
-        return f"{outcome}{' (a part)' if self.part else ''}"
+        # By the name: the distribution itself would be built a second time. From pip's cache: these
+        # are nobody's claim.
+        needed = (argument for argument in pip if argument != "--no-cache-dir")
+        run(*needed, "--prefer-binary", *extra("test"), **env)
+        env = {"PATH": self.bare_path, "ASGIBRIDGE_SPEEDUPS": kernel}
+        return f"{WORDS[found]}: {run_tests(python, script.parent, part=self.part, **env)}"
 
     def build(self, sdist: Path) -> Path:
         built = build_wheel(self.environment(), sdist, self.directory("built"), "require")
@@ -243,6 +243,23 @@ class Leg:
             raise Failure("the public names differ:\n" + "\n\n".join(shown))
 
 
+def run_tests(python: str, place: Path, *, part: bool, **env: str) -> str:
+    """From a copy in `place`, which has no sources beside it."""
+    left_out = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "tests", place / "tests", ignore=left_out)
+    shutil.copy2(ROOT / "pyproject.toml", place)
+    files = [f"tests/{name}.py" for name in PART] if part else []
+    outcome = pytest_run.run(
+        [python, "-u", "-m", "pytest", "-q", "-m", "not slow", *files],
+        cwd=place,
+        env=child_environment(**env),
+        limit=LIMIT,
+    )
+    if not outcome.ok:
+        raise Failure(f"the {KERNELS[env['ASGIBRIDGE_SPEEDUPS']]} kernel's tests: {outcome}")
+    return f"{outcome}{wheel_results.PART if part else ''}"
+
+
 def extra(name: str) -> list[str]:
     """Its requirements, as pyproject.toml has them."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -276,7 +293,7 @@ def test_leg(leg: Leg, common: Distributions, ways: list[str], results: Results)
                 *(leg.name, known.release, leg.python.libc, known.implementation),
                 *(way, results.rows[-1][1], ok),
             )
-            wheel_results.add(RESULTS, row)
+            RESULTS.add(row)
 
     if leg.python.compiles:
         wheels: list[Path] = []
@@ -294,12 +311,31 @@ def test_leg(leg: Leg, common: Distributions, ways: list[str], results: Results)
     install("pure", common.pure, "off")
 
 
-def default_ways(python: Python, *, quick: bool) -> list[str]:
-    if not python.compiles:
-        return ["bare", "pure"]
-    always = ["wheel", "source", "bare"]
-    # What it is made of is in the source distribution, too: twice on every Python is too much.
-    return [*always, "pure"] if quick or python.libc == "musl" else always
+def test_each(names: list[str], options: argparse.Namespace, results: Results) -> None:
+    """Each Python in a process of its own, which adds its rows to the results."""
+    words = [word for way in options.way or () for word in ("--way", way)]
+    words += ["--part"] * options.part
+
+    def test(name: str) -> tuple[str, subprocess.CompletedProcess[str], float]:
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, __file__, "--piece", "--only", name, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+        return name, done, time.monotonic() - began
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for future in as_completed([pool.submit(test, name) for name in names]):
+            name, done, seconds = future.result()
+            print(done.stdout, flush=True)
+            passed = done.returncode == 0
+            results.rows.append((name, f"{'passed' if passed else FAILED}, {seconds:.0f} s"))
+            results.failed |= not passed
 
 
 def digest() -> str:
@@ -365,8 +401,10 @@ def check_c_on(python: Python, c_file: Path, absent: list[str]) -> str | None:
     return "NOT RUN" if len(missing) == 2 else None
 
 
-def check_cross(targets: list[Target], sdist: Path, work: Path, results: Results) -> None:
-    """Wheels for other machines. They are looked at only, and not put into dist/."""
+def check_cross(
+    targets: list[Target], there: str, sdist: Path, work: Path, results: Results
+) -> None:
+    """Wheels for other machines. They are not put into dist/."""
     this = probe(sys.executable)
     assert this is not None
     where = VENVS / "wheel-zig"
@@ -379,10 +417,51 @@ def check_cross(targets: list[Target], sdist: Path, work: Path, results: Results
         return
     for target in targets:
 
-        def build(target=target) -> str:
-            return cross_build(target, python_in(where), sdist, work).name
+        def build(target: Target = target) -> str:
+            wheel, extension = cross_build(target, python_in(where), sdist, work)
+            ran = run_there(wheel, target, there, work) if target.triple == RUNS else ""
+            RESULTS.add_cross(
+                wheel_results.CrossRow(
+                    *(target.triple, wheel.name, extension.bytes),
+                    *(extension.needs, extension.versions, ran),
+                )
+            )
+            return f"{wheel.name} {ran}"
 
         results.step(f"{target.triple}: a wheel by zig", build)
+    if len(targets) == len(TARGETS):
+        c_file = generate_c(sdist, work)
+        for zig_target in ALSO_COMPILED:
+            results.step(
+                f"{zig_target}: the C without warnings",
+                functools.partial(check_warnings_by_zig, zig_target, python_in(where), c_file),
+            )
+
+
+def run_there(wheel: Path, target: Target, python: str, work: Path) -> str:
+    """Install and test it on a CPython for that machine, which an emulator runs here, if any."""
+    if not python:
+        return ""
+    site = work / f"site-{target.triple}"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    # pip itself says whether that machine would take the wheel.
+    run(
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--target", site),
+        *("--platform", f"{target.tag}_{target.machine}", "--python-version", version),
+        *("--platform", f"manylinux2014_{target.machine}", "--only-binary", ":all:"),
+        *(wheel, *extra("test")),
+    )
+    # The tests start children, which need the emulator, too.
+    (site / "sitecustomize.py").write_text(f"import sys\nsys.executable = {python!r}\n")
+    env = {"PYTHONPATH": str(site), "ASGIBRIDGE_SPEEDUPS": "require"}
+    print(run(python, "-m", "asgibridge", "info", **env), end="")
+    place = site / "place"
+    place.mkdir()
+    script = place / "quickstart.py"
+    script.write_text(QUICKSTART)
+    if run(python, "-m", "asgibridge", "run", script, **env).strip() != "speedups":
+        raise Failure(f"{wheel.name} does not run its kernel")
+    return f"compiled: {run_tests(python, place, part=True, **env)}"
 
 
 def choose(options: argparse.Namespace, results: Results) -> list[Python]:
@@ -407,6 +486,11 @@ def choose(options: argparse.Namespace, results: Results) -> list[Python]:
 
 
 CROSS, C = "cross", "c"
+
+RUNS = "aarch64-linux-gnu"
+"""The target that --aarch64 is for."""
+
+PURE_WAYS = ("bare", "pure")
 
 
 def main() -> int:
@@ -436,6 +520,14 @@ def main() -> int:
         dest="resume",
         help="use the distributions of an earlier run of the same sources, and add to its results",
     )
+    parser.add_argument(
+        "--aarch64",
+        default="",
+        metavar="COMMAND",
+        help="one word that runs an aarch64 CPython of this version, as a script with qemu-aarch64 "
+        f"in it: the wheel for {RUNS} is installed and tested on it",
+    )
+    parser.add_argument("--piece", action="store_true", help=argparse.SUPPRESS)  # of test_each()
     options = parser.parse_args()
     if sys.platform != "linux":
         parser.error("auditwheel is for Linux; elsewhere use cibuildwheel")
@@ -445,26 +537,32 @@ def main() -> int:
         work = Path(directory)
         path = without_compilers(work)
         try:
-            common = built_before() if options.resume and can_continue() else build_common(work)
+            resumes = options.piece or (options.resume and can_continue())
+            common = built_before() if resumes else build_common(work)
         except Failure as failure:
             print(failure)
             return 1
-        if not options.way or C in options.way:
+        if not options.piece and (not options.way or C in options.way):
             check_c(common.sdist, work, pythons, results)
-        for python in pythons:
-            leg = Leg(python, work, path, options.part or options.quick, options.quick)
-            ways = options.way or default_ways(python, quick=options.quick)
-            test_leg(leg, common, ways, results)
+        if len(pythons) > 1 and options.way != [C]:
+            test_each([python.name for python in pythons], options, results)
+        else:
+            for python in pythons:
+                leg = Leg(python, work, path, options.part or options.quick, options.quick)
+                ways = options.way or list(wheel_results.WAYS if python.compiles else PURE_WAYS)
+                test_leg(leg, common, ways, results)
+        if options.piece:
+            return results.close()
         wanted = [] if options.quick else options.only or [CROSS]
         targets = [each for each in TARGETS if CROSS in wanted or each.triple in wanted]
         if targets:
-            check_cross(targets, common.sdist, work, results)
+            check_cross(targets, options.aarch64, common.sdist, work, results)
         results.step(
             "twine check",
             lambda: print(run(sys.executable, "-m", "twine", "check", "--strict", *DIST.iterdir())),
         )
     if not options.quick:
-        wheel_results.write(wheel_results.read(RESULTS))
+        RESULTS.publish()
     return results.close()
 
 
