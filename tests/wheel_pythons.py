@@ -40,6 +40,12 @@ class Python:
         return "musllinux" if self.name in MUSL else "manylinux"
 
     @property
+    def tag(self) -> str:
+        """Of its own wheels: such as cp314-cp314t."""
+        number = self.interpreter.name.replace(".", "")
+        return f"cp{number.rstrip('t')}-cp{number}"
+
+    @property
     def compiles(self) -> bool:
         """The compiled kernel is CPython's alone."""
         return self.interpreter.implementation == "CPython"

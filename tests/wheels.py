@@ -210,6 +210,10 @@ class Leg:
         return f"{WORDS[found]}: {run_tests(python, script.parent, part=self.part, **env)}"
 
     def build(self, sdist: Path) -> Path:
+        # A run that was broken off may have done it; a new one begins with an empty directory.
+        done = list(DIST.glob(f"*-{self.python.tag}-{self.python.platform}*.whl"))
+        if done:
+            return done[0]
         built = build_wheel(self.environment(), sdist, self.directory("built"), "require")
         wheel = repair(built, self.directory("repaired"), self.python.platform)
         check_contents(wheel)
