@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).with_name("workloads.py")
 NOISE = 250
 """References and blocks that come and go with Python's own caches."""
 
-FREES_LATE = bool(sysconfig.get_config_var("Py_GIL_DISABLED")) and sys.version_info >= (3, 15)
+FREES_LATE = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 """Up to a few hundred blocks wait for the collector there, however many calls there were."""
 
 

@@ -923,7 +923,9 @@ class TestInterrupts:
     @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     @pytest.mark.skipif(sys.platform == "win32", reason="no signals from thread to thread")
     @pytest.mark.parametrize("call", ["sync_get()", "sync_put(2)", "sync_get(timeout=30)"])
-    def test_ctrl_c_in_a_blocking_call(self, script_output, call):
+    @pytest.mark.parametrize("at", ["threading.main_thread().ident", "threading.get_ident()"])
+    def test_ctrl_c_in_a_blocking_call(self, script_output, call, at):
+        """In the second case nothing interrupts the wait itself, as if it came a moment before."""
         source = f"""
             import signal, sys, threading
             sys.path.insert(0, sys.argv[1])
@@ -935,7 +937,7 @@ class TestInterrupts:
 
             def interrupt():
                 until(lambda: queue.waiting)
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                signal.pthread_kill({at}, signal.SIGINT)
 
             future = in_thread(interrupt)
             try:

@@ -159,10 +159,14 @@ cdef class _Turn(_Wait):
     cdef bint sleep(self, object deadline) except -1:
         # Until rung (1) or the deadline (0), a time.monotonic() or None. On the owner's thread.
         cdef PyLockStatus status
-        cdef long long microseconds
+        cdef long long microseconds, patience = ASGIBRIDGE_PATIENCE
         cdef double left
+        if self.ident == threading.main_thread().ident:
+            # Never for ever: a signal that comes when we have looked for signals, and are not in the
+            # system call yet, does not interrupt that.
+            patience = ASGIBRIDGE_LONG_PATIENCE
         while True:
-            microseconds = ASGIBRIDGE_PATIENCE
+            microseconds = patience
             if deadline is not None:
                 left = <double>deadline - <double>_monotonic()
                 if left <= 0:

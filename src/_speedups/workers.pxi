@@ -351,7 +351,8 @@ cdef class _Renewal:
     # Of any thread, under the critical section.
     cdef object future
     cdef object when_over
-    cdef bint is_over
+    cdef bint is_over  # `when_over` has been called, or is about to be
+    cdef bint is_through  # and the worker is idle again, or ends
 
     def __call__(self):
         cdef Inbox inbox = self.inbox
@@ -363,11 +364,12 @@ cdef class _Renewal:
             is_new = inbox.kept is not None and not inbox.is_closed() and inbox.kept.renew()
         except BaseException:
             is_new = False  # then it ends; serve() meets the same and says so
-        self.finish()
+        self.say_over()
         if is_new and inbox.offer():
             self.runs_in = inbox
         else:
             inbox.shut()
+        self.say_through()  # not before: who has waited would start a worker in place of this one
 
     def run(self):
         self()
@@ -383,17 +385,25 @@ cdef class _Renewal:
 
     def cancel(self):
         self.inbox = None
-        self.finish()
+        self.say_through()
+        self.say_over()
 
-    cdef int finish(self) except -1:
+    cdef int say_over(self) except -1:
         with cython.critical_section(self):
             self.is_over = True
-            future, when_over = self.future, self.when_over
-            self.future = self.when_over = None
-        if future is not None:
-            future.set_result(None)
+            when_over = self.when_over
+            self.when_over = None
         if when_over is not None:
             when_over()
+        return 0
+
+    cdef int say_through(self) except -1:
+        with cython.critical_section(self):
+            self.is_through = True
+            future = self.future
+            self.future = None
+        if future is not None:
+            future.set_result(None)
         return 0
 
     cdef int tell(self, object when_over) except -1:
@@ -409,14 +419,14 @@ cdef class _Renewal:
 
     cdef int wait(self) except -1:
         # For its end. On any other thread.
-        cdef bint is_over
+        cdef bint is_through
         fresh = Future()
         with cython.critical_section(self):
-            is_over = self.is_over
+            is_through = self.is_through
             if self.future is None:
                 self.future = fresh
             future = self.future
-        if not is_over:
+        if not is_through:
             future.result()
         return 0
 

@@ -84,6 +84,7 @@ _NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
 
 # Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
 _PATIENCE: float = 0.25 if sys.platform == "win32" else 3600
+_MAIN_PATIENCE = min(_PATIENCE, 0.5)
 
 # The idents of the threads that forked, by generation: each is the only one its child has.
 _forkers: list[int] = []
@@ -147,8 +148,13 @@ class _Turn:
 
     def sleep(self, deadline: float | None) -> bool:
         # Until rung, or the deadline (False). On the owner's thread.
+        longest = _PATIENCE
+        if self.ident == threading.main_thread().ident:
+            # A signal that comes when Python has looked for signals, and is not in the system call
+            # yet, does not interrupt that.
+            longest = _MAIN_PATIENCE
         while True:
-            patience = _PATIENCE
+            patience = longest
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
