@@ -354,6 +354,7 @@ cdef class _ThreadSensitive:
         :param cancel_futures: cancel the calls that have not begun.
         """
         cdef Inbox inbox
+        cdef Py_ssize_t lease
         cdef _Renewal renewal
         renewal = self.begin_to_end()
         if renewal is None:
@@ -364,9 +365,11 @@ cdef class _ThreadSensitive:
                 item.cancel()
                 item.deliver()
         self.put(renewal, True)  # refused if that is on its way already, or the worker is ending
-        if not wait or worker.abandoned or self.is_mine() or inbox.lease != self.lease:
+        if not wait or worker.abandoned or self.is_mine():
             return
-        if inbox.is_closed():
+        with cython.critical_section(inbox):
+            lease = inbox.lease
+        if lease == self.lease and inbox.is_closed():
             worker.join()
         else:
             renewal.wait()
