@@ -91,6 +91,8 @@ cdef class Inbox:
     cdef bint is_abandoned  # not to be handed on
     cdef object when_idle  # of a worker that its executor keeps; nothing changes it
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
+    cdef bint has_baton  # see wakeups.pxi, which both are of
+    cdef Inbox next_queued
     cdef bint is_frame  # of the owner: it waits in `serve_on`
     cdef object loop  # of the owner: what a frame waits for
     cdef Inbox outer  # of the owner: the inbox of the call that a frame is in, while it waits
@@ -141,7 +143,11 @@ cdef class Inbox:
                 self.items.append(item)
                 self.posted += 1
                 self.is_ending = is_last
-                self.wake_owner(hand_over)
+                if ASGIBRIDGE_HAS_GIL and self.is_parked and not self.is_frame:
+                    self.is_parked = False
+                    wake_worker(self, hand_over)
+                else:
+                    self.wake_owner(hand_over)
         return accepted
 
     cdef inline void wake_owner(self, bint hand_over) noexcept:
@@ -454,6 +460,8 @@ cdef class Inbox:
                     other_bed = NULL
                 status = PyThread_acquire_lock_timed(self.bed, patience, 1)
             if status == PY_LOCK_ACQUIRED:
+                if ASGIBRIDGE_HAS_GIL:
+                    pass_on(self)
                 with cython.critical_section(self):
                     self.is_resting = False
                 return 0
@@ -483,4 +491,5 @@ cdef class Inbox:
                     self.is_parked = False
                 if was_woken:
                     PyThread_acquire_lock(self.bed, 0)
+                    no_more(self)
                 raise

@@ -1,0 +1,186 @@
+"""Many workers woken at once: each comes, whatever happens to those before it.
+
+The compiled kernel wakes one at a time (src/_speedups/wakeups.pxi) where there is a GIL; for the
+others the same holds by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from asgibridge.sync import ThreadSensitiveContext, sync_to_async
+from threads import SECONDS
+
+MANY = 20
+
+
+@contextmanager
+def keeping_the_gil():
+    """Nobody else runs in the block unless this thread lets it."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def executors(kernel):
+    """Some whose workers have started, and wait for something to do."""
+    with ExitStack() as stack:
+        several = [stack.enter_context(kernel.ThreadSensitiveExecutor()) for _ in range(4)]
+        for executor in several:
+            executor.submit(int).result(SECONDS)
+        yield several
+
+
+@pytest.mark.asyncio
+async def test_calls_that_wait_for_one_another():
+    barrier = threading.Barrier(MANY)
+
+    async def visit():
+        async with ThreadSensitiveContext():
+            await sync_to_async(int)()
+            return await sync_to_async(barrier.wait)(SECONDS)
+
+    for _ in range(10):
+        assert sorted(await asyncio.gather(*(visit() for _ in range(MANY)))) == list(range(MANY))
+
+
+class TestWhenTheGilIsScarce:
+    """The first of those woken takes longer than it takes to lose patience."""
+
+    def wait_long(self):
+        until = time.monotonic() + 0.02
+        while time.monotonic() < until:
+            pass
+
+    def test_nothing_is_added(self, executors):
+        with keeping_the_gil():
+            barrier = threading.Barrier(len(executors))
+            futures = [executor.submit(barrier.wait, SECONDS) for executor in executors]
+            self.wait_long()
+        assert {future.result(SECONDS) for future in futures} == {0, 1, 2, 3}
+
+    @pytest.mark.parametrize("before", [1, 2, 3])
+    def test_more_is_added(self, executors, before):
+        with keeping_the_gil():
+            barrier = threading.Barrier(len(executors))
+            futures = [executor.submit(barrier.wait, SECONDS) for executor in executors[:before]]
+            self.wait_long()
+            futures += [executor.submit(barrier.wait, SECONDS) for executor in executors[before:]]
+        assert {future.result(SECONDS) for future in futures} == {0, 1, 2, 3}
+
+
+def test_the_loop_is_busy_meanwhile():
+    """The holder of the GIL goes on for long after it has begun some calls."""
+    started = []
+
+    async def visit(number):
+        async with ThreadSensitiveContext():
+            await sync_to_async(int)()
+            await sync_to_async(started.append)(number)
+
+    async def main():
+        visits = [asyncio.ensure_future(visit(number)) for number in range(MANY)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+            until = time.monotonic() + 0.01
+            while time.monotonic() < until:
+                pass
+        await asyncio.gather(*visits)
+
+    asyncio.run(main())
+    assert sorted(started) == list(range(MANY))
+
+
+SCRIPT = """
+import os, signal, sys, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
+from concurrent.futures import wait
+from asgibridge._backend import kernel
+
+SECONDS = 10
+executors = [kernel.ThreadSensitiveExecutor() for _ in range(4)]
+
+def all_work():
+    for _ in range(3):
+        done, late = wait([executor.submit(int) for executor in executors], SECONDS)
+        assert not late, late
+
+all_work()
+sys.setswitchinterval(SECONDS)  # nobody else runs, unless this thread lets it
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+def test_fork_while_some_are_on_their_way(script_output):
+    script = (
+        SCRIPT
+        + """
+for _ in range(5):
+    futures = [executor.submit(int) for executor in executors]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            executors = [kernel.ThreadSensitiveExecutor() for _ in range(4)]
+            all_work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not wait(futures, SECONDS).not_done
+    all_work()
+print("done")
+"""
+    )
+    assert script_output(script) == "done"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is looked for four times a second")
+def test_ctrl_c_where_somebody_is_about_to_be_woken(script_output):
+    """The main thread leaves its inbox between being queued and being woken, or just after it."""
+    script = (
+        SCRIPT
+        + """
+for before in range(len(executors)):
+    for _ in range(5):
+        inbox = kernel.Inbox()
+        waiting = threading.Event()
+
+        class Item:
+            def run(self):
+                waiting.set()
+            def deliver(self):
+                pass
+
+        def interrupt():
+            waiting.wait(SECONDS)
+            futures = [executor.submit(int) for executor in executors[:before]]
+            inbox.put(Item())
+            os.kill(os.getpid(), signal.SIGINT)
+            futures += [executor.submit(int) for executor in executors[before:]]
+            wait(futures, SECONDS)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        inbox.put(Item())
+        try:
+            inbox.serve()
+        except KeyboardInterrupt:
+            pass
+        thread.join()
+        inbox.close()
+        all_work()
+print("done")
+"""
+    )
+    assert script_output(script) == "done"
