@@ -8,9 +8,16 @@
 # the collector sees the items, as it would not in memory of our own.
 #
 # **A section** is the queue's critical section: with the GIL nothing at all, because nothing in it
-# runs Python code or lets go of the GIL. Only a queue with hooks (a subclass that stores the items
-# itself, as the priority queue does) holds a lock beside it, and runs the hooks with it held:
-# exclusive use is what it promises them.
+# runs Python code or lets go of the GIL. Without the GIL that is not enough: to let go of a
+# reference to an object that another thread has made can mean to wait for a lock of CPython's, under
+# which it is handed to its owner, and who waits for a lock lets go of all critical sections. Turns
+# are let go of in here, by others than made them. So who changes more than one thing holds the
+# queue's guard beside it (`lock`), which nobody lets go of; the critical section alone is for those
+# that look at one thing or set one.
+#
+# Only a queue with hooks (a subclass that stores the items itself, as the priority queue does) has
+# a lock of `threading` in place of the guard, and runs the hooks with it held: exclusive use is what
+# it promises them.
 #
 # **A turn** is all there is to a wait, of a task (a `_Wait`, see calls.pxi) or of a thread (a lock
 # of the interpreter's, as in inbox.pxi). It is linked into its line, so it leaves from the middle
@@ -32,6 +39,45 @@ cdef extern from *:
     }
     """
     object asgibridge_swap(list, Py_ssize_t at, object item)  # nothing is freed
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+      /* Re-entrant, as critical sections are: a list that grows may free what others have left
+         behind, and with that run a finalizer, which may use any queue. */
+      typedef struct { PyMutex mutex; size_t owner; Py_ssize_t depth; } asgibridge_guard;
+      static void asgibridge_guard_renew(asgibridge_guard *guard) {
+          memset(guard, 0, sizeof *guard);
+      }
+      static void asgibridge_guard_lock(asgibridge_guard *guard) {
+          size_t me = (size_t)PyThread_get_thread_ident();
+          if ((size_t)_Py_atomic_load_ssize_relaxed((Py_ssize_t *)&guard->owner) == me) {
+              guard->depth++;
+              return;
+          }
+          PyMutex_Lock(&guard->mutex);
+          _Py_atomic_store_ssize_relaxed((Py_ssize_t *)&guard->owner, (Py_ssize_t)me);
+      }
+      static void asgibridge_guard_unlock(asgibridge_guard *guard) {
+          if (guard->depth > 0) {
+              guard->depth--;
+              return;
+          }
+          _Py_atomic_store_ssize_relaxed((Py_ssize_t *)&guard->owner, 0);
+          PyMutex_Unlock(&guard->mutex);
+      }
+    #else
+      typedef char asgibridge_guard;
+      #define asgibridge_guard_renew(guard) ((void)(guard))
+      #define asgibridge_guard_lock(guard) ((void)(guard))
+      #define asgibridge_guard_unlock(guard) ((void)(guard))
+    #endif
+    """
+    ctypedef struct asgibridge_guard:
+        pass
+    void asgibridge_guard_renew(asgibridge_guard* guard)
+    void asgibridge_guard_lock(asgibridge_guard* guard)
+    void asgibridge_guard_unlock(asgibridge_guard* guard)
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -222,7 +268,9 @@ cdef class QueueCore:
     out, 2 as the subclass's hooks have it.
     """
 
-    # All of it of any thread, in the section.
+    # All of it of any thread, in the section, and what is more than one step with the guard or the
+    # mutex held.
+    cdef asgibridge_guard guard
     cdef list items  # from `begin` on; None before
     cdef Py_ssize_t begin
     cdef Py_ssize_t count
@@ -410,23 +458,41 @@ cdef class QueueCore:
 
     cdef int forget(self) except -1:
         # In a forked child: nobody is there but the tasks of the thread that forked.
+        # A thread that is not there may hold the guard or the mutex.
         cdef _Line line
         cdef _Turn turn, after
+        cdef bint is_first
+        fresh = old = None
         if self.mutex is not None:
-            self.mutex = _RLock()
+            fresh = _RLock()
+            fresh.acquire()
         with cython.critical_section(self):
-            self.generation = _generation
-            for line in (self.getters, self.putters, self.joiners, self.promised):
-                turn = line.first
-                while turn is not None:
-                    after = turn.after
-                    if not _survived(turn.generation, turn.ident):
-                        if turn.state == _PROMISED:
-                            self.keep_no_more(turn)
-                        else:
-                            line.remove(turn)
-                            turn.state = _OVER
-                    turn = after
+            is_first = self.generation != _generation
+            if is_first:
+                if fresh is None:
+                    asgibridge_guard_renew(&self.guard)
+                    asgibridge_guard_lock(&self.guard)
+                else:
+                    old = self.mutex
+                    self.mutex = fresh
+                self.generation = _generation
+        if not is_first:
+            return 0
+        try:
+            with cython.critical_section(self):
+                for line in (self.getters, self.putters, self.joiners, self.promised):
+                    turn = line.first
+                    while turn is not None:
+                        after = turn.after
+                        if not _survived(turn.generation, turn.ident):
+                            if turn.state == _PROMISED:
+                                self.keep_no_more(turn)
+                            else:
+                                line.remove(turn)
+                                turn.state = _OVER
+                        turn = after
+        finally:
+            self.unlock()
         return 0
 
     # Outside of the section.
@@ -436,11 +502,15 @@ cdef class QueueCore:
             self.forget()
         if self.mutex is not None:
             self.mutex.acquire()
+        else:
+            asgibridge_guard_lock(&self.guard)
         return 0
 
     cdef inline int unlock(self) except -1:
         if self.mutex is not None:
             self.mutex.release()
+        else:
+            asgibridge_guard_unlock(&self.guard)
         return 0
 
     cdef int wake(self, _Turn turn) except -1:
