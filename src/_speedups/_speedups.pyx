@@ -15,6 +15,12 @@ declarations cannot be shared otherwise: the folder does not bear the package's 
 section, and nothing that could run Python code happens there. With the GIL these sections cost and
 do nothing: no Python code, no switch. What is *not* guarded belongs to one thread, and the comment
 beside it says to which.
+
+CPython opens all critical sections of a thread that waits for a lock of its own, and to let go of a
+reference can be such a wait, if another thread has made the object and the count of all others than
+that goes below zero. So in a section a reference is let go of as the last thing, or of an object of
+which we hold one that was taken there; queues, whose turns are in the lines of others, have a guard
+beside it.
 """
 
 cimport cython

@@ -23,6 +23,17 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
+    static CYTHON_INLINE PyObject *asgibridge_swap(PyObject *list, Py_ssize_t at, PyObject *item) {
+        PyObject *old = PyList_GET_ITEM(list, at);
+        Py_INCREF(item);
+        PyList_SET_ITEM(list, at, item);
+        return old;
+    }
+    """
+    object asgibridge_swap(list, Py_ssize_t at, object item)  # nothing is let go of
+
+cdef extern from *:
+    """
     /* Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second. */
     #define ASGIBRIDGE_SHORT_PATIENCE 10000
     #ifdef _WIN32
@@ -428,8 +439,7 @@ cdef class Inbox:
             if begin:
                 self.items.clear()  # of None
             return item
-        item = self.items[begin]
-        self.items[begin] = None
+        item = asgibridge_swap(self.items, begin, None)
         begin += 1
         if begin >= 1024 and begin * 2 >= end:
             # Never empty: cut off what lies behind, before it grows without end.

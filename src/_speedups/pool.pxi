@@ -179,12 +179,11 @@ cdef class PoolInbox:
     cdef object first(self):
         cdef Py_ssize_t begin = self.begin
         cdef Py_ssize_t end = len(self.items)
-        item = self.items[begin]
+        item = asgibridge_swap(self.items, begin, None)
         if begin + 1 == end:
             self.begin = 0
-            self.items.clear()  # of this item and None
+            self.items.clear()  # of None
             return item
-        self.items[begin] = None
         begin += 1
         if begin >= 1024 and begin * 2 >= end:
             del self.items[:begin]  # of None

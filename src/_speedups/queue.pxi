@@ -9,15 +9,15 @@
 #
 # **A section** is the queue's critical section: with the GIL nothing at all, because nothing in it
 # runs Python code or lets go of the GIL. Without the GIL that is not enough: to let go of a
-# reference to an object that another thread has made can mean to wait for a lock of CPython's, under
+# reference to an object that another thread has made can mean to wait for a lock of CPython's, with
 # which it is handed to its owner, and who waits for a lock lets go of all critical sections. Turns
 # are let go of in here, by others than made them. So who changes more than one thing holds the
 # queue's guard beside it (`lock`), which nobody lets go of; the critical section alone is for those
 # that look at one thing or set one.
 #
 # Only a queue with hooks (a subclass that stores the items itself, as the priority queue does) has
-# a lock of `threading` in place of the guard, and runs the hooks with it held: exclusive use is what
-# it promises them.
+# a lock of `threading` in place of the guard, and runs the hooks with it held: exclusive use is
+# what it promises them.
 #
 # **A turn** is all there is to a wait, of a task (a `_Wait`, see calls.pxi) or of a thread (a lock
 # of the interpreter's, as in inbox.pxi). It is linked into its line, so it leaves from the middle
@@ -28,17 +28,6 @@
 # its one item and lie down again, where it can find a hundred a moment later.
 
 from asgibridge import _queues
-
-cdef extern from *:
-    """
-    static CYTHON_INLINE PyObject *asgibridge_swap(PyObject *list, Py_ssize_t at, PyObject *item) {
-        PyObject *old = PyList_GET_ITEM(list, at);
-        Py_INCREF(item);
-        PyList_SET_ITEM(list, at, item);
-        return old;
-    }
-    """
-    object asgibridge_swap(list, Py_ssize_t at, object item)  # nothing is freed
 
 cdef extern from *:
     """
