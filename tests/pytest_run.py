@@ -29,7 +29,7 @@ class Outcome:
     """How a run ended."""
 
     status: int
-    """pytest's exit status; -1 if the time limit ended it."""
+    """pytest's exit status; -1 if the time limit ended it, else below 0 if a signal did."""
     counts: dict[str, int] = field(default_factory=dict)
     """Such as {"passed": 133, "xfailed": 1}; empty if there was no closing line."""
 
@@ -41,9 +41,19 @@ class Outcome:
         said = ", ".join(f"{number} {what}" for what, number in self.counts.items())
         if self.status == -1:
             return "stopped at the time limit"
+        if self.status < 0:
+            return f"{said}, then " * bool(said) + f"crashed ({signal_name(-self.status)})"
         if not said:
             return f"no result (exit status {self.status})"
         return said if self.ok else f"{said} (exit status {self.status})"
+
+
+def signal_name(number: int) -> str:
+    """Such as "SIGSEGV"; of a real-time signal, which has no name, the number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def counts_in(line: str) -> dict[str, int]:

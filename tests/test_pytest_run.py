@@ -53,6 +53,15 @@ def test_the_time_limit_ends_a_run_whatever_was_printed() -> None:
     assert str(outcome) == "stopped at the time limit"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals that end a process")
+def test_a_crash_is_told_as_one() -> None:
+    die = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert str(run(die)) == "crashed (SIGKILL)"
+    outcome = run(f"print('=== 3 passed in 1.00s ==='); {die}")
+    assert not outcome.ok
+    assert str(outcome) == "3 passed, then crashed (SIGKILL)"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGABRT to ask for stacks with")
 def test_stopping_prints_stacks_and_ends_what_keeps_the_output_open(tmp_path: Path) -> None:
     program = tmp_path / "program.py"

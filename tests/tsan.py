@@ -12,6 +12,10 @@ Then the extension is built with the same flags, and the tests that have threads
 `storm.py`. A report counts if CPython's own list of suppressions and the few lines of `tsan.supp`
 don't know it; whether a frame of ours is in it is told, not asked.
 
+A crash is left to the kernel: ThreadSanitizer's own signal handler ends with status 0 here, and has
+no stack if it was in the middle of an atomic operation. If the kernel leaves a core file, and there
+is gdb, the stack is in .venv/tsan-logs/crash.
+
 Ends with a line that says PASSED or FAILED, or NOT RUN and why; only PASSED has exit status 0.
 """
 
@@ -20,10 +24,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -243,10 +249,37 @@ def interpreter(options: argparse.Namespace) -> Interpreter:
 def reports() -> list[str]:
     return [
         report
-        for log in sorted(LOGS.iterdir())
+        for log in sorted(LOGS.glob("report*"))
         for report in log.read_text(errors="replace").split("==================\n")
         if "WARNING: ThreadSanitizer" in report
     ]
+
+
+def allow_core_files() -> None:
+    """As large as the administrator lets them be; ThreadSanitizer leaves its own memory out."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+
+def crash_stack(python: str, since: float) -> list[str]:
+    """What crashed ``since`` then, from the core file that it has left, which is removed."""
+    cores = [path for path in ROOT.glob("core*") if path.is_file()]
+    cores = [path for path in cores if path.stat().st_mtime >= since]
+    if not cores:
+        pattern = Path("/proc/sys/kernel/core_pattern")
+        where = pattern.read_text().strip() if pattern.exists() else "unknown"
+        return [f"no core file here (ulimit -c; /proc/sys/kernel/core_pattern: {where})"]
+    core = max(cores, key=lambda path: path.stat().st_mtime)
+    if not shutil.which("gdb"):
+        kept = core.rename(LOGS / core.name)
+        return [f"no gdb to read {kept} with"]
+    command = ["gdb", "-q", "-batch", "-ex", "bt 40", "-ex", "thread apply all bt 15", python, core]
+    told = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    (LOGS / "crash").write_text(told.stdout)
+    core.unlink()
+    # The first frame is told twice.
+    frames = [line for line in told.stdout.splitlines() if re.match(r"#\d+ ", line)]
+    return [re.sub(r"\S*/", "", frame)[:150] for frame in frames[1:13]]
 
 
 def main() -> int:
@@ -270,7 +303,11 @@ def main() -> int:
             + (ROOT / "tests" / "tsan.supp").read_text()
         )
         # A report names its place twice if the exit status changes; forked children are told apart.
-        common = f"suppressions={supp}:history_size=4:exitcode=0:die_after_fork=0"
+        common = (
+            f"suppressions={supp}:history_size=4:exitcode=0:die_after_fork=0"
+            ":handle_segv=0:handle_sigbus=0:handle_sigill=0:handle_sigfpe=0:handle_abort=0"
+            ":disable_coredump=0"
+        )
         os.environ["TSAN_OPTIONS"] = "report_bugs=0"  # installing takes no part in it
         create(environment, base)
         install(environment, "test")
@@ -286,7 +323,9 @@ def main() -> int:
         TSAN_OPTIONS=f"{common}:log_path={LOGS}/report",
         PYTHONPATH=str(ROOT / "tests"),
     )
+    allow_core_files()
     names = QUICK if options.quick else TESTS
+    began = time.time()
     outcome = pytest_run.run(
         [
             python, "-u", "-m", "pytest", "-q", "-p", "no:cacheprovider",
@@ -298,7 +337,10 @@ def main() -> int:
         env=env,
         limit=LIMIT,
     )  # fmt: skip
+    if outcome.status < -1:
+        print("\n".join(["crash:", *crash_stack(python, began)]), flush=True)
     seconds = "15" if options.quick else "60"
+    began = time.time()
     storm = subprocess.run(
         [python, "tests/storm.py", "--seed", str(options.seed), "--seconds", seconds],
         cwd=ROOT,
@@ -306,6 +348,8 @@ def main() -> int:
         timeout=LIMIT,
         check=False,
     )
+    if storm.returncode < 0:
+        print("\n".join(["crash:", *crash_stack(python, began)]), flush=True)
     found = reports()
     ours = [report for report in found if OURS in report]
     for report, times in Counter(summary(each) for each in found).items():
