@@ -3,10 +3,16 @@
     python tests/tsan.py [--python PATH] [--source TARBALL] [--quick] [--seed N]
 
 An interpreter that is not instrumented would not do: what its critical sections guard would pass
-for a race, and races behind them would hide. So one is built, once, into .venv/pythons/3.14t-tsan
-(some five minutes on two cores): from Debian's source package, ``--disable-gil
---with-thread-sanitizer``, by the Debian mirror that this machine is set up with; or from a TARBALL
-of CPython's sources. ``--python`` (or ASGIBRIDGE_TSAN_PYTHON) names one that is there already.
+for a race, and races behind them would hide. So one is built, once, into
+.venv/pythons/3.14t-tsan-slow (some five minutes on two cores): from Debian's source package,
+``--disable-gil --with-thread-sanitizer``, by the Debian mirror that this machine is set up with;
+or from a TARBALL of CPython's sources. ``--python`` (or ASGIBRIDGE_TSAN_PYTHON) names one that is
+there already.
+
+One thing is different in the interpreter we build (`dawdle`): who hands a reference to another
+thread rests under the lock for that, once in a while, as if it were preempted there. Others wait
+then, in the middle of a Py_DECREF, and so let go of their critical sections. That can always be,
+but hardly ever is, and code that takes a section for a lock goes wrong only then.
 
 Then the extension is built with the same flags, and the tests that have threads in them run, and
 `storm.py`. A report counts if CPython's own list of suppressions and the few lines of `tsan.supp`
@@ -46,7 +52,7 @@ from environment import (
     python_in,
 )
 
-PREFIX = VENVS / "pythons" / "3.14t-tsan"
+PREFIX = VENVS / "pythons" / "3.14t-tsan-slow"
 LOGS = VENVS / "tsan-logs"
 OURS = "_speedups"
 
@@ -89,6 +95,21 @@ int main(void) {
     shared++;
     pthread_join(thread, 0);
     return 0;
+}
+"""
+
+
+QUEUES = "    _PyThreadStateImpl *tstate = find_thread_state(bucket, ob_tid);\n"
+"""In Python/brc.c, with the lock of the owner's bucket held."""
+
+DAWDLES = """
+#include <time.h>
+static _Thread_local unsigned handed_over;
+static void dawdle(void) {
+    if (++handed_over % 16 == 0) {
+        struct timespec a_while = {0, 200000};
+        nanosleep(&a_while, NULL);
+    }
 }
 """
 
@@ -181,6 +202,20 @@ def fetch(uri: str, to: Path) -> bool:
     return done.returncode == 0 and to.exists()
 
 
+def dawdle(tree: Path) -> bool:
+    """Make CPython slow where it hands a reference to another thread; False if it does that in
+    another way than we know."""
+    path = tree / "Python" / "brc.c"
+    code = path.read_text() if path.exists() else ""
+    include = '#include "Python.h"\n'
+    if code.count(QUEUES) != 1 or code.count(include) != 1:
+        return False
+    path.write_text(
+        code.replace(include, include + DAWDLES).replace(QUEUES, "    dawdle();\n" + QUEUES)
+    )
+    return True
+
+
 def build(source: Path | None) -> str:
     """Build the interpreter into PREFIX; its path."""
     cc = compiler()
@@ -196,6 +231,8 @@ def build(source: Path | None) -> str:
         out.mkdir()
         shutil.unpack_archive(tarball, tree)
         (tree,) = tree.iterdir()
+        if not dawdle(tree):
+            print("its references go to other threads in a new way: it is not made slow there")
         steps = [
             [
                 str(tree / "configure"),
