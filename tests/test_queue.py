@@ -14,6 +14,7 @@ from collections import deque
 
 import pytest
 
+import asgibridge
 from asgibridge.queue import (
     AsyncQueueShutDown,
     LifoQueue,
@@ -893,6 +894,29 @@ class TestFork:
 
                 in_child(check)
                 assert queue.empty()
+        """
+        assert self.run(script_output, body) == ""
+
+    @pytest.mark.skipif(
+        asgibridge.IMPLEMENTATION != "speedups"  # Python code can't reach that lock
+        or not (3, 13) <= sys.version_info < (3, 15)
+        or getattr(sys, "_is_gil_enabled", lambda: True)(),
+        reason="knows where in an object its lock is, without the GIL",
+    )
+    def test_of_a_lock_that_was_handed_to_a_thread_of_the_parent(self, script_output):
+        """Which had not woken up to it: CPython leaves it locked for ever."""
+        body = """
+            import ctypes
+            queue = MessageQueue()
+            queue.put_nowait(1)
+
+            def check():
+                ctypes.c_uint8.from_address(id(queue) + 10).value = 1
+                assert queue.qsize() == 1
+                queue.put_nowait(2)
+                assert queue.get_many_nowait() == [1, 2]
+
+            in_child(check)
         """
         assert self.run(script_output, body) == ""
 

@@ -34,10 +34,27 @@ cdef extern from *:
     #ifdef Py_GIL_DISABLED
       /* Re-entrant, as critical sections are: a list that grows may free what others have left
          behind, and with that run a finalizer, which may use any queue. */
-      typedef struct { PyMutex mutex; size_t owner; Py_ssize_t depth; } asgibridge_guard;
-      static void asgibridge_guard_renew(asgibridge_guard *guard) {
-          memset(guard, 0, sizeof *guard);
+      typedef struct {
+          PyMutex mutex;
+          size_t owner;
+          Py_ssize_t depth;
+          Py_ssize_t renewed;  /* in which generation */
+      } asgibridge_guard;
+      /* In a forked child, by the first that comes: CPython may have handed either lock to a thread
+         of the parent that had not woken up to it, and is not here. 0: another one does it. */
+      static int asgibridge_guard_renew(asgibridge_guard *guard, PyObject *queue,
+                                        unsigned long generation) {
+          Py_ssize_t before = _Py_atomic_load_ssize_relaxed(&guard->renewed);
+          if (before == (Py_ssize_t)generation ||
+              !_Py_atomic_compare_exchange_ssize(&guard->renewed, &before, (Py_ssize_t)generation))
+              return 0;
+          memset(&guard->mutex, 0, sizeof guard->mutex);
+          memset(&queue->ob_mutex, 0, sizeof queue->ob_mutex);
+          guard->owner = 0;
+          guard->depth = 0;
+          return 1;
       }
+      #define asgibridge_guard_begin(guard, generation) ((guard)->renewed = (Py_ssize_t)(generation))
       static void asgibridge_guard_lock(asgibridge_guard *guard) {
           size_t me = (size_t)PyThread_get_thread_ident();
           if ((size_t)_Py_atomic_load_ssize_relaxed((Py_ssize_t *)&guard->owner) == me) {
@@ -57,14 +74,16 @@ cdef extern from *:
       }
     #else
       typedef char asgibridge_guard;
-      #define asgibridge_guard_renew(guard) ((void)(guard))
+      #define asgibridge_guard_renew(guard, queue, generation) ((void)(guard), 1)
+      #define asgibridge_guard_begin(guard, generation) ((void)(guard))
       #define asgibridge_guard_lock(guard) ((void)(guard))
       #define asgibridge_guard_unlock(guard) ((void)(guard))
     #endif
     """
     ctypedef struct asgibridge_guard:
         pass
-    void asgibridge_guard_renew(asgibridge_guard* guard)
+    bint asgibridge_guard_renew(asgibridge_guard* guard, object queue, unsigned long generation)
+    void asgibridge_guard_begin(asgibridge_guard* guard, unsigned long generation)
     void asgibridge_guard_lock(asgibridge_guard* guard)
     void asgibridge_guard_unlock(asgibridge_guard* guard)
 
@@ -80,6 +99,7 @@ cdef object _NOTHING = _queues.NOTHING
 cdef object _check_timeout = _queues.check_timeout
 cdef object _running_loop = asyncio._get_running_loop
 cdef object _monotonic = time.monotonic
+cdef object _sleep = time.sleep
 cdef object _RLock = threading.RLock
 cdef object _allocate_lock = threading._allocate_lock
 
@@ -285,6 +305,7 @@ cdef class QueueCore:
         self.joiners = _Line.__new__(_Line)
         self.promised = _Line.__new__(_Line)
         self.generation = _generation
+        asgibridge_guard_begin(&self.guard, _generation)
 
     def __init__(self, maxsize=0, order=0):
         self.limit = maxsize
@@ -447,26 +468,25 @@ cdef class QueueCore:
 
     cdef int forget(self) except -1:
         # In a forked child: nobody is there but the tasks of the thread that forked.
-        # A thread that is not there may hold the guard or the mutex.
+        # A thread that is not there may hold any of its locks.
         cdef _Line line
         cdef _Turn turn, after
-        cdef bint is_first
         fresh = old = None
         if self.mutex is not None:
             fresh = _RLock()
             fresh.acquire()
-        with cython.critical_section(self):
-            is_first = self.generation != _generation
-            if is_first:
-                if fresh is None:
-                    asgibridge_guard_renew(&self.guard)
-                    asgibridge_guard_lock(&self.guard)
-                else:
-                    old = self.mutex
-                    self.mutex = fresh
-                self.generation = _generation
-        if not is_first:
+        if self.generation == _generation:
+            return 0  # with the GIL, another thread may have done it by now
+        if not asgibridge_guard_renew(&self.guard, self, _generation):
+            while self.generation != _generation:  # another thread does it, in a moment
+                _sleep(0)
             return 0
+        if fresh is None:
+            asgibridge_guard_lock(&self.guard)
+        else:
+            old = self.mutex
+            self.mutex = fresh
+        self.generation = _generation
         try:
             with cython.critical_section(self):
                 for line in (self.getters, self.putters, self.joiners, self.promised):
