@@ -10,10 +10,10 @@ import logging
 import threading
 
 import pytest
-from queues import until
 
 from asgibridge import observers
 from asgibridge.sync import async_to_sync, sync_to_async
+from queues import until
 
 SECONDS = 10
 span = contextvars.ContextVar("span", default="none")
