@@ -153,7 +153,10 @@ def sections(results: Results) -> list[Section]:
             [verdict.case, verdict.condition, verdict.measured, "yes" if verdict.met else "**no**"]
             for verdict in judged
         ]
-        note = f"{met} of {len(judged)} met; the compiled kernel's, with nothing set but where `keep` is named"
+        note = (
+            f"{met} of {len(judged)} met; the compiled kernel's, with nothing set but where `keep` "
+            "is named"
+        )
         header = ["site", "target", "measured", "met"]
         found.append(Section("The site's targets", note, header, rows))
     return found

@@ -813,6 +813,14 @@ FRAMES_LEFT = range(150, -1, -1)
 class TestRecursion:
     """Close to its limit a call works, or raises RecursionError, and then the next one works."""
 
+    @pytest.fixture(autouse=True)
+    def stack(self):
+        # musl's threads have 128 KiB: there 1,000 nested calls, or to free their frames, can crash
+        # CPython alone.
+        before = threading.stack_size(8 << 20)
+        yield
+        threading.stack_size(before)
+
     @staticmethod
     async def coroutine():
         return await sync_to_async(identity)("done")
