@@ -8,7 +8,6 @@ import functools
 import gc
 import sys
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +20,7 @@ from asgibridge.sync import (
     async_to_sync,
     sync_to_async,
 )
+from threads import until_gone
 
 first = contextvars.ContextVar("first", default="unset")
 second = contextvars.ContextVar("second", default="unset")
@@ -395,14 +395,6 @@ class Tracked:
 
 class TrackedError(Exception):
     pass
-
-
-def until_gone(reference):
-    # The other thread drops its last reference within microseconds of telling us; but not before.
-    deadline = time.monotonic() + 5
-    while reference() is not None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return reference() is None
 
 
 @pytest.mark.usefixtures("no_gc")

@@ -13,7 +13,7 @@ import pytest
 
 from asgibridge import observers
 from asgibridge.sync import async_to_sync, sync_to_async
-from queues import until
+from threads import until_gone
 
 SECONDS = 10
 span = contextvars.ContextVar("span", default="none")
@@ -284,15 +284,13 @@ class TestHarm:
         async def fail(thing):
             raise ValueError
 
-        # Without the GIL the other thread may be about to let go of it.
-        gone = asyncio.run(main())
-        until(lambda: gone() is None)
+        assert until_gone(asyncio.run(main()))
         thing = Thing()
         there = weakref.ref(thing)
         with pytest.raises(ValueError):
             async_to_sync(fail)(thing)
         del thing
-        until(lambda: there() is None)
+        assert until_gone(there)
         gc.collect()
 
     def test_added_and_removed(self):

@@ -22,6 +22,17 @@ def join_idle(thread, kernel=None):
         thread.join(0.01)
 
 
+def until_gone(reference):
+    """Whether a weak reference's object goes, while idle workers live: they must not hold it.
+
+    The other thread drops its last reference within microseconds of telling us; but not before.
+    """
+    deadline = time.monotonic() + SECONDS / 2  # an idle worker ends after twice that
+    while reference() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return reference() is None
+
+
 @contextlib.contextmanager
 def clean_pool():
     """Leave the default policy and no workers behind, and nothing leased or waiting."""
