@@ -55,6 +55,7 @@ async def test_calls_that_wait_for_one_another():
         assert sorted(await asyncio.gather(*(visit() for _ in range(MANY)))) == list(range(MANY))
 
 
+@pytest.mark.thread_unsafe(reason="its workers meet at a barrier, once")
 class TestWhenTheGilIsScarce:
     """The first of those woken takes longer than it takes to lose patience."""
 
