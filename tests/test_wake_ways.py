@@ -67,6 +67,7 @@ ON_ALL_PLATFORMS = (
     "test_pools.py",
     "test_queue.py",
     "test_timeout.py",
+    "test_wakeups.py",
 )
 
 DESCRIPTORS = """
@@ -142,6 +143,7 @@ def fallback(request, c_file, tmp_path_factory):
     run(
         [
             *("gcc", "-O0", "-shared", f"-DASGIBRIDGE_WAKE={WAYS[request.param][0]}"),
+            "-DASGIBRIDGE_STAYS_ON_CORE=0",
             *(*STRICT, INCLUDE, str(own), "-o", str(target)),
         ]
     )

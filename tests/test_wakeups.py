@@ -11,25 +11,14 @@ import os
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
 from asgibridge.sync import ThreadSensitiveContext, sync_to_async
-from threads import SECONDS
+from threads import SECONDS, keeping_the_gil
 
 MANY = 20
-
-
-@contextmanager
-def keeping_the_gil():
-    """Nobody else runs in the block unless this thread lets it."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(SECONDS)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(interval)
 
 
 @pytest.fixture
@@ -101,6 +90,68 @@ def test_the_loop_is_busy_meanwhile():
 
     asyncio.run(main())
     assert sorted(started) == list(range(MANY))
+
+
+class TestTheLoopHearsOfAResult:
+    """However many are on their way to the next."""
+
+    async def visit(self, call, *args):
+        async with ThreadSensitiveContext():
+            await sync_to_async(int)()
+            return await sync_to_async(call)(*args)
+
+    @pytest.mark.asyncio
+    async def test_while_the_next_waits_for_that(self):
+        heard = [threading.Event() for _ in range(MANY + 1)]
+        heard[0].set()
+
+        async def visit(number):
+            assert await self.visit(heard[number].wait, SECONDS)
+            heard[number + 1].set()
+
+        for _ in range(10):
+            await asyncio.gather(*(visit(number) for number in range(MANY)))
+            for event in heard[1:]:
+                event.clear()
+
+    @pytest.mark.asyncio
+    async def test_while_the_next_computes_for_as_long_as_that_takes(self):
+        heard = []
+
+        def compute(number):
+            deadline = time.monotonic() + SECONDS
+            while number and not heard:
+                assert time.monotonic() < deadline
+            return number
+
+        async def visit(number):
+            heard.append(await self.visit(compute, number))
+
+        for _ in range(10):
+            await asyncio.gather(*(visit(number) for number in range(2)))
+            assert heard == [0, 1]
+            heard.clear()
+
+    @pytest.mark.asyncio
+    async def test_before_all_the_others_have_begun(self):
+        def compute(number):
+            events.append(("begun", number))
+            until = time.monotonic() + 0.003
+            while time.monotonic() < until:
+                pass
+            return number
+
+        async def visit(number):
+            events.append(("heard", await self.visit(compute, number)))
+
+        for _ in range(10):  # the machine may be busy, and the loop late
+            events = []
+            await asyncio.gather(*(visit(number) for number in range(MANY)))
+            assert len(events) == 2 * MANY
+            last_begun = max(i for i, (what, _) in enumerate(events) if what == "begun")
+            if any(what == "heard" for what, _ in events[:last_begun]):
+                return
+        pytest.fail("the loop heard of nothing before the last call had begun")
 
 
 SCRIPT = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import time
 
 from asgibridge import _backend, _worker_pool, workers
@@ -31,6 +32,17 @@ def until_gone(reference):
     while reference() is not None and time.monotonic() < deadline:
         time.sleep(0.001)
     return reference() is None
+
+
+@contextlib.contextmanager
+def keeping_the_gil():
+    """Nobody else runs in the block unless this thread lets it."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @contextlib.contextmanager

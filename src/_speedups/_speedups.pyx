@@ -24,6 +24,7 @@ beside it.
 """
 
 cimport cython
+from cpython.mem cimport PyMem_RawFree
 from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 
@@ -122,6 +123,7 @@ include "local.pxi"
 include "channel.pxi"
 include "calls.pxi"
 include "handler.pxi"
+include "cores.pxi"
 include "inbox.pxi"
 include "wakeups.pxi"
 include "workers.pxi"

@@ -104,6 +104,7 @@ cdef class Inbox:
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
     cdef bint has_baton  # see wakeups.pxi, which both are of
     cdef Inbox next_queued
+    cdef asgibridge_core* core  # see cores.pxi; NULL if this is no worker's
     cdef bint is_frame  # of the owner: it waits in `serve_on`
     cdef object loop  # of the owner: what a frame waits for
     cdef Inbox outer  # of the owner: the inbox of the call that a frame is in, while it waits
@@ -261,6 +262,7 @@ cdef class Inbox:
         cdef Inbox outer = thread.served
         worker = threading.current_thread()
         thread.served = self
+        self.core = asgibridge_core_new()
         if ASGIBRIDGE_CAN_RENEW and type(worker) is _Worker and self.when_idle is None:
             self.kept = _Kept.__new__(_Kept)
             self.kept.begin(worker)
@@ -269,6 +271,8 @@ cdef class Inbox:
         finally:
             thread.served = outer
             self.wake_other()
+            PyMem_RawFree(self.core)
+            self.core = NULL
             if self.kept is not None:
                 self.kept.end()
 
@@ -359,7 +363,7 @@ cdef class Inbox:
                 is_first = channel is not None and channel.push(call)
                 call = None
                 if is_first:
-                    channel.wake_loop()
+                    tell_loop(channel)
                 channel = None
             else:
                 item.run()
@@ -457,6 +461,7 @@ cdef class Inbox:
         if other is not None:
             self.to_wake = None
             other_bed = other.bed
+            asgibridge_core_bring(other.core)
         if self.kept is not None or self.when_idle is not None:
             patience = <long long>(IDLE_SECONDS * 1000000.0)
         elif self.is_frame:
@@ -470,10 +475,11 @@ cdef class Inbox:
                     other_bed = NULL
                 status = PyThread_acquire_lock_timed(self.bed, patience, 1)
             if status == PY_LOCK_ACQUIRED:
-                if ASGIBRIDGE_HAS_GIL:
-                    pass_on(self)
+                asgibridge_core_leave(self.core)
                 with cython.critical_section(self):
                     self.is_resting = False
+                if ASGIBRIDGE_HAS_GIL:
+                    arrive(self)
                 return 0
             if status == PY_LOCK_FAILURE and self.kept is not None:
                 if _idle.remove(self):
@@ -500,6 +506,21 @@ cdef class Inbox:
                     was_woken = not self.is_parked
                     self.is_parked = False
                 if was_woken:
-                    PyThread_acquire_lock(self.bed, 0)
-                    no_more(self)
+                    self.get_up()
                 raise
+
+    cdef int get_up(self) except -1:
+        # The owner is not going to wait any more; it has been woken, or queues for that.
+        if ASGIBRIDGE_HAS_GIL and leave_queue(self):
+            return 0
+        if self.is_frame:
+            # Who wakes it may do so much later; and then it finds its bed unlocked, and looks again.
+            PyThread_acquire_lock(self.bed, 0)
+            return 0
+        # Who wakes it may have let go of the GIL to unlock the bed.
+        with nogil:
+            PyThread_acquire_lock_timed(self.bed, -1, 0)
+        asgibridge_core_leave(self.core)
+        if ASGIBRIDGE_HAS_GIL:
+            arrive(self)
+        return 0

@@ -1,0 +1,186 @@
+"""Where a woken worker begins (src/_speedups/cores.pxi), and that no call can tell.
+
+The compiled kernel brings it to its waker's core where there is a GIL. For the pure kernel, and
+without a GIL, what is said of calls holds by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from asgibridge.sync import ThreadSensitiveContext, sync_to_async
+from threads import SECONDS, join_idle, keeping_the_gil
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="this is done on Linux only")
+
+MANY = 20
+NONE = os.sched_param(0) if hasattr(os, "sched_param") else None
+
+
+def placed(thread=0):
+    """On what processors a thread may run, and by which policy."""
+    return os.sched_getaffinity(thread), os.sched_getscheduler(thread)
+
+
+@pytest.fixture
+def worker(kernel):
+    """An executor, and the number that the system gives its worker."""
+    with kernel.ThreadSensitiveExecutor() as executor:
+        thread = executor.submit(threading.current_thread).result(SECONDS)
+        yield executor, thread.native_id
+    join_idle(thread, kernel)  # nobody shall inherit what a test sets
+
+
+@pytest.fixture
+def brought(worker, kernel):
+    """Begins a call on a worker that has lain down; returns where that waits for our GIL."""
+    if kernel.__name__.endswith("pure") or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        pytest.skip("only the compiled kernel brings workers to a core, and if there is a GIL")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("with one processor there is nowhere else")
+    executor, thread = worker
+
+    def begin(call):
+        deadline = time.monotonic() + SECONDS
+        own = placed(thread)
+        while True:  # until it has lain down before that
+            future = executor.submit(call)
+            if placed(thread) != own:
+                return future
+            future.result(SECONDS)
+            assert time.monotonic() < deadline, "it never was"
+
+    return begin
+
+
+def test_it_begins_with_its_waker_and_goes_where_it_wants(worker, brought):
+    own = placed()
+    with keeping_the_gil():
+        future = brought(placed)
+        processors, policy = placed(worker[1])
+    assert len(processors) == 1
+    assert processors < own[0]
+    assert policy == os.SCHED_BATCH
+    assert future.result(SECONDS) == own
+    assert placed(worker[1]) == own
+
+
+def test_what_others_change_meanwhile_stays(worker, brought):
+    with keeping_the_gil():
+        future = brought(placed)
+        (there,) = placed(worker[1])[0]
+        other = max(os.sched_getaffinity(0) - {there})
+        os.sched_setaffinity(worker[1], {other})
+        os.sched_setscheduler(worker[1], os.SCHED_IDLE, NONE)
+    assert future.result(SECONDS) == ({other}, os.SCHED_IDLE)
+
+
+@pytest.mark.parametrize("policy", ["SCHED_BATCH", "SCHED_IDLE"])
+def test_what_a_call_sets_stays(worker, policy):
+    executor, _ = worker
+    policy = getattr(os, policy)
+    mine = {min(os.sched_getaffinity(0))}
+    executor.submit(os.sched_setscheduler, 0, policy, NONE).result(SECONDS)
+    for _ in range(5):
+        assert executor.submit(placed).result(SECONDS)[1] == policy
+    executor.submit(os.sched_setaffinity, 0, mine).result(SECONDS)
+    for _ in range(5):
+        assert executor.submit(placed).result(SECONDS) == (mine, policy)
+
+
+@pytest.mark.asyncio
+async def test_no_call_is_confined():
+    own = placed()
+
+    async def visit():
+        async with ThreadSensitiveContext():
+            return [await sync_to_async(placed)() for _ in range(10)]
+
+    for seen in await asyncio.gather(*(visit() for _ in range(MANY))):
+        assert seen == [own] * 10
+
+
+@pytest.mark.asyncio
+async def test_nor_is_what_a_call_starts():
+    own = placed()
+
+    def start():
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(placed()))
+        thread.start()
+        thread.join()
+        script = "import os; print(sorted(os.sched_getaffinity(0)), os.sched_getscheduler(0))"
+        printed = subprocess.check_output([sys.executable, "-c", script], encoding="ascii")
+        return seen, printed.strip()
+
+    async def visit():
+        async with ThreadSensitiveContext():
+            await sync_to_async(int)()
+            return await sync_to_async(start)()
+
+    for seen in await asyncio.gather(*(visit() for _ in range(4))):
+        assert seen == ([own], f"{sorted(own[0])} {own[1]}")
+
+
+def test_with_one_processor(script_output):
+    script = """
+    import asyncio, os
+    from asgibridge.sync import ThreadSensitiveContext, sync_to_async
+
+    one = {max(os.sched_getaffinity(0))}
+    os.sched_setaffinity(0, one)
+
+    async def visit():
+        async with ThreadSensitiveContext():
+            return [await sync_to_async(os.sched_getaffinity)(0) for _ in range(5)]
+
+    async def main():
+        return await asyncio.gather(*(visit() for _ in range(20)))
+
+    assert all(seen == [one] * 5 for seen in asyncio.run(main()))
+    print("done")
+    """
+    assert script_output(script) == "done"
+
+
+def test_a_forked_child_lets_its_parents_threads_alone(script_output):
+    script = """
+    import os, threading, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
+    from asgibridge._backend import kernel
+
+    class Item:
+        def __init__(self):
+            self.is_over = threading.Event()
+        def run(self):
+            pass
+        def deliver(self):
+            self.is_over.set()
+
+    inbox = kernel.Inbox()
+    worker = threading.Thread(target=inbox.serve, daemon=True)
+    worker.start()
+    own = os.sched_getaffinity(0), os.sched_getscheduler(0)
+    for _ in range(20):
+        item = Item()
+        inbox.put(item)
+        assert item.is_over.wait(10)
+        pid = os.fork()
+        if pid == 0:
+            inbox.put(Item())  # which nobody here is going to run
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        thread = worker.native_id
+        assert (os.sched_getaffinity(thread), os.sched_getscheduler(thread)) == own
+    inbox.close()
+    worker.join()
+    print("done")
+    """
+    assert script_output(script) == "done"
