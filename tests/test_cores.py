@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -40,8 +41,8 @@ def worker(kernel):
 
 @pytest.fixture
 def brought(worker, kernel):
-    """Begins a call on a worker that has lain down; returns where that waits for our GIL."""
-    if kernel.__name__.endswith("pure") or not getattr(sys, "_is_gil_enabled", lambda: True)():
+    """Begins a call on a worker that has lain down; returns with it waiting for our GIL."""
+    if kernel.placement() != "waker":
         pytest.skip("only the compiled kernel brings workers to a core, and if there is a GIL")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("with one processor there is nowhere else")
@@ -148,6 +149,90 @@ def test_with_one_processor(script_output):
     print("done")
     """
     assert script_output(script) == "done"
+
+
+class TestPlacement:
+    @pytest.mark.skipif(
+        os.environ.get("ASGIBRIDGE_SPEEDUPS") == "off", reason="of the compiled kernel"
+    )
+    def test_is_by_the_waker_where_there_is_a_gil(self):
+        speedups = pytest.importorskip("asgibridge._speedups")
+        has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+        if os.environ.get("ASGIBRIDGE_PLACEMENT"):
+            pytest.skip("somebody wants it otherwise")
+        assert speedups.placement() == ("waker" if has_gil else "scheduler")
+
+    def test_can_be_left_to_the_scheduler(self, script_output):
+        printed = script_output(CROSSING, ASGIBRIDGE_PLACEMENT="scheduler")
+        assert printed == "scheduler"
+
+    def test_must_be_one_of_these(self, run_script):
+        done = run_script("import asgibridge.sync", ASGIBRIDGE_PLACEMENT="maybe")
+        assert done.returncode == 1
+        assert done.stderr.endswith(
+            "ImportError: ASGIBRIDGE_PLACEMENT='maybe': must be one of waker, scheduler "
+            "(or unset, for waker)\n"
+        )
+
+
+CROSSING = """
+import asyncio
+from asgibridge._backend import kernel
+from asgibridge.sync import ThreadSensitiveContext, sync_to_async
+
+async def visit():
+    async with ThreadSensitiveContext():
+        return [await sync_to_async(int)() for _ in range(5)]
+
+async def main():
+    return await asyncio.gather(*(visit() for _ in range(20)))
+
+assert asyncio.run(main()) == [[0] * 5] * 20
+print(kernel.placement())
+"""
+
+# A filter: what to answer to a system call of this number. Others pass.
+FILTERED = (
+    """
+import ctypes, struct
+
+number, answer = {number}, {answer}
+code = struct.pack("<HBBI", 0x20, 0, 0, 0)  # load the number
+code += struct.pack("<HBBI", 0x15, 0, 1, number)  # if it is not that, leave out the next
+code += struct.pack("<HBBI", 0x06, 0, 0, answer)
+code += struct.pack("<HBBI", 0x06, 0, 0, 0x7FFF0000)  # allowed
+code = ctypes.create_string_buffer(code)
+program = ctypes.create_string_buffer(struct.pack("@HP", 4, ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+assert libc.prctl(22, 2, program, 0, 0) == 0, ctypes.get_errno()  # such a filter
+"""
+    + CROSSING
+)
+
+KILL_PROCESS = 0x80000000
+KILL_THREAD = 0
+EPERM = 0x00050001
+ALLOW = 0x7FFF0000
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="has the numbers of x86-64's system calls"
+)
+class TestInASandbox:
+    @pytest.mark.parametrize("answer", [KILL_PROCESS, KILL_THREAD, EPERM])
+    @pytest.mark.parametrize("number", [203, 144], ids=["sched_setaffinity", "sched_setscheduler"])
+    def test_that_refuses_it_goes_without(self, script_output, number, answer):
+        printed = script_output(FILTERED.format(number=number, answer=answer))
+        assert printed == "scheduler"
+
+    def test_that_has_nothing_against_it(self, script_output):
+        printed = script_output(FILTERED.format(number=203, answer=ALLOW))
+        assert printed == script_output(CROSSING)
+
+    def test_that_comes_later(self, script_output):
+        script = CROSSING + FILTERED.format(number=203, answer=EPERM)
+        assert script_output(script).split()[-1] == "scheduler"
 
 
 def test_a_forked_child_lets_its_parents_threads_alone(script_output):

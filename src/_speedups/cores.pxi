@@ -23,6 +23,11 @@
 # Only on Linux, where that was measured, and only with a GIL: without one a worker is better off on
 # a core of its own.
 #
+# **Where it may not be asked for.** A sandbox's filter may answer such a system call with an error,
+# which ends all this for the process, or kill who makes it (systemd's `SystemCallFilter=~@resources`,
+# without an errno). So if there is a filter the first worker has them made by a process that borrows
+# our memory, as `vfork` does, and sees whether that lives. ASGIBRIDGE_PLACEMENT=scheduler asks nothing.
+#
 # **Who owns what.** `asgibridge_core` is the worker's, made and freed by it. A waker changes it, under
 # the GIL, while the worker is parked and before it unlocks that, so it needs no lock.
 
@@ -37,12 +42,17 @@ cdef extern from *:
       #endif
     #endif
     #if ASGIBRIDGE_STAYS_ON_CORE
+      #include <errno.h>
+      #include <fcntl.h>
       #include <sched.h>
+      #include <signal.h>
       #include <sys/syscall.h>
+      #include <sys/wait.h>
       #include <unistd.h>
       typedef struct {
           pid_t thread;
           unsigned long generation;  /* of the process: in a forked child that thread is another's */
+          int is_confined;           /* it began with one processor, so it is never brought */
           int narrowed;              /* to this core, or -1 */
           int has_policy;            /* that it was given */
           cpu_set_t processors;      /* its own, while narrowed */
@@ -60,13 +70,71 @@ cdef extern from *:
           return syscall(SYS_sched_setscheduler, thread, policy, &none) == 0;
       }
 
-      /* On the worker's thread. NULL if there is no memory: then it is never brought. */
+      /* What all of it comes down to. */
+      static int asgibridge_cores_try(void *processors) {
+          return sched_getaffinity(0, sizeof(cpu_set_t), processors) != 0 ||
+                 sched_setaffinity(0, sizeof(cpu_set_t), processors) != 0 ||
+                 asgibridge_policy(0) < 0 || !asgibridge_set_policy(0, SCHED_BATCH);
+      }
+
+      static int asgibridge_cores_filtered(void) {
+          char text[8192], *found;
+          int file = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+          ssize_t size = file < 0 ? -1 : read(file, text, sizeof text - 1);
+          if (file >= 0) close(file);
+          if (size <= 0) return 1;
+          text[size] = 0;
+          found = strstr(text, "\\nSeccomp:");
+          return found != NULL && strstr(found, "Seccomp:\\t0\\n") != found + 1;
+      }
+
+      /* No signal tells of the end of such a child, and only who asks for a __WCLONE sees it. */
+      static int asgibridge_cores_survives(void) {
+          enum { SIZE = 65536 };
+          cpu_set_t processors;
+          sigset_t all, before;
+          int status = -1;
+          pid_t child, ended;
+          char *stack = PyMem_RawMalloc(SIZE);
+          if (stack == NULL) return 0;
+          CPU_ZERO(&processors);
+          sigfillset(&all);
+          (void)pthread_sigmask(SIG_SETMASK, &all, &before);  /* no handler runs there */
+          child = clone(asgibridge_cores_try, stack + (SIZE - 64) / 64 * 64, CLONE_VM | CLONE_VFORK,
+                        &processors);
+          (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+          do {
+              ended = child < 0 ? -1 : waitpid(child, &status, __WCLONE);
+          } while (ended < 0 && child >= 0 && errno == EINTR);
+          PyMem_RawFree(stack);
+          return ended > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+      }
+
+      static int asgibridge_cores_state = -1;  /* may be asked for: not known yet, no, yes */
+
+      static int asgibridge_cores_allowed(void) {
+          if (asgibridge_cores_state < 0)
+              asgibridge_cores_state = !asgibridge_cores_filtered() || asgibridge_cores_survives();
+          return asgibridge_cores_state;
+      }
+
+      /* After one of them has failed: not if it was but for that thread, or that processor. */
+      static void asgibridge_cores_judge(void) {
+          if (errno != ESRCH && errno != EINVAL) asgibridge_cores_state = 0;
+      }
+
+      /* On the worker's thread. NULL if it is never brought. */
       static asgibridge_core *asgibridge_core_new(void) {
-          asgibridge_core *core = PyMem_RawMalloc(sizeof(asgibridge_core));
+          asgibridge_core *core;
+          if (!asgibridge_cores_allowed()) return NULL;
+          core = PyMem_RawMalloc(sizeof(asgibridge_core));
           if (core == NULL) return NULL;
           core->thread = (pid_t)syscall(SYS_gettid);
           core->generation = asgibridge_core_generation;
           core->narrowed = -1;
+          CPU_ZERO(&core->processors);
+          core->is_confined = sched_getaffinity(0, sizeof core->processors, &core->processors) != 0 ||
+                              CPU_COUNT(&core->processors) == 1;
           return core;
       }
 
@@ -74,7 +142,8 @@ cdef extern from *:
       static int asgibridge_core_bring(asgibridge_core *core) {
           cpu_set_t here;
           int cpu;
-          if (core == NULL || core->generation != asgibridge_core_generation) return 0;
+          if (core == NULL || core->is_confined || asgibridge_cores_state != 1 ||
+              core->generation != asgibridge_core_generation) return 0;
           cpu = sched_getcpu();
           if (cpu < 0 || cpu >= CPU_SETSIZE) return 0;
           CPU_ZERO(&core->processors);
@@ -83,9 +152,13 @@ cdef extern from *:
               asgibridge_policy(core->thread) != SCHED_OTHER) return 0;
           CPU_ZERO(&here);
           CPU_SET(cpu, &here);
-          if (sched_setaffinity(core->thread, sizeof here, &here) != 0) return 0;
+          if (sched_setaffinity(core->thread, sizeof here, &here) != 0) {
+              asgibridge_cores_judge();
+              return 0;
+          }
           core->narrowed = cpu;
           core->has_policy = asgibridge_set_policy(core->thread, SCHED_BATCH);
+          if (!core->has_policy) asgibridge_cores_judge();
           return 1;
       }
 
@@ -110,6 +183,8 @@ cdef extern from *:
     #else
       typedef int asgibridge_core;
       static unsigned long asgibridge_core_generation = 0;
+      static int asgibridge_cores_state = 0;
+      #define asgibridge_cores_allowed() asgibridge_cores_state
       #define asgibridge_core_new() NULL
       #define asgibridge_core_bring(core) ((void)(core), 0)
       #define asgibridge_core_leave(core) ((void)(core))
@@ -118,6 +193,16 @@ cdef extern from *:
     ctypedef struct asgibridge_core:
         pass
     unsigned long asgibridge_core_generation
+    int asgibridge_cores_state
+    bint asgibridge_cores_allowed()
     asgibridge_core* asgibridge_core_new()
     bint asgibridge_core_bring(asgibridge_core* core)
     void asgibridge_core_leave(asgibridge_core* core)
+
+if os.environ.get("ASGIBRIDGE_PLACEMENT") == "scheduler":
+    asgibridge_cores_state = 0
+
+
+def placement():
+    """Where workers are woken: "waker", on the core of who does that, or as the "scheduler" likes."""
+    return "waker" if asgibridge_cores_allowed() else "scheduler"

@@ -22,21 +22,23 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+from collections.abc import Sequence
 from types import BuiltinFunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["IMPLEMENTATION", "kernel"]
 
 CHOICES = ("auto", "require", "off")
+PLACEMENTS = ("waker", "scheduler")
 _EXTENSION = "asgibridge._speedups"
 
 
-def _choice() -> str:
-    choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
-    if choice not in CHOICES:
+def _choice(variable: str = "ASGIBRIDGE_SPEEDUPS", choices: Sequence[str] = CHOICES) -> str:
+    choice = os.environ.get(variable) or choices[0]
+    if choice not in choices:
         raise ImportError(
-            f"ASGIBRIDGE_SPEEDUPS={choice!r}: must be one of {', '.join(CHOICES)} "
-            "(or unset, for auto)"
+            f"{variable}={choice!r}: must be one of {', '.join(choices)} "
+            f"(or unset, for {choices[0]})"
         )
     return choice
 
@@ -61,6 +63,7 @@ def _is_subinterpreter() -> bool:
 
 def _load() -> tuple[ModuleType, str]:
     choice = _choice()
+    _choice("ASGIBRIDGE_PLACEMENT", PLACEMENTS)  # before there is a kernel that goes by it
     if choice == "auto" and _is_subinterpreter():
         return importlib.import_module("asgibridge._pure"), "pure"
     if choice == "require" and _is_subinterpreter():

@@ -25,6 +25,7 @@ def lines() -> Iterator[str]:
     yield f"original asgiref: {_original()}"
     yield f"python: {platform.python_implementation()} {platform.python_version()}"
     yield f"GIL: {_gil()}"
+    yield f"worker placement: {_placement()}"
     yield f"platform: {platform.platform()}"
     yield f"event loop policy: {_policy()}"
     yield f"uvloop: {_uvloop()}"
@@ -53,6 +54,15 @@ def _original() -> str:
 def _gil() -> str:
     # Only from 3.13 on is there a choice.
     return "on" if getattr(sys, "_is_gil_enabled", lambda: True)() else "off"
+
+
+def _placement() -> str:
+    choice = os.environ.get("ASGIBRIDGE_PLACEMENT") or "waker"
+    try:
+        from ._backend import kernel
+    except ImportError:
+        return "none"
+    return f"{kernel.placement()} (ASGIBRIDGE_PLACEMENT={choice})"
 
 
 def _policy() -> str:

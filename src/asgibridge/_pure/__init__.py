@@ -17,7 +17,7 @@ from .executors import (
 )
 from .handler import ThreadHandler, awaiting
 from .home import Home, at_home, current_home
-from .inbox import Inbox
+from .inbox import Inbox, placement
 from .local import ContextStorage, ThreadStorage, peek
 from .pool import PoolInbox
 from .queue import QueueCore
@@ -57,6 +57,7 @@ __all__ = [
     "is_async_def",
     "now",
     "peek",
+    "placement",
     "report_slow",
     "restore_context",
     "run_counted",

@@ -32,10 +32,15 @@ from asgibridge._threads import Item
 
 from .calls import SyncCall
 
-__all__ = ["Inbox", "set_idle_seconds"]
+__all__ = ["Inbox", "placement", "set_idle_seconds"]
 
 # As long as in the other kernel.
 IDLE_SECONDS = 10.0
+
+
+def placement() -> str:
+    """Where workers are woken: always as the scheduler likes."""
+    return "scheduler"
 
 
 def set_idle_seconds(seconds: float) -> None:
