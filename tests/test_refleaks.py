@@ -270,6 +270,11 @@ def sight(kernel):
 
 
 @plain
+def placement(kernel):
+    kernel.placement()
+
+
+@plain
 def set_idle_seconds(kernel):
     kernel.set_idle_seconds(10.0)
 
@@ -303,6 +308,7 @@ EXERCISES = {
     "call_soon": call_soon,
     "collect_timings counts details idle_workers now report_slow run_counted running": sight,
     "drive": drive,
+    "placement": placement,
     "set_idle_seconds": set_idle_seconds,
     "start_run": start_run,
 }

@@ -74,6 +74,7 @@ __all__ = [
     "is_async_def",
     "now",
     "peek",
+    "placement",
     "report_slow",
     "restore_context",
     "run_counted",

@@ -204,5 +204,5 @@ if os.environ.get("ASGIBRIDGE_PLACEMENT") == "scheduler":
 
 
 def placement():
-    """Where workers are woken: "waker", on the core of who does that, or as the "scheduler" likes."""
+    """Who says on which core a worker begins: "waker", on its own, or "scheduler"."""
     return "waker" if asgibridge_cores_allowed() else "scheduler"

@@ -262,10 +262,10 @@ cdef class Inbox:
         cdef Inbox outer = thread.served
         worker = threading.current_thread()
         thread.served = self
-        self.core = asgibridge_core_new()
         if ASGIBRIDGE_CAN_RENEW and type(worker) is _Worker and self.when_idle is None:
             self.kept = _Kept.__new__(_Kept)
             self.kept.begin(worker)
+        self.core = asgibridge_core_new()
         try:
             self.run()
         finally:

@@ -32,6 +32,7 @@ from asgibridge._pure import (
     is_async_def as is_async_def,
     now as now,
     peek as peek,
+    placement as placement,
     report_slow as report_slow,
     restore_context as restore_context,
     run_counted as run_counted,

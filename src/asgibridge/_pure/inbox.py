@@ -39,7 +39,7 @@ IDLE_SECONDS = 10.0
 
 
 def placement() -> str:
-    """Where workers are woken: always as the scheduler likes."""
+    """Who says on which core a worker begins: "waker", on its own, or "scheduler"."""
     return "scheduler"
 
 
