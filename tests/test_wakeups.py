@@ -221,16 +221,17 @@ for before in range(len(executors)):
             os.kill(os.getpid(), signal.SIGINT)
             futures += [executor.submit(int) for executor in executors[before:]]
             wait(futures, SECONDS)
+            inbox.close()  # without the GIL the signal may come as it is about to lie down again
 
         thread = threading.Thread(target=interrupt)
         thread.start()
         inbox.put(Item())
         try:
             inbox.serve()
+            thread.join()
         except KeyboardInterrupt:
             pass
         thread.join()
-        inbox.close()
         all_work()
 print("done")
 """
