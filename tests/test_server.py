@@ -427,6 +427,13 @@ async def test_a_subclass_may_put_in_its_own_dicts():
 @pytest.mark.parametrize("when", ["before it is deleted", "as it is cancelled"])
 @pytest.mark.asyncio
 async def test_what_a_deleted_instance_raises_is_reported_once(when):
+    deleted = asyncio.Event()
+
+    class LooksLater(Server):
+        async def application_checker(self):
+            await deleted.wait()  # a look between the raise and the delete would remove it
+            await super().application_checker()
+
     async def application(scope, receive, send):
         if when == "before it is deleted":
             raise Broken("once")
@@ -442,13 +449,14 @@ async def test_what_a_deleted_instance_raises_is_reported_once(when):
         for _ in range(3):
             await asyncio.sleep(0)
         server.delete_application_instance(1)
+        deleted.set()
         exception, reported = await wait_for_the_report(server)
         assert exception.args == ("once",)
         assert reported is details
         server.get_or_create_application_instance(2, None)
         server.delete_application_instance(2)  # for another look
 
-    server = Server(application, script)
+    server = LooksLater(application, script)
     await server.arun()
     assert server.reported.qsize() <= 1
     assert server._ending == {}
