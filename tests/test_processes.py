@@ -257,6 +257,7 @@ SUBINTERPRETERS = """
 
     CODE = '''if True:
         import asyncio
+        import threading
         import asgibridge
         from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
@@ -266,6 +267,8 @@ SUBINTERPRETERS = """
             return nested, await sync_to_async(int, thread_sensitive=False)("7")
 
         print(asgibridge.IMPLEMENTATION, *async_to_sync(main)(), *asyncio.run(main()), flush=True)
+        for thread in set(threading.enumerate()) - {threading.current_thread()}:
+            thread.join()  # before 3.12 destroy() refuses while one is ending
     '''
     own_gil = sys.argv[1] == "own"
     try:
