@@ -91,7 +91,8 @@ _TROUBLE = re.compile(
 class Server:
     """A server of the site's, until the ``with`` block ends.
 
-    It must end when told to, and must have logged no error, unless ``quiet=False``.
+    It must end when told to, by the signal ``stop``, and must have logged no error, unless
+    ``quiet=False``.
     """
 
     def __init__(
@@ -99,11 +100,13 @@ class Server:
         implementation: Implementation,
         *program: str,
         quiet: bool = True,
+        stop: signal.Signals = signal.SIGINT,
         **settings: str,
     ) -> None:
         self.implementation = implementation
         self._program = program
         self._quiet = quiet
+        self._signal = stop
         self._settings = settings
 
     @property
@@ -148,7 +151,7 @@ class Server:
 
     def _stop(self) -> bool:
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(self._signal)
             try:
                 self._process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:

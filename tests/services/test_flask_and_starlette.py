@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -191,6 +192,8 @@ def test_starlette_on_gunicorn(
     with Server(
         implementation,
         *gunicorn("starlette_site:adapted", "--worker-class", "gthread", "--threads", "4"),
+        # Not SIGINT: its handler there takes a lock that the code it interrupts may hold.
+        stop=signal.SIGTERM,
         BOARD_POSTGRES_PORT=str(postgres.port),
         BOARD_REDIS_PORT=str(redis_port),
         BOARD_LOOP=loop,
