@@ -22,7 +22,8 @@ import threading
 import time
 
 import asgibridge
-from asgibridge import _backend, _loops
+from asgibridge import _kernel
+from asgibridge._loops import kept as kept_loops
 from storm import Report, Storm
 from workloads import resident
 
@@ -44,8 +45,8 @@ of malloc's arenas above all, of which each of many short-lived threads may get 
 
 def still_there():
     """What there is when nothing happens, and the idle workers have been sent home."""
-    _backend.kernel.end_idle_workers()
-    _loops._close_parked()  # how many there are is chance
+    _kernel.kernel.end_idle_workers()
+    kept_loops._close_parked()  # how many there are is chance
     deadline = time.monotonic() + 10
     for thread in threading.enumerate():
         # Those of an executor that is kept for the next call stay; there are never many.

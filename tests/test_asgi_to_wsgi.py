@@ -15,7 +15,7 @@ from wsgiref.validate import validator
 
 import pytest
 
-from asgibridge._wsgi_conversation import Conversation
+from asgibridge._wsgi.conversation import Conversation
 from asgibridge.sync import sync_to_async
 from asgibridge.wsgi import AsgiToWsgi, ClientDisconnected, WsgiToAsgi
 from wsgi_tools import content, http_scope, parts, respond
@@ -766,7 +766,7 @@ def test_a_lifespan_that_dies_is_reported(adapt, reported):
 
 
 def test_a_shutdown_that_does_not_end_is_not_waited_for(adapt, reported, monkeypatch):
-    monkeypatch.setattr("asgibridge._wsgi_loop.SHUTDOWN_SECONDS", 0.01)
+    monkeypatch.setattr("asgibridge._wsgi.service.SHUTDOWN_SECONDS", 0.01)
 
     async def application(scope, receive, send):
         if scope["type"] == "http":

@@ -15,7 +15,7 @@ import pytest
 
 import asgibridge
 import children
-from asgibridge._install import BOOTSTRAP
+from asgibridge._start.install import BOOTSTRAP
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="scripts with a first line #! are POSIX's")
 
@@ -212,7 +212,8 @@ class TestRun:
         if before is None:
             set_path = "os.environ.pop('PYTHONPATH', None)"
         program = (
-            f"import os; {set_path}; from asgibridge._cli import main; main(['run', 'path.py'])"
+            f"import os; {set_path}\n"
+            "from asgibridge._start.cli import main; main(['run', 'path.py'])"
         )
         done = children.run("-c", program, cwd=site)
         assert (done.stdout.strip(), done.stderr) == (os.pathsep.join(after), "")
@@ -245,7 +246,9 @@ class TestCommand:
     def test_of_this_python_by_other_first_lines(self, command, output, first_lines):
         python = Path(sys.executable)
         text = first_lines.format(executable=python, name=python.name)
-        path = command("tool", f"{text}\nimport sys; print('asgibridge._cli' in sys.modules)\n")
+        path = command(
+            "tool", f"{text}\nimport sys; print('asgibridge._start.cli' in sys.modules)\n"
+        )
         tools, rest = path.split(os.pathsep, 1)
         path = os.pathsep.join([tools, str(python.parent), rest])
         assert output("run", "tool", PATH=path) == "True"
@@ -484,7 +487,7 @@ class TestInfo:
         assert "installed as asgiref: yes" in output("run", "-m", "asgibridge", "info").splitlines()
 
     def test_warns_of_the_original_loaded_beside_it(self, site):
-        program = "import asgiref.sync; from asgibridge._cli import main; main(['info'])"
+        program = "import asgiref.sync; from asgibridge._start.cli import main; main(['info'])"
         done = children.run("-c", program, cwd=site)
         assert "\ninstalled as asgiref: no\n" in done.stdout
         assert "\noriginal asgiref: original, LOADED" in done.stdout

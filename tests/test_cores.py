@@ -200,7 +200,7 @@ class TestPlacement:
 
 CROSSING = """
 import asyncio
-from asgibridge._backend import kernel
+from asgibridge._kernel import kernel
 from asgibridge.sync import ThreadSensitiveContext, sync_to_async
 
 async def visit():
@@ -262,7 +262,7 @@ def test_a_forked_child_lets_its_parents_threads_alone(script_output):
     script = """
     import os, threading, warnings
     warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
-    from asgibridge._backend import kernel
+    from asgibridge._kernel import kernel
 
     class Item:
         def __init__(self):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends itself SI
 AT_EVERY_CALL = """
     import asyncio, contextvars, os, signal, sys
     import asgibridge
-    from asgibridge import _backend
+    from asgibridge import _kernel
     from asgibridge.sync import AsyncToSync, async_to_sync, sync_to_async
 
     ours = os.path.dirname(asgibridge.__file__)
@@ -63,7 +63,7 @@ AT_EVERY_CALL = """
         assert outcome in (7, "interrupted"), (where, outcome)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, where
         assert not AsyncToSync.loop_thread_executors, where
-        assert _backend.kernel.peek(AsyncToSync.executors, "current", None) is None, where
+        assert _kernel.kernel.peek(AsyncToSync.executors, "current", None) is None, where
         assert not unraisable, (where, unraisable)
         try:
             # Whoever goes on has a frame of that call in sight, if it left one.

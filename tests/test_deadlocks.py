@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from asgibridge import _deadlocks, workers
+from asgibridge import workers
+from asgibridge._waits import deadlocks
 from asgibridge.limiters import CapacityLimiter
 from asgibridge.sync import (
     AsyncSingleThreadContext,
@@ -302,13 +303,13 @@ class TestNeverRuns:
     @pytest.mark.thread_unsafe(reason="replaces the search")
     def test_the_same_while_the_task_that_waits_is_in_the_middle_of_a_step(self, monkeypatch):
         """As it is submitted that can't be known: the waiting thread finds it."""
-        searches, search = [], _deadlocks.chain
+        searches, search = [], deadlocks.chain
 
         def chain(*args, **kwargs):
             searches.append(args)
             return None if len(searches) == 1 else search(*args, **kwargs)
 
-        monkeypatch.setattr(_deadlocks, "chain", chain)
+        monkeypatch.setattr(deadlocks, "chain", chain)
         self.test_a_new_loop_on_the_single_thread_that_waits_for_it()
         assert len(searches) == 2
 
@@ -367,7 +368,7 @@ class TestBehindARing:
     def test_a_call_that_is_posted_meanwhile_waits(self):
         stands, posted = threading.Event(), threading.Event()
         with ThreadPoolExecutor(2) as pool:
-            with _deadlocks._looking:  # the ring is not broken before
+            with deadlocks._looking:  # the ring is not broken before
                 ring = pool.submit(asyncio.run, self.ring(stands))
                 assert stands.wait(10)
                 bystander = pool.submit(asyncio.run, self.bystander(posted))
@@ -379,7 +380,7 @@ class TestBehindARing:
     def test_a_thread_that_waits_for_such_a_call_breaks_the_ring(self, monkeypatch):
         """And not the call that it waits for itself, if it is the one that looks."""
         stands, posted, looked = threading.Event(), threading.Event(), threading.Event()
-        look, lookers = _deadlocks.look, []
+        look, lookers = deadlocks.look, []
 
         def only_the_bystander(loop, beneath):
             if threading.get_ident() in lookers and posted.is_set():
@@ -394,7 +395,7 @@ class TestBehindARing:
             async with ThreadSensitiveContext():  # a thread of its own
                 return await sync_to_async(wait_for_it)()
 
-        monkeypatch.setattr(_deadlocks, "look", only_the_bystander)
+        monkeypatch.setattr(deadlocks, "look", only_the_bystander)
         with ThreadPoolExecutor(2) as pool:
             ring = pool.submit(asyncio.run, self.ring(stands))
             assert stands.wait(10)
@@ -412,14 +413,14 @@ class TestRuns:
     def _no_proof(self, monkeypatch):
         # Nor may one be found by a search that happens to come a moment sooner or later.
         found = []
-        chain = _deadlocks.chain
+        chain = deadlocks.chain
 
         def noting(*args, **kwargs):
             why = chain(*args, **kwargs)
             found.append(why)
             return why
 
-        monkeypatch.setattr(_deadlocks, "chain", noting)
+        monkeypatch.setattr(deadlocks, "chain", noting)
         yield
         assert [why for why in found if why is not None] == []
 
@@ -559,7 +560,7 @@ class TestRuns:
 
     def test_a_task_that_was_cancelled_a_moment_ago(self, monkeypatch):
         """It has not heard of it yet, and seems to wait for a call that can't run."""
-        look, not_yet = _deadlocks.look, [True]
+        look, not_yet = deadlocks.look, [True]
 
         async def main():
             loop = asyncio.get_running_loop()
@@ -582,7 +583,7 @@ class TestRuns:
                 go.wait(10)
                 return async_to_sync(inner)()
 
-            monkeypatch.setattr(_deadlocks, "look", instead)
+            monkeypatch.setattr(deadlocks, "look", instead)
             working = asyncio.ensure_future(sync_to_async(work)())
             await begun.wait()
             tasks.append(asyncio.ensure_future(thread()))
@@ -662,14 +663,14 @@ class TestClosedLoop:
     def test_whose_task_has_ended_just_before(self, waiting, monkeypatch):
         loop, outcome, (future, task) = waiting
         looking, closed = threading.Event(), threading.Event()
-        look = _deadlocks.look
+        look = deadlocks.look
 
         def late(*args):
             looking.set()
             assert closed.wait(10)
             look(*args)
 
-        monkeypatch.setattr(_deadlocks, "look", late)
+        monkeypatch.setattr(deadlocks, "look", late)
         assert looking.wait(10)
         future.set_result("in time")
         loop.run_until_complete(task)
@@ -681,13 +682,13 @@ class TestClosedLoop:
     def test_that_is_stopped_may_run_again(self, waiting, monkeypatch):
         loop, outcome, (future, _) = waiting
         looks = threading.Semaphore(0)
-        look = _deadlocks.look
+        look = deadlocks.look
 
         def noting(*args):
             look(*args)
             looks.release()
 
-        monkeypatch.setattr(_deadlocks, "look", noting)
+        monkeypatch.setattr(deadlocks, "look", noting)
         assert looks.acquire(timeout=10)
         assert outcome == []
         future.set_result("ran again")
@@ -774,15 +775,15 @@ def test_a_child_that_was_forked_while_a_thread_looked(script_output):
     assert (
         script_output("""
             import os, warnings
-            from asgibridge import _deadlocks
+            from asgibridge._waits import deadlocks
 
             warnings.simplefilter("ignore", DeprecationWarning)
             executor = object()
-            with _deadlocks._looking, _deadlocks.occupied(executor, []):
+            with deadlocks._looking, deadlocks.occupied(executor, []):
                 child = os.fork()
                 if child == 0:
-                    free = _deadlocks._looking.acquire(timeout=1)
-                    os._exit(0 if free and _deadlocks.busy_with(executor) is None else 1)
+                    free = deadlocks._looking.acquire(timeout=1)
+                    os._exit(0 if free and deadlocks.busy_with(executor) is None else 1)
                 _, status = os.waitpid(child, 0)
             print(status)
         """)

@@ -11,7 +11,7 @@ import asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asgibridge._wsgi_environ import add_headers, build_environ, build_scope
+from asgibridge._wsgi.environ import add_headers, build_environ, build_scope
 from wsgi_tools import EMPTY_REQUEST, END, http_scope, respond
 
 FUZZED = settings(

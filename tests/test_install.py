@@ -15,7 +15,7 @@ import pytest
 
 import asgibridge
 import children
-from asgibridge import _install
+from asgibridge._start import install as installer
 
 SUBMODULES = (
     "compatibility",
@@ -168,7 +168,7 @@ class TestInstall:
         assert (
             script_output("""
     import sys
-    dear = {"asyncio", "multiprocessing", "socket", "ssl", "asgibridge._backend"}
+    dear = {"asyncio", "multiprocessing", "socket", "ssl", "asgibridge._kernel"}
     before = dear & set(sys.modules)
     import asgibridge.autoinstall
     import asgiref
@@ -257,13 +257,13 @@ class TestInstall:
     def test_state_can_be_asked(self, script_output):
         assert script_output("""
     import sys
-    from asgibridge import _install
-    state = lambda: print(_install.is_installed(), _install.real_asgiref_loaded())
+    from asgibridge._start import install as installer
+    state = lambda: print(installer.is_installed(), installer.real_asgiref_loaded())
     state()
     import asgiref.sync
     state()
     del sys.modules["asgiref"], sys.modules["asgiref.sync"]
-    _install.install()
+    installer.install()
     import asgiref.sync
     state()
     sys.modules["asgiref.sync"] = type(sys)("asgiref.sync")
@@ -444,16 +444,16 @@ class TestMultiprocessing:
         monkeypatch.setattr(sys, "frozen", True, raising=False)
         frozen = ["program", "--multiprocessing-fork", "pipe_handle=5"]
         server = ["program", "-c", "from multiprocessing.forkserver import main; main()"]
-        assert _install._install_first(frozen, "multiprocessing.spawn") == frozen
-        assert _install._install_first(server, "multiprocessing.forkserver") == server
+        assert installer._install_first(frozen, "multiprocessing.spawn") == frozen
+        assert installer._install_first(server, "multiprocessing.forkserver") == server
 
     def test_other_commands_are_left_alone(self):
         tracker = [b"python", "-c", "from multiprocessing.resource_tracker import main;main(5)"]
-        assert _install._install_first(tracker, "multiprocessing.forkserver") == tracker
+        assert installer._install_first(tracker, "multiprocessing.forkserver") == tracker
 
     def test_command_can_be_put_in_double_quotes(self):
         """As multiprocessing does on Windows."""
         command = ["python", "-c", "from multiprocessing.spawn import spawn_main; spawn_main()"]
-        program = _install._install_first(command, "multiprocessing.spawn")[2]
+        program = installer._install_first(command, "multiprocessing.spawn")[2]
         assert program != command[2]
         assert '"' not in program

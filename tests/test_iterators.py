@@ -16,7 +16,8 @@ from random import Random
 
 import pytest
 
-from asgibridge import _pulls, iterators
+from asgibridge import iterators
+from asgibridge._iteration import pulls
 from asgibridge.iterators import async_to_sync_iterator, sync_to_async_iterator
 from asgibridge.local import Local
 from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -80,7 +81,7 @@ async def reached(event):
 def every_item_is_slow(monkeypatch):
     """Each look at the clock is a second later than the one before."""
     times = iter(range(10**9))
-    monkeypatch.setattr(_pulls, "clock", lambda: next(times))
+    monkeypatch.setattr(pulls, "clock", lambda: next(times))
     monkeypatch.setattr(iterators, "clock", lambda: next(times))
 
 
@@ -117,14 +118,14 @@ class TestSyncToAsync:
     @pytest.mark.asyncio
     async def test_a_batch_takes_one_hop(self, monkeypatch):
         hops = []
-        original = _pulls.Hops.call
+        original = pulls.Hops.call
 
         def call(self, function):
             hops.append(function)
             return original(self, function)
 
-        monkeypatch.setattr(_pulls.Hops, "call", call)
-        monkeypatch.setattr(_pulls, "clock", lambda: 0)
+        monkeypatch.setattr(pulls.Hops, "call", call)
+        monkeypatch.setattr(pulls, "clock", lambda: 0)
         async for _ in sync_to_async_iterator(numbers(1000), max_size=100):
             pass
         # The consumer may take some while the pull goes on; then there are fewer.
@@ -144,7 +145,7 @@ class TestSyncToAsync:
 
     @pytest.mark.asyncio
     async def test_an_item_does_not_wait_for_the_next(self, monkeypatch):
-        monkeypatch.setattr(_pulls, "clock", lambda: 0)
+        monkeypatch.setattr(pulls, "clock", lambda: 0)
         recorder = Recorder()
         got = []
         async for item in sync_to_async_iterator(recorder.generate(3, wait_at=2)):
@@ -302,7 +303,7 @@ class TestSyncToAsync:
 
     @pytest.mark.asyncio
     async def test_what_the_loop_sets_while_the_iterator_runs_is_not_lost(self, monkeypatch):
-        monkeypatch.setattr(_pulls, "clock", lambda: 0)
+        monkeypatch.setattr(pulls, "clock", lambda: 0)
         recorder = Recorder()
         other = contextvars.ContextVar("other", default="unset")
         seen = []
@@ -516,7 +517,7 @@ class TestSyncToAsync:
 
     @pytest.mark.asyncio
     async def test_an_error_that_nobody_hears_any_more_is_reported(self, monkeypatch):
-        monkeypatch.setattr(_pulls, "clock", lambda: 0)  # it is read ahead, however long it takes
+        monkeypatch.setattr(pulls, "clock", lambda: 0)  # it is read ahead, however long it takes
         reported = handled(asyncio.get_running_loop())
         recorder = Recorder()
 
@@ -609,7 +610,7 @@ class TestSyncToAsync:
 
     @pytest.mark.asyncio
     async def test_an_item_does_not_live_until_the_next(self, no_gc, monkeypatch):
-        monkeypatch.setattr(_pulls, "clock", lambda: 0)
+        monkeypatch.setattr(pulls, "clock", lambda: 0)
         recorder = Recorder()
 
         def generate():

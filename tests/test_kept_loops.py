@@ -15,7 +15,8 @@ import weakref
 
 import pytest
 
-from asgibridge import _backend, _loops
+from asgibridge import _kernel
+from asgibridge._loops import kept as kept_loops
 from asgibridge.sync import (
     AsyncSingleThreadContext,
     AsyncToSync,
@@ -31,13 +32,13 @@ GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 @pytest.fixture(autouse=True)
 def no_parked_loop():
-    _loops._close_parked()
+    kept_loops._close_parked()
     yield
-    _loops._close_parked()
+    kept_loops._close_parked()
 
 
 def parked():
-    return list(_loops._parked)
+    return list(kept_loops._parked)
 
 
 async def nothing():
@@ -104,7 +105,7 @@ class TestIsKept:
         # Without the GIL another thread may not have let go yet of the loop, which it has told of
         # the last hop: in the pure kernel it hardly ever has.
         kept = [is_kept_after(TestIsKept.hops) for _ in range(100)]
-        assert any(kept) or not (GIL or _backend.IMPLEMENTATION == "speedups")
+        assert any(kept) or not (GIL or _kernel.IMPLEMENTATION == "speedups")
 
     def test_after_what_was_ready_has_run(self):
         log = []
@@ -158,7 +159,7 @@ class TestIsKept:
         assert value() is None
 
     def test_at_most_so_many(self, monkeypatch):
-        monkeypatch.setattr(_loops, "_MOST", 2)
+        monkeypatch.setattr(kept_loops, "_MOST", 2)
         barrier = threading.Barrier(4)
 
         async def meet():
@@ -174,10 +175,10 @@ class TestIsKept:
     def test_not_for_ever(self, monkeypatch):
         async_to_sync(nothing)()
         (kept,) = parked()
-        _loops.close_idle()
+        kept_loops.close_idle()
         assert parked() == [kept]
-        monkeypatch.setattr(_loops, "IDLE_SECONDS", -1.0)
-        _loops.close_idle()
+        monkeypatch.setattr(kept_loops, "IDLE_SECONDS", -1.0)
+        kept_loops.close_idle()
         assert parked() == []
         assert kept.loop.is_closed()
 
@@ -346,10 +347,10 @@ class TestIsClosed:
         assert (
             script_output("""
                 import asyncio
-                from asgibridge import _loops
+                from asgibridge._loops import kept as kept_loops
                 from asgibridge.sync import async_to_sync
                 async_to_sync(asyncio.sleep)(0)
-                print(len(_loops._parked))
+                print(len(kept_loops._parked))
             """)
             == "1"
         )
@@ -504,7 +505,7 @@ def test_a_forked_child_leaves_the_parents_loop_alone(script_output):
     assert (
         script_output("""
             import asyncio, gc, os, warnings
-            from asgibridge import _loops
+            from asgibridge._loops import kept as kept_loops
             from asgibridge.sync import async_to_sync, sync_to_async
             warnings.simplefilter("ignore", DeprecationWarning)  # fork and threads
 
@@ -518,7 +519,7 @@ def test_a_forked_child_leaves_the_parents_loop_alone(script_output):
             before = async_to_sync(main)()
             child = os.fork()
             if child == 0:
-                assert not _loops._parked
+                assert not kept_loops._parked
                 gc.collect()
                 async_to_sync(main)()
                 async_to_sync(main)()
@@ -535,13 +536,13 @@ def test_a_run_that_ends_leaves_the_entry_of_the_next_on_its_loop(monkeypatch):
     """The loop is parked, and taken by another thread, before the run is quite over."""
     entries = AsyncToSync.loop_thread_executors
     async_to_sync(nothing)()
-    original = _loops._KeptLoop._park
+    original = kept_loops._KeptLoop._park
     when_parked = []
 
     def park(self):
         when_parked.append(dict(entries))
         original(self)
 
-    monkeypatch.setattr(_loops._KeptLoop, "_park", park)
+    monkeypatch.setattr(kept_loops._KeptLoop, "_park", park)
     async_to_sync(nothing)()
     assert when_parked == [{}]

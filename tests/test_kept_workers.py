@@ -18,7 +18,8 @@ from contextvars import Context, ContextVar, copy_context
 
 import pytest
 
-from asgibridge import _backend, _threads
+from asgibridge import _kernel
+from asgibridge._process import threads as worker_threads
 from asgibridge.local import Local
 from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
 from threads import SECONDS, join_idle
@@ -398,7 +399,7 @@ class TestLease:
             second = executor.submit(threading.current_thread).result(SECONDS)
             former.abandon()
             assert not second.abandoned
-            assert second in _threads.workers()
+            assert second in worker_threads.workers()
 
     def test_a_former_tenant_waits_for_nobody_elses_call(self, kernel):
         former = kernel.ThreadSensitiveExecutor()
@@ -452,7 +453,7 @@ class TestLease:
                     SECONDS
                 ) is own
 
-        assert asyncio.run(main()) == (_backend.kernel.ThreadSensitiveExecutor, True)
+        assert asyncio.run(main()) == (_kernel.kernel.ThreadSensitiveExecutor, True)
 
     def test_a_late_call_of_a_context_gets_another_thread(self):
         """Nothing that the context left behind may be met by it, nor what it leaves by the next."""
@@ -493,7 +494,7 @@ class TestLease:
             gc.collect()
             return len(values)
 
-        if keeps(_backend.kernel):  # in the other the thread ends soon
+        if keeps(_kernel.kernel):  # in the other the thread ends soon
             assert asyncio.run(main()) == 0
 
 
@@ -502,9 +503,10 @@ def test_a_forked_child_has_workers_of_its_own(script_output):
     assert (
         script_output("""
             import os, threading, warnings
-            from asgibridge import _backend, _threads
+            from asgibridge import _kernel
+            from asgibridge._process import threads as worker_threads
             warnings.simplefilter("ignore", DeprecationWarning)  # fork and threads
-            make = _backend.kernel.ThreadSensitiveExecutor
+            make = _kernel.kernel.ThreadSensitiveExecutor
 
             def work():
                 return threading.current_thread()
@@ -531,8 +533,9 @@ def test_idle_ones_do_not_hold_up_the_exit(script_output):
             import time, atexit
             start = time.monotonic()
             atexit.register(lambda: print(time.monotonic() - start < 5))  # so it runs after ours
-            from asgibridge import _backend, _threads
-            with _backend.kernel.ThreadSensitiveExecutor() as executor:
+            from asgibridge import _kernel
+            from asgibridge._process import threads as worker_threads
+            with _kernel.kernel.ThreadSensitiveExecutor() as executor:
                 executor.submit(int).result(10)
         """)
         == "True"

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import asgibridge
-from asgibridge import _backend, _pure
+from asgibridge import _kernel, _pure
 from threads import join_idle
 
 
@@ -436,7 +436,7 @@ class TestSwitch:
         choice = os.environ.get("ASGIBRIDGE_SPEEDUPS", "auto")
         expected = {"off": "pure", "require": "speedups"}.get(choice)
         assert asgibridge.IMPLEMENTATION in ([expected] if expected else ["pure", "speedups"])
-        assert _backend.kernel.__name__.endswith(asgibridge.IMPLEMENTATION)
+        assert _kernel.kernel.__name__.endswith(asgibridge.IMPLEMENTATION)
 
     def test_off(self):
         assert self.implementation("off").stdout.strip() == "pure"

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from asgibridge import _backend, pools
+from asgibridge import _kernel, pools
 from asgibridge.local import Local
 from asgibridge.pools import LoopExecutor
 from asgibridge.sync import SyncToAsync, async_to_sync, sync_to_async
@@ -257,7 +257,7 @@ class TestThreads:
             raise Interrupt
 
         executor = LoopExecutor()
-        executor._inbox = inbox = _backend.kernel.PoolInbox(1)
+        executor._inbox = inbox = _kernel.kernel.PoolInbox(1)
         executor._work_queue = pools._Queue(inbox, executor)
         if moment == "hired":
             executor._inbox = HiresAndRaises()

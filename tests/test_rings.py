@@ -16,8 +16,9 @@ from functools import partial
 
 import pytest
 
-from asgibridge import _deadlocks, workers
-from asgibridge._worker_pool import pool
+from asgibridge import workers
+from asgibridge._waits import deadlocks
+from asgibridge._workers.pool import pool
 from asgibridge.iterators import async_to_sync_iterator
 from asgibridge.limiters import CapacityLimiter
 from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
@@ -77,7 +78,7 @@ def search():
     waits = waits_of(*asyncio.all_tasks())
     assert waits
     for wait in waits:
-        assert _deadlocks.chain(None, wait=wait) is None
+        assert deadlocks.chain(None, wait=wait) is None
     return True
 
 
@@ -102,14 +103,14 @@ def policy():
 def no_proof(monkeypatch):
     """Nor may one be found by a search that happens to come a moment sooner or later."""
     found = []
-    chain = _deadlocks.chain
+    chain = deadlocks.chain
 
     def noting(*args, **kwargs):
         why = chain(*args, **kwargs)
         found.append(why)
         return why
 
-    monkeypatch.setattr(_deadlocks, "chain", noting)
+    monkeypatch.setattr(deadlocks, "chain", noting)
     yield found
     assert [why for why in found if why is not None] == []
 
@@ -117,14 +118,14 @@ def no_proof(monkeypatch):
 @pytest.fixture
 def no_look(monkeypatch):
     """Only who begins to wait may find it, at once."""
-    monkeypatch.setattr(_deadlocks, "look", lambda *args: None)
-    monkeypatch.setattr(_deadlocks, "look_from", lambda *args: None)
+    monkeypatch.setattr(deadlocks, "look", lambda *args: None)
+    monkeypatch.setattr(deadlocks, "look_from", lambda *args: None)
 
 
 @pytest.fixture
 def often(monkeypatch):
     """Who waits for a worker looks more often."""
-    monkeypatch.setattr(_deadlocks, "LOOK_EVERY", 0.02)
+    monkeypatch.setattr(deadlocks, "LOOK_EVERY", 0.02)
 
 
 class TestTokens:
@@ -511,7 +512,7 @@ class TestTokensThatComeBack:
             elsewhere.start()
             elsewhere.join(LIMIT)  # and this loop with it
             assert limiter._held_by() is not None
-            assert _deadlocks.chain(contexts[0]) is None
+            assert deadlocks.chain(contexts[0]) is None
             return await first
 
         assert run(main()) == "ran"
@@ -527,7 +528,7 @@ class TestTokensThatComeBack:
             async def inner():
                 return await limited(lambda: "ran", limiter)
 
-            monkeypatch.setattr(_deadlocks, "_has_time_out", instead)
+            monkeypatch.setattr(deadlocks, "_has_time_out", instead)
             return await holding(inner, limiter)
 
         assert run(main()) == "ran"
@@ -609,8 +610,8 @@ class TestEndedWaits:
                 wait.loop.call_soon_threadsafe(wait.loop.call_later, 0.05, event.set)
                 return break_at(wait)
 
-            break_at = _deadlocks._break_at
-            monkeypatch.setattr(_deadlocks, "_break_at", late)
+            break_at = deadlocks._break_at
+            monkeypatch.setattr(deadlocks, "_break_at", late)
             has_it = asyncio.ensure_future(holding(inner, limiter))
             while not limiter.borrowed_tokens:
                 await asyncio.sleep(0)
@@ -626,16 +627,16 @@ class TestEndedWaits:
 def test_a_timer_that_is_about_a_task(way):
     async def main():
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert not _deadlocks._has_time_out([task])
+        assert not deadlocks._has_time_out([task])
         if way == "call_later":
             handle = loop.call_later(60, task.cancel)
         elif way == "call_soon":
             handle = loop.call_soon(task.cancel)
         else:
             handle = loop.call_soon(print, task)
-        found = _deadlocks._has_time_out([task])
+        found = deadlocks._has_time_out([task])
         handle.cancel()
-        return found, _deadlocks._has_time_out([task])
+        return found, deadlocks._has_time_out([task])
 
     assert run(main()) == (True, False)
 
@@ -1047,7 +1048,7 @@ class TestPartnersOfClosedLoops:
         """As `async_to_sync` does, here in the middle of an iteration."""
         loop = asyncio.new_event_loop()
         looking, outcome, futures = threading.Event(), [], []
-        look = _deadlocks.look
+        look = deadlocks.look
 
         def noting(*args):
             looking.set()
@@ -1070,7 +1071,7 @@ class TestPartnersOfClosedLoops:
             asyncio.ensure_future(sync_to_async(work)())
             await loop.run_in_executor(None, looking.wait, LIMIT)
 
-        monkeypatch.setattr(_deadlocks, "look", noting)
+        monkeypatch.setattr(deadlocks, "look", noting)
         loop.run_until_complete(main())
         for task in asyncio.all_tasks(loop):
             task._log_destroy_pending = False

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import asgibridge
 from asgibridge import workers
-from asgibridge._buckets import BOUNDS
+from asgibridge._process.buckets import BOUNDS
 from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
 SECONDS = 10
@@ -21,12 +21,12 @@ SECONDS = 10
 
 @pytest.fixture(autouse=True)
 def timings(monkeypatch):
-    from asgibridge import _stats
+    from asgibridge._workers import stats as figures
 
     workers.collect_timings(True)
     yield
-    monkeypatch.setattr(_stats, "_wanted", None)
-    _stats._apply()
+    monkeypatch.setattr(figures, "_wanted", None)
+    figures._apply()
 
 
 def changes(before, after):

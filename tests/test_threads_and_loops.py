@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 
-from asgibridge import _backend
+from asgibridge import _kernel
 from asgibridge.current_thread_executor import CurrentThreadExecutor
 from asgibridge.sync import (
     AsyncSingleThreadContext,
@@ -413,7 +413,7 @@ class TestTopLevelCall:
         def refuse(self):
             raise RuntimeError("can't start new thread")
 
-        _backend.kernel.end_idle_workers()
+        _kernel.kernel.end_idle_workers()
         monkeypatch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             async_to_sync(asyncio.sleep)(0)

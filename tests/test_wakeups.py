@@ -158,7 +158,7 @@ SCRIPT = """
 import os, signal, sys, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork in a process with threads
 from concurrent.futures import wait
-from asgibridge._backend import kernel
+from asgibridge._kernel import kernel
 
 SECONDS = 10
 executors = [kernel.ThreadSensitiveExecutor() for _ in range(4)]

@@ -14,7 +14,8 @@ from contextvars import ContextVar
 
 import pytest
 
-from asgibridge import _leases, workers
+from asgibridge import workers
+from asgibridge._workers import leases
 from asgibridge.local import Local
 from asgibridge.sync import (
     AsyncSingleThreadContext,
@@ -275,9 +276,9 @@ class TestKeep:
 
     def test_leaving_is_without_a_hop(self, monkeypatch):
         posted = []
-        original = _leases.kernel.ThreadSensitiveExecutor.post
+        original = leases.kernel.ThreadSensitiveExecutor.post
         monkeypatch.setattr(
-            _leases.kernel.ThreadSensitiveExecutor,
+            leases.kernel.ThreadSensitiveExecutor,
             "post",
             lambda self, item: posted.append(item) or original(self, item),
         )
@@ -325,12 +326,12 @@ class TestKeep:
                 mine = await current_thread()
                 left.set()
                 assert await task is not mine
-                assert len(_leases.pool.in_use) == 2
+                assert len(leases.pool.in_use) == 2
 
         asyncio.run(main())
         gc.collect()
-        assert len(_leases.pool.in_use) == 0
-        assert len(_leases.pool.idle) == 2
+        assert len(leases.pool.in_use) == 0
+        assert len(leases.pool.idle) == 2
 
     def test_a_context_that_is_dropped_gives_it_back(self):
         async def main():
@@ -341,7 +342,7 @@ class TestKeep:
         first = asyncio.run(main())
         gc.collect()
         assert request()[-1] is first
-        assert not _leases.pool.in_use
+        assert not leases.pool.in_use
 
     def test_nested_contexts_are_one(self):
         async def main():
@@ -424,7 +425,7 @@ class TestIdle:
         *_, thread = request()
         thread.join(SECONDS)
         assert not thread.is_alive()
-        assert not _leases.pool.idle
+        assert not leases.pool.idle
 
     def test_its_time_does_not_run_while_it_is_leased(self):
         set_policy(Policy(kind="keep", idle_timeout=0.01))
@@ -658,7 +659,7 @@ class TestHooks:
             from asgibridge.workers import Policy, set_policy
             log = []
             atexit.register(lambda: print(*log))  # so it runs after ours
-            import asgibridge._threads
+            import asgibridge._process.threads
             set_policy(Policy(kind="keep", on_end=lambda worker: log.append("end")))
 
             async def main():
@@ -825,7 +826,7 @@ def test_a_forked_child_begins_anew(script_output):
     assert (
         script_output("""
             import asyncio, os, threading, warnings
-            from asgibridge import _leases
+            from asgibridge._workers import leases
             from asgibridge.sync import ThreadSensitiveContext, sync_to_async
             from asgibridge.workers import Policy, set_policy
             warnings.simplefilter("ignore", DeprecationWarning)  # fork and threads
@@ -842,7 +843,7 @@ def test_a_forked_child_begins_anew(script_output):
                     child = os.fork()
                     if child == 0:
                         # The limit of the child is its own, and so is the worker.
-                        assert not _leases.pool.in_use
+                        assert not leases.pool.in_use
                         asyncio._set_running_loop(None)
                         from contextvars import Context
                         Context().run(asyncio.run, main())

@@ -12,7 +12,7 @@ from contextvars import Context
 
 import pytest
 
-from asgibridge import _leases
+from asgibridge._workers import leases
 from asgibridge.sync import (
     SyncToAsync,
     ThreadSensitiveContext,
@@ -22,7 +22,7 @@ from asgibridge.sync import (
 from asgibridge.workers import LimitReached, Policy, set_policy
 from threads import SECONDS, clean_pool
 
-pool = _leases.pool
+pool = leases.pool
 current_thread = sync_to_async(threading.current_thread)
 
 
@@ -394,7 +394,7 @@ class TestGivingUp:
         async def main():
             set_policy(Policy(limit=1))
             async with Holder():
-                executor = _leases.executor_of_context(None, None)
+                executor = leases.executor_of_context(None, None)
                 future = executor.submit(int)
                 assert len(pool.waiting) == 1
                 del executor
@@ -409,7 +409,7 @@ class TestGivingUp:
         async def main():
             set_policy(Policy(limit=1))
             async with Holder():
-                executor = _leases.executor_of_context(None, None)
+                executor = leases.executor_of_context(None, None)
                 future = executor.submit(int)
                 executor.shutdown(cancel_futures=True)
                 assert future.cancelled()

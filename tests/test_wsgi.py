@@ -13,7 +13,7 @@ from wsgiref.validate import validator
 
 import pytest
 
-from asgibridge import _wsgi_environ
+from asgibridge._wsgi import environ as environ_module
 from asgibridge.sync import sync_to_async
 from asgibridge.wsgi import ClientDisconnected, WsgiToAsgi, WsgiToAsgiInstance
 from wsgi_tools import (
@@ -714,7 +714,7 @@ def test_more_made_up_header_names_than_are_kept_do_no_harm():
         environ = environ_of(headers=headers)
         assert environ["HTTP_X_MADE_UP_1999"] == "1"
     # Each of several threads may keep one that is the last.
-    assert len(_wsgi_environ._names) < _wsgi_environ._NAMES_KEPT + 10
+    assert len(environ_module._names) < environ_module._NAMES_KEPT + 10
 
 
 # The limit on duplicate headers

@@ -15,8 +15,8 @@ from random import Random
 
 import pytest
 
-from asgibridge import _wsgi_exchange
-from asgibridge._wsgi_exchange import Exchange
+from asgibridge._wsgi import exchange
+from asgibridge._wsgi.exchange import Exchange
 from asgibridge.local import Local
 from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from asgibridge.wsgi import ClientDisconnected, WsgiToAsgi, WsgiToAsgiInstance
@@ -139,7 +139,7 @@ async def test_no_more_than_the_limit_is_on_its_way():
 
     await respond(wsgi_application, send=send)
     assert len(content(sent)) == 500 * size
-    assert most * size <= _wsgi_exchange.LIMIT + 2 * size
+    assert most * size <= exchange.LIMIT + 2 * size
 
 
 @pytest.mark.asyncio
@@ -162,7 +162,7 @@ async def test_a_flood_of_tiny_chunks_is_held_up_too():
 
     await respond(wsgi_application, send=send)
     assert len(content(sent)) == 5000
-    assert most <= _wsgi_exchange.LIMIT // _wsgi_exchange.OVERHEAD + 2
+    assert most <= exchange.LIMIT // exchange.OVERHEAD + 2
 
 
 @pytest.mark.asyncio

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from asgibridge._wsgi_input import KEPT, StreamingInput
+from asgibridge._wsgi.input import KEPT, StreamingInput
 from asgibridge.sync import async_to_sync
 from asgibridge.wsgi import WsgiToAsgi
 from wsgi_tools import content, http_scope, parts, respond

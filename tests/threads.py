@@ -7,14 +7,15 @@ import gc
 import sys
 import time
 
-from asgibridge import _backend, _worker_pool, workers
+from asgibridge import _kernel, workers
+from asgibridge._workers import pool as worker_pool
 
 SECONDS = 10
 
 
 def join_idle(thread, kernel=None):
     """Wait until a worker is done with what it does, end it as one that has been idle for long."""
-    kernel = kernel or _backend.kernel
+    kernel = kernel or _kernel.kernel
     deadline = time.monotonic() + SECONDS
     while thread.is_alive():
         assert time.monotonic() < deadline, f"{thread} is not idle"
@@ -54,7 +55,7 @@ def clean_pool():
     finally:
         workers.set_policy(old)
         workers.end_idle_workers()
-        pool = _worker_pool.pool
+        pool = worker_pool.pool
         deadline = time.monotonic() + SECONDS
         while pool.in_use:  # a lease may end on its worker, or with what the collector finds
             gc.collect()

@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 
-from asgibridge import _backend, _loops
+from asgibridge import _kernel
+from asgibridge._loops import kept as kept_loops
 from asgibridge.local import Local
 from asgibridge.sync import (
     AsyncSingleThreadContext,
@@ -156,7 +157,7 @@ async def hops_of_a_loop():
 
 def executors(n):
     for i in range(n):
-        executor = _backend.kernel.ThreadSensitiveExecutor()
+        executor = _kernel.kernel.ThreadSensitiveExecutor()
         executor.submit(identity, argument).result()
         if i % 2:
             executor.shutdown()
@@ -235,7 +236,7 @@ def measure(collect, threads=None):
     """:param threads: how many there should be; those that are ending are given time to."""
     # Whether the last call's loop is among them is chance: who posted to it may still be doing so
     # (in a sixth of the calls, with the pure kernel on one core), and then it is not kept.
-    _loops._close_parked()
+    kept_loops._close_parked()
     for _ in range(3):
         collect()
     deadline = time.monotonic() + PATIENCE

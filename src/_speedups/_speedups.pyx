@@ -40,7 +40,8 @@ import weakref
 from concurrent.futures import Executor, Future, InvalidStateError
 from contextvars import Context, ContextVar, copy_context
 
-from asgibridge import _deadlocks, _threads
+from asgibridge._process import threads as _threads
+from asgibridge._waits import deadlocks as _deadlocks
 
 __all__ = [
     "AsyncCall",
@@ -83,7 +84,7 @@ __all__ = [
     "start_run",
 ]
 
-# How many forks this process is away from the one that imported us: `_threads.generation`, without
+# How many forks this process is away from the one that imported us: `_process.threads.generation`, without
 # a call. A file descriptor, thread or frame of another generation is not there.
 cdef unsigned long _generation = 0
 cdef object _pid = os.getpid()
@@ -132,4 +133,4 @@ include "pool.pxi"
 include "executors.pxi"
 include "queue.pxi"
 include "wrappers.pxi"
-include "sight.pxi"
+include "details.pxi"

@@ -13,7 +13,7 @@ cdef class _Wait:
     cdef object callback  # the first and, nearly always, only one: the task's wake-up
     cdef object context  # to run that in
     cdef list others  # pairs of the same
-    cdef readonly SyncCall asgibridge_call  # for `asgibridge._deadlocks`; nothing changes it
+    cdef readonly SyncCall asgibridge_call  # for `asgibridge._waits.deadlocks`; nothing changes it
     cdef Py_ssize_t is_done  # 1 if so; that searches for deadlocks ask from their own threads
     cdef bint is_cancelled
     cdef object message

@@ -13,7 +13,7 @@
 # **Taking turns.** Better still if the waker is about to lie down itself, as who starts a top-level
 # run and who ends it are: it unlocks the other (`to_wake`) when it has let go of the GIL for that.
 #
-# **Waiting for long**, a frame looks whether it waits in vain (`asgibridge._deadlocks`).
+# **Waiting for long**, a frame looks whether it waits in vain (`asgibridge._waits.deadlocks`).
 #
 # There is no end marker: closed and empty is the end. Nothing that `put` does can run a finalizer,
 # so nothing can come between its steps.
@@ -359,7 +359,7 @@ cdef class Inbox:
                 asgibridge_count_up(&self.finished)
                 channel = call.take_channel()
                 # Let go of the call before the loop hears of it: it holds the loop, which might
-                # pass for known to somebody (`asgibridge._loops`).
+                # pass for known to somebody (`asgibridge._loops.kept`).
                 is_first = channel is not None and channel.push(call)
                 call = None
                 if is_first:

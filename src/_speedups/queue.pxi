@@ -27,7 +27,7 @@
 # A thread is woken with the GIL held on purpose: letting go of it would let the woken thread take
 # its one item and lie down again, where it can find a hundred a moment later.
 
-from asgibridge import _queues
+from asgibridge._process import queue_errors as _queues
 
 cdef extern from *:
     """

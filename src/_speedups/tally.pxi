@@ -12,7 +12,7 @@
 #
 # A forked child begins at zero.
 
-from asgibridge._buckets import BOUNDS as _BOUNDS
+from asgibridge._process.buckets import BOUNDS as _BOUNDS
 
 cdef extern from *:
     """

@@ -27,7 +27,7 @@
 # `_idle`, under its critical section; who takes one out of there, be it for a lease or because its
 # time is up, decides what becomes of it. Last in, first out, so that few stay warm.
 #
-# In a forked child the idle ones are forgotten. At exit `_threads` closes every worker's inbox, also
+# In a forked child the idle ones are forgotten. At exit `_process.threads` closes every worker's inbox, also
 # those of the idle ones; `take_idle` passes over them.
 
 cdef extern from *:

@@ -7,7 +7,7 @@ or ``asgibridge run …`` with no line changed.
 
 from __future__ import annotations
 
-from ._install import install
+from ._start.install import install
 from ._version import __version__
 
 __all__ = ["IMPLEMENTATION", "__version__", "install"]
@@ -22,7 +22,7 @@ def __getattr__(name: str) -> str:
     # Loaded when asked for: whoever wants to be in asgiref's place has to come first in a program,
     # before gevent's monkey-patching too, and asyncio must not come with it.
     if name == "IMPLEMENTATION":
-        from . import _backend
+        from . import _kernel
 
-        return _backend.IMPLEMENTATION  # not kept: it may change, under monkey-patching
+        return _kernel.IMPLEMENTATION  # not kept: it may change, under monkey-patching
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,6 @@ that it cannot rewrite a plugin imported before: PYTEST_DONT_REWRITE.)
 
 from __future__ import annotations
 
-from ._install import install
+from ._start.install import install
 
 install()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._backend import kernel
+from ._kernel import kernel
 
 __all__ = ["CurrentThreadExecutor"]
 

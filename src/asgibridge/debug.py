@@ -8,7 +8,8 @@
 
 Nothing here costs a call anything until it is switched on; then it costs two looks at the clock,
 which the compiled kernel takes anyway (`asgibridge.workers.collect_timings`). What a dump looks at
-is found when it is made (see `asgibridge._snapshot`), in some tenths of a second for a big process.
+is found when it is made (see `asgibridge._sight.snapshot`), in some tenths of a second for a big
+process.
 
 **Threads.** `watch` and `dump_on_signal` have a daemon thread each, which does the looking: a
 signal handler of Python's would run in the main thread only, between two lines of Python. In a
@@ -27,8 +28,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import _backend, _snapshot, _stats
-from ._snapshot import Call, Frame, Snapshot, Task, Thread
+from . import _kernel
+from ._sight.snapshot import Call, Frame, Snapshot, Task, Thread, function_words, take
+from ._workers import stats
 
 __all__ = [
     "Call",
@@ -57,7 +59,7 @@ def snapshot() -> Snapshot:
 
     It keeps no object of the program alive, only text.
     """
-    return _snapshot.take()
+    return take()
 
 
 def dump(file: Writable | None = None) -> None:
@@ -106,22 +108,22 @@ def log_slow_calls(seconds: float | None) -> None:
     _slow_seconds = None if seconds is None else _checked(seconds)
     _need_timings()
     if _slow_seconds is None:
-        _backend.kernel.report_slow(0, None)
+        _kernel.kernel.report_slow(0, None)
     else:
-        _backend.kernel.report_slow(_slow_seconds, _report_slow)
+        _kernel.kernel.report_slow(_slow_seconds, _report_slow)
 
 
 def _report_slow(function: Callable[[], Any], seconds: float) -> None:
     _logger.warning(
         "%s took %.3f seconds on thread %s",
-        _snapshot.function_words(function),
+        function_words(function),
         seconds,
         threading.current_thread().name,
     )
 
 
 def _need_timings() -> None:
-    _stats.need_timings(_slow_seconds is not None or _watcher is not None)
+    stats.need_timings(_slow_seconds is not None or _watcher is not None)
 
 
 # --- watch ---------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ class _Watcher:
                 _logger.exception("asgibridge.debug.watch could not look")
 
     def look(self) -> None:
-        kernel = _backend.kernel
+        kernel = _kernel.kernel
         running = set(kernel.running())
         now = kernel.now()
         stuck = {key for key in running if now - key[1] >= self.seconds}

@@ -22,7 +22,7 @@ Where producing an item has an effect that must wait for the loop's body, take `
 An exception of the iterator arrives after the items before it. One that was met while reading ahead
 of a loop that is left goes to the event loop's exception handler.
 
-How the two sides meet is in `asgibridge._pulls` and `asgibridge._partner`.
+How the two sides meet is in `asgibridge._iteration.pulls` and `asgibridge._iteration.partner`.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from ._partner import Partner
-from ._pulls import SLICE, Hops, Pulls, clock
+from ._iteration.partner import Partner
+from ._iteration.pulls import SLICE, Hops, Pulls, clock
 from .sync import iscoroutinefunction
 
 if sys.version_info >= (3, 10):

@@ -27,10 +27,10 @@ was cancelled or destroyed, or its executor refused or dropped the call, before 
 
 **Deadlocks.** A wait for a token (`_TokenWait`) ends when any that is borrowed is given back. If
 all are borrowed by calls (each of them in ``_calls``, and as many as the queue holds), and each has
-a function that waits, in the end, for this very wait, it never does: see `asgibridge._deadlocks`. A
-token that was borrowed by hand is in nobody's chain, and ends the search. The wait drives the
-queue's turn by hand, to know the future that its task is suspended on, and to be ended: then it is
-woken, looks whether it has got a token after all, and if not raises.
+a function that waits, in the end, for this very wait, it never does: see
+`asgibridge._waits.deadlocks`. A token that was borrowed by hand is in nobody's chain, and ends the
+search. The wait drives the queue's turn by hand, to know the future that its task is suspended on,
+and to be ended: then it is woken, looks whether it has got a token after all, and if not raises.
 
 **Fork.** The child begins with a new queue. Of the tokens those stay borrowed that belong to the
 forking thread, or to the function that forked. All others come back, also those of tasks, because
@@ -54,9 +54,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from . import _deadlocks, current_thread_executor, sync
-from ._backend import kernel
-from ._queues import QueueFull
+from . import current_thread_executor, sync
+from ._kernel import kernel
+from ._process.queue_errors import QueueFull
+from ._waits import deadlocks
 
 __all__ = [
     "CapacityLimiter",
@@ -336,15 +337,15 @@ class _TokenWait:
                     raise self._failure
                 if self.item is None:
                     self.loop = asyncio.get_running_loop()
-                    task = _deadlocks.begin_wait(self)
-                    why = None if task is None else _deadlocks.chain(None, task, wait=self)
+                    task = deadlocks.begin_wait(self)
+                    why = None if task is None else deadlocks.chain(None, task, wait=self)
                     if why is not None:
                         raise self.refusal(why)
                 self.item = future
                 yield future
         finally:
             waiting.close()  # which gives up the place in the line, if it has one
-            _deadlocks.end_wait(self, task)
+            deadlocks.end_wait(self, task)
             self._failure = None
             del self, task  # an exception's traceback refers to this frame, and we to the exception
 
@@ -354,14 +355,14 @@ class _TokenWait:
         return known if self._turn.is_in_line() else None
 
     def refusal(self, why: str) -> RuntimeError:
-        from . import _snapshot
+        from ._sight import snapshot
 
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         held = []
         for job in list(self._limiter._calls)[:5]:
             ticket = self._limiter._tickets.get(job)
             name = names.get(None if ticket is None else ticket.ident)
-            held.append(f"{_snapshot.function_words(job._function)} in thread {name!r}")
+            held.append(f"{snapshot.function_words(job._function)} in thread {name!r}")
         return RuntimeError(
             f"This call would deadlock: it needs a token of {self._limiter!r}, and what has them "
             f"({', '.join(held)}) waits for {why}. Give the inner call a limiter of its own, or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from ._backend import kernel
+from ._kernel import kernel
 
 __all__ = ["Local"]
 

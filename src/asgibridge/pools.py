@@ -10,8 +10,8 @@ Who may do what: the executor owns the inbox and, under ``_shutdown_lock`` as in
 starts the threads, which know the inbox only. So an executor that is dropped closes the inbox on
 its way, and its threads end. ``shutdown`` closes it too; what is in it is run, or with
 ``cancel_futures`` cancelled. A call that is cancelled before it has begun is not run. At
-interpreter exit the threads are joined like our other workers (`_threads`); in a forked child,
-where none of them is, the executor begins anew.
+interpreter exit the threads are joined like our other workers (`_process.threads`); in a forked
+child, where none of them is, the executor begins anew.
 
 **Which loops.** Those of asyncio's whose ``run_in_executor`` nobody has overridden or patched, and
 as long as nobody has patched ``ThreadPoolExecutor.submit``; an executor that was set by the user,
@@ -33,9 +33,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import FunctionType, ModuleType
 from typing import Any
 
-from . import _threads
-from ._backend import kernel
-from ._threads import Item, Worker
+from ._kernel import kernel
+from ._process import threads
+from ._process.threads import Item, Worker
 
 __all__ = ["LoopExecutor", "executor_of"]
 
@@ -55,14 +55,14 @@ class LoopExecutor(ThreadPoolExecutor):
         _executors.add(self)
 
     def _begin(self) -> None:
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self._inbox = kernel.PoolInbox(self._max_workers)
         self._work_queue = _Queue(self._inbox, self)
 
     def post(self, call: Item) -> None:
         """Run ``call`` in one of the threads. RuntimeError after `shutdown`. From any thread."""
         with self._shutdown_lock:
-            if _threads.is_exiting():
+            if threads.is_exiting():
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if not self._inbox.put(call):
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -99,12 +99,12 @@ class LoopExecutor(ThreadPoolExecutor):
 
     def __del__(self) -> None:
         inbox = getattr(self, "_inbox", None)
-        if inbox is not None and self._generation == _threads.generation():
+        if inbox is not None and self._generation == threads.generation():
             inbox.close()
 
 
 def _after_fork_in_child() -> None:
-    # After that of `_threads`, which is imported above.
+    # After that of `_process.threads`, which is imported above.
     for executor in list(_executors):
         executor._forget_parent()
 

@@ -33,8 +33,8 @@ from queue import Empty as SyncQueueEmpty
 from queue import Full as SyncQueueFull
 from typing import Any, Generic, TypeVar, cast
 
-from ._backend import kernel
-from ._queues import (
+from ._kernel import kernel
+from ._process.queue_errors import (
     NOTHING,
     AsyncQueueShutDown,
     QueueEmpty,

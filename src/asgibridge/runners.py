@@ -6,7 +6,7 @@ an AsyncSingleThreadContext) executes `asyncio.run` from beginning to end: lefto
 async generators and default executor shut down, loop closed. Only then does the run close the
 caller's executor, whatever happened, so the caller cannot wait for ever and serves to the end.
 (Within an AsyncSingleThreadContext with a persistent loop, the run is a task there, and ends when
-that does: see `asgibridge._persistent`.)
+that does: see `asgibridge._loops.persistent`.)
 
 **Ctrl-C**, as in `asyncio.Runner`. In the main thread, where Python runs signal handlers, and if
 the SIGINT handler is Python's own, ours stands in for it as long as the call takes:
@@ -38,10 +38,12 @@ from contextvars import Context
 from types import FrameType
 from typing import Any
 
-from . import _deadlocks, _leases, _loops
-from ._backend import kernel
-from ._persistent import PersistentLoop, at_home
-from ._threads import Worker
+from ._kernel import kernel
+from ._loops import kept
+from ._loops.persistent import PersistentLoop, at_home
+from ._process.threads import Worker
+from ._waits import deadlocks
+from ._workers import leases
 from .current_thread_executor import CurrentThreadExecutor
 
 __all__ = ["TopLevelRun"]
@@ -146,7 +148,7 @@ class TopLevelRun:
                 return
             on = None  # the block was left a moment ago
         if on is None:
-            lease = _leases.lease_of_a_run()
+            lease = leases.lease_of_a_run()
             if lease is not None:
                 self._abandon_thread = lease.abandon
                 lease.post(_LeasedItem(self, lease))
@@ -162,9 +164,9 @@ class TopLevelRun:
         else:
             assert not isinstance(on, PersistentLoop)
             if task_context is not None:
-                why = _deadlocks.chain(_deadlocks.busy_with(on), mine=task_context)
+                why = deadlocks.chain(deadlocks.busy_with(on), mine=task_context)
                 if why is not None:
-                    raise _deadlocks.would_never_run(
+                    raise deadlocks.would_never_run(
                         "force_new_loop in an AsyncSingleThreadContext", why
                     )
             self._abandon_thread = getattr(on, "abandon", None)
@@ -172,8 +174,8 @@ class TopLevelRun:
             future.add_done_callback(self._submitted)
             self._started = True
             try:
-                self._executor.serve(_deadlocks.Submitted(on, task_context))
-            except _deadlocks.NeverRuns as error:
+                self._executor.serve(deadlocks.Submitted(on, task_context))
+            except deadlocks.NeverRuns as error:
                 # When it was submitted, the task that is in the way was in the middle of a step.
                 if not future.cancel():
                     self._executor.serve()  # it runs
@@ -213,7 +215,7 @@ class TopLevelRun:
             close()  # or Python warns that it was never awaited
 
     def _execute_in(self, executor: Executor) -> None:
-        with _deadlocks.occupied(executor, self._tasks):
+        with deadlocks.occupied(executor, self._tasks):
             self._execute()
 
     def _execute(self) -> None:
@@ -221,7 +223,7 @@ class TopLevelRun:
         try:
             kernel.at_home(
                 *(self._home, self._context.run),
-                *(_loops.run, self._body, 2, self._let_go_of_loop, self._runs_on_a_worker()),
+                *(kept.run, self._body, 2, self._let_go_of_loop, self._runs_on_a_worker()),
             )
         except BaseException as error:
             self._error = error
@@ -351,9 +353,9 @@ class _LeasedItem:
 
     __slots__ = ("_lease", "_run")
 
-    def __init__(self, run: TopLevelRun, lease: _leases.Lease) -> None:
+    def __init__(self, run: TopLevelRun, lease: leases.Lease) -> None:
         self._run = run
-        self._lease: _leases.Lease | None = lease
+        self._lease: leases.Lease | None = lease
 
     def run(self) -> None:
         lease, self._lease = self._lease, None

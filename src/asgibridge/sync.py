@@ -40,22 +40,15 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import (
-    _backend,
-    _deadlocks,
-    _install,
-    _leases,
-    _threads,
-    _worker_pool,
-    current_thread_executor,
-    observers,
-    pools,
-    runners,
-    workers,
-)
-from ._backend import kernel
-from ._leases import Lease
-from ._persistent import PersistentLoop
+from . import _kernel, current_thread_executor, observers, pools, runners, workers
+from ._kernel import kernel
+from ._loops.persistent import PersistentLoop
+from ._process import threads
+from ._start import install
+from ._waits import deadlocks
+from ._workers import leases
+from ._workers.leases import Lease
+from ._workers.pool import pool as worker_pool
 from .current_thread_executor import CurrentThreadExecutor
 from .local import Local
 from .runners import TopLevelRun
@@ -117,10 +110,10 @@ def _go_on_under_monkey_patching() -> None:
     # gevent has patched `threading` since we were loaded. What the compiled kernel made before
     # stays usable for what runs on real threads; there is no greenlet yet that waits in it.
     global _get_ident, kernel, CurrentThreadExecutor
-    if _backend.leave_compiled_kernel():
-        compiled, kernel = kernel, _backend.kernel
+    if _kernel.leave_compiled_kernel():
+        compiled, kernel = kernel, _kernel.kernel
         runners.kernel = pools.kernel = kernel  # type: ignore[attr-defined]
-        _leases.go_over_to(kernel)
+        leases.go_over_to(kernel)
         CurrentThreadExecutor = kernel.CurrentThreadExecutor
         current_thread_executor.CurrentThreadExecutor = CurrentThreadExecutor
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
@@ -154,7 +147,7 @@ class AsyncSingleThreadContext:
         self._persistent_loop = persistent_loop
         self._persistent: PersistentLoop | None = None
         self._lock = threading.RLock()  # guards the one above
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
 
     def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
         outer = AsyncToSync.async_single_thread_context.get(None)
@@ -188,31 +181,31 @@ class AsyncSingleThreadContext:
 
     def _runs_on(self) -> Executor | PersistentLoop | None:
         # Where a top-level call runs; None: on a thread of its own, as outside of any block.
-        threads = AsyncToSync.context_to_thread_executor
+        executors = AsyncToSync.context_to_thread_executor
         if not self._persistent_loop:
-            executor = threads.get(self)
+            executor = executors.get(self)
             if executor is None:
-                executor = threads[self] = _leases.executor_of_runs()
+                executor = executors[self] = leases.executor_of_runs()
             return executor
-        if self._generation != _threads.generation():
+        if self._generation != threads.generation():
             # In a forked child: a thread that is not there may hold the lock.
-            self._generation = _threads.generation()
+            self._generation = threads.generation()
             self._lock = threading.RLock()
         with self._lock:
             persistent = self._persistent
             if persistent is not None and persistent.is_usable():
                 return persistent
-            if self.token is None or _threads.is_exiting():
+            if self.token is None or threads.is_exiting():
                 return None
             if persistent is not None:
                 if persistent.is_abandoned:
-                    threads.pop(self, None)
+                    executors.pop(self, None)
                 self._persistent = None
                 if persistent.has_failed():
                     return persistent  # which says so
-            executor = threads.get(self)
+            executor = executors.get(self)
             if executor is None:
-                executor = threads[self] = _leases.executor_of_runs()
+                executor = executors[self] = leases.executor_of_runs()
             persistent = PersistentLoop(executor, AsyncToSync.loop_thread_executors)
             self._persistent = persistent
             weakref.finalize(self, persistent.end).atexit = False
@@ -274,7 +267,7 @@ class ThreadSensitiveContext:
             AsyncToSync.executors.current = None
         elif SyncToAsync.thread_sensitive_context.get(None) is None:
             self.token = SyncToAsync.thread_sensitive_context.set(self)
-            if _worker_pool.pool.limit is not None:
+            if worker_pool.limit is not None:
                 task = asyncio.current_task()
                 self._owner = None if task is None else weakref.ref(task)
         return self
@@ -313,7 +306,7 @@ async def _retire(executor: Executor) -> None:
         if (
             last is not None
             and last.is_held
-            and _deadlocks.chain(last.held_by(), asyncio.current_task()) is not None
+            and deadlocks.chain(last.held_by(), asyncio.current_task()) is not None
         ):
             last = None  # that thread waits for us: it goes when it can
     elif type(executor) is Lease:
@@ -323,7 +316,7 @@ async def _retire(executor: Executor) -> None:
         if (
             not is_on_its_way
             or executor.owns_current_thread()
-            or _deadlocks.chain(executor.held_by(), asyncio.current_task()) is not None
+            or deadlocks.chain(executor.held_by(), asyncio.current_task()) is not None
         ):
             return
     else:  # a user put it in
@@ -335,16 +328,16 @@ async def _retire(executor: Executor) -> None:
         executor.shutdown(wait=False)
     if last is not None:
         leaving = _Leaving(executor, last, asyncio.get_running_loop())
-        task = _deadlocks.begin_wait(leaving)
+        task = deadlocks.begin_wait(leaving)
         try:
             await last
         finally:
-            _deadlocks.end_wait(leaving, task)
+            deadlocks.end_wait(leaving, task)
             del task
 
 
 class _Leaving:
-    """A task's wait for the last of the context that it leaves: see `asgibridge._deadlocks`.
+    """A task's wait for the last of the context that it leaves: see `asgibridge._waits.deadlocks`.
 
     If that waits for the task in its turn, it goes when it can, and the task goes on at once.
     """
@@ -368,7 +361,7 @@ class _Leaving:
         return None if holder is None else [holder]
 
     def refusal(self, why: str) -> RuntimeError:
-        return _deadlocks.would_never_run("Leaving a ThreadSensitiveContext", why)
+        return deadlocks.would_never_run("Leaving a ThreadSensitiveContext", why)
 
     def end(self, error: BaseException) -> None:
         if type(self.item) is kernel.SyncCall:
@@ -744,7 +737,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         threadlocal = self.threadlocal.__dict__
         outer = threadlocal.copy()
         threadlocal["main_event_loop"] = loop
-        threadlocal["main_event_loop_pid"] = _threads.pid()
+        threadlocal["main_event_loop_pid"] = threads.pid()
         threadlocal["task_context"] = task_context
         handled = exc_info[1]
         del exc_info
@@ -802,7 +795,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             executor = self.context_to_thread_executor.get(context)
             if executor is None:
                 # A call that comes after the exit must not meet what is on the thread it had.
-                executor = _leases.executor_of_context(
+                executor = leases.executor_of_context(
                     context._policy, context._left, context._owner
                 )
                 self.context_to_thread_executor[context] = executor
@@ -830,7 +823,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
 
 
 _THREAD_HANDLER = SyncToAsync.thread_handler
-_deadlocks.threadlocal = SyncToAsync.threadlocal
+deadlocks.threadlocal = SyncToAsync.threadlocal
 
 
 def _run_in_context(context: contextvars.Context, home: kernel.Home, child: Callable[[], _R]) -> _R:
@@ -854,9 +847,9 @@ def _send_to_frame(frame: CurrentThreadExecutor, call: kernel.SyncCall) -> bool:
 
 
 def _raise_if_never_run(call: kernel.SyncCall) -> None:
-    why = _deadlocks.chain(call.held_by(), asyncio.current_task())
+    why = deadlocks.chain(call.held_by(), asyncio.current_task())
     if why is not None and call.revoke():
-        raise _deadlocks.would_never_run("This call", why)
+        raise deadlocks.would_never_run("This call", why)
 
 
 def _would_deadlock(what: str) -> RuntimeError:
@@ -927,7 +920,7 @@ class _ExecutorCall:
         # Its own come first: what is listed has not ended, and its function waits for it.
         if self.task_context or self._executor is None:
             return self.task_context
-        holder = _deadlocks.busy_with(self._executor)
+        holder = deadlocks.busy_with(self._executor)
         return None if self._begun else holder  # in this order: see SyncCall's
 
     def fail(self, error: BaseException) -> bool:
@@ -961,11 +954,11 @@ def _send_to_foreign(
     # A thread-sensitive call to an executor that a user put in: one thread, by contract.
     if executor in _held.executors:
         raise _would_deadlock("Single thread executor already being used")
-    holder = _deadlocks.busy_with(executor)
+    holder = deadlocks.busy_with(executor)
     if holder:
-        why = _deadlocks.chain(holder, asyncio.current_task())
+        why = deadlocks.chain(holder, asyncio.current_task())
         if why is not None:
-            raise _deadlocks.would_never_run("This call", why)
+            raise deadlocks.would_never_run("This call", why)
     begun: list[bool] = []
     future = loop.run_in_executor(executor, _guarded_in, executor, handler, task_context, begun)
     return _ExecutorCall(future, task_context, executor, begun)
@@ -981,7 +974,7 @@ def _guarded_in(
     begun.append(True)
     _held.executors.append(executor)
     try:
-        with _deadlocks.occupied(executor, task_context):
+        with deadlocks.occupied(executor, task_context):
             return _guarded(handler)
     finally:
         _held.executors.pop()
@@ -1004,7 +997,7 @@ _warned = False
 def _look_at_asgiref() -> None:
     global _asgiref, _warned
     _asgiref = sys.modules.get("asgiref.sync")
-    if _warned or not _install.real_asgiref_loaded():
+    if _warned or not install.real_asgiref_loaded():
         return
     _warned = True
     warnings.warn(
@@ -1101,6 +1094,6 @@ def sync_to_async(
 
 
 if os.environ.get("ASGIBRIDGE_TIMINGS") or os.environ.get("ASGIBRIDGE_WATCH"):
-    from . import _sight
+    from ._sight import environment
 
-    _sight.begin()
+    environment.begin()

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from ._compat import Deadline, TimedOut
+from ._process.deadline import Deadline, TimedOut
 from .compatibility import guarantee_single_callable
 from .queue import MessageQueue
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 
-from ._compat import Deadline
+from ._process.deadline import Deadline
 
 __all__ = ["timeout"]
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import IO, Any, Literal, Optional, Protocol, Union
 
-from ._check import ProtocolViolation, check
+from ._asgi.check import ProtocolViolation, check
 
 if sys.version_info >= (3, 11):
     from typing import NotRequired, TypedDict

@@ -26,9 +26,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _leases
-from ._stats import CONTENT_TYPE, Histogram, Stats, collect_timings, prometheus, stats
-from ._worker_pool import LimitReached, pool
+from ._workers import leases
+from ._workers.pool import LimitReached, pool
+from ._workers.stats import CONTENT_TYPE, Histogram, Stats, collect_timings, prometheus, stats
 
 if TYPE_CHECKING:
     from typing import Literal, NoReturn
@@ -208,13 +208,13 @@ def set_policy(policy: Policy) -> None:
     with _lock:
         old, _policy = _policy, policy
         if policy.idle_timeout != old.idle_timeout:
-            _leases.set_idle_timeout(policy.idle_timeout)
+            leases.set_idle_timeout(policy.idle_timeout)
         pool.set(pool.family_for(policy), policy.limit, policy.wait_timeout)
 
 
 def end_idle_workers() -> None:
     """Have the workers that wait for a next lease end now. From any thread; waits for none."""
-    _leases.end_idle()
+    leases.end_idle()
 
 
 def checked_for_context(policy: object) -> Policy | str | None:

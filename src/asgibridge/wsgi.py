@@ -9,8 +9,8 @@ becomes of a request that is cancelled or whose client leaves.
 What the application raises goes on to the server, when what was sent before has gone out. The
 application's iterable is closed whatever happens (PEP 3333, "the close() method").
 
-`AsgiToWsgi`. See `_wsgi_conversation` for one request, `_wsgi_loop` for the event loop's thread and
-the application's lifespan.
+`AsgiToWsgi`. See `_wsgi.conversation` for one request, `_wsgi.service` for the event loop's thread
+and the application's lifespan.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from ._wsgi_conversation import Conversation, Response
-from ._wsgi_environ import TooManyDuplicates, add_headers, build_environ, build_scope
-from ._wsgi_exchange import ClientDisconnected, Exchange, body_of
-from ._wsgi_input import KEPT, StreamingInput
-from ._wsgi_loop import LoopThread
-from ._wsgi_pool import Pool, PooledCall
+from ._wsgi.conversation import Conversation, Response
+from ._wsgi.environ import TooManyDuplicates, add_headers, build_environ, build_scope
+from ._wsgi.exchange import ClientDisconnected, Exchange, body_of
+from ._wsgi.input import KEPT, StreamingInput
+from ._wsgi.service import LoopThread
+from ._wsgi.workers import Pool, PooledCall
 from .sync import sync_to_async
 
 if TYPE_CHECKING:

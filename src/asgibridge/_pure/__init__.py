@@ -1,13 +1,14 @@
 """The reference kernel, in Python: what runs on every hop. Read it beside ``src/_speedups``.
 
 The shell (`asgibridge.sync` and its neighbours) takes these names, and nothing else, from whichever
-kernel `asgibridge._backend` chose.
+kernel `asgibridge._kernel` chose.
 """
 
 from __future__ import annotations
 
 from .calls import AsyncCall, SyncCall, WakeChannel, attach_reader, begin_task, call_soon, drive
 from .context import are_same, restore_context
+from .details import details, idle_workers
 from .executors import (
     CurrentThreadExecutor,
     ThreadSensitiveExecutor,
@@ -21,7 +22,6 @@ from .inbox import Inbox, placement
 from .local import ContextStorage, ThreadStorage, peek
 from .pool import PoolInbox
 from .queue import QueueCore
-from .sight import details, idle_workers
 from .tally import collect_timings, counts, now, report_slow, run_counted, running
 from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
 

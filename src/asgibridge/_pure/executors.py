@@ -30,9 +30,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from asgibridge import _threads
-from asgibridge._threads import Item, Worker
-
+from .._process import threads
+from .._process.threads import Item, Worker
 from .calls import SyncCall
 from .inbox import Inbox, set_idle_seconds
 
@@ -99,7 +98,7 @@ class CurrentThreadExecutor(Executor):
 
     def __init__(self, old_executor: CurrentThreadExecutor | None) -> None:
         self._thread_ident = threading.get_ident()
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self._inbox = Inbox()
         self._old_executor = old_executor
         # That of the sync_to_async call whose function this frame is in, if any: the shell's.
@@ -138,22 +137,21 @@ class CurrentThreadExecutor(Executor):
     def owns_current_thread(self) -> bool:
         """Whether this is the thread that the executor lends out."""
         return (
-            self._thread_ident == threading.get_ident()
-            and self._generation == _threads.generation()
+            self._thread_ident == threading.get_ident() and self._generation == threads.generation()
         )
 
     def serving(self) -> CurrentThreadExecutor | None:
         """The innermost frame, from this one outwards, that still waits for its async code."""
         executor: CurrentThreadExecutor | None = self
         while executor is not None:
-            if not executor._inbox.closed and executor._generation == _threads.generation():
+            if not executor._inbox.closed and executor._generation == threads.generation():
                 return executor
             executor = executor._old_executor
         return None
 
     def post(self, item: Item) -> bool:
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
-        return self._generation == _threads.generation() and self._inbox.put(item)
+        return self._generation == threads.generation() and self._inbox.put(item)
 
     def hold(self) -> None:
         """Say that `serve` comes next, before there is anything that could need the thread."""
@@ -199,7 +197,7 @@ class ThreadSensitiveExecutor(Executor):
         when_idle: Callable[[], bool] | None = None,
     ) -> None:
         self._when_idle = when_idle
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self._lock = threading.RLock()
         self._inbox: Inbox | None = None
         self._worker: Worker | None = None
@@ -217,7 +215,7 @@ class ThreadSensitiveExecutor(Executor):
 
     def post(self, item: Item) -> bool:
         """Give ``item`` to the thread, starting it if need be; False after `shutdown`."""
-        if self._generation != _threads.generation():
+        if self._generation != threads.generation():
             self._forget_parent()
         inbox = self._inbox
         if inbox is not None and inbox.put(item):
@@ -241,7 +239,7 @@ class ThreadSensitiveExecutor(Executor):
                     self._worker = old_worker
                     raise
                 self._inbox = inbox
-            if _threads.is_exiting():
+            if threads.is_exiting():
                 # Nobody will come to close it: the worker ends when it has nothing to do.
                 self._inbox.close()
         return True
@@ -253,7 +251,7 @@ class ThreadSensitiveExecutor(Executor):
             worker is not None
             and worker.ident == threading.get_ident()
             and worker.is_alive()  # idents are used again
-            and self._generation == _threads.generation()
+            and self._generation == threads.generation()
         )
 
     def is_idle(self) -> bool:
@@ -289,7 +287,7 @@ class ThreadSensitiveExecutor(Executor):
         worker = self._worker
         if (
             worker is None
-            or self._generation != _threads.generation()
+            or self._generation != threads.generation()
             or not worker.call_at_its_end(when_over)
         ):
             when_over()
@@ -319,7 +317,7 @@ class ThreadSensitiveExecutor(Executor):
         with self._lock:
             self._is_shut_down = True
             inbox, worker = self._inbox, self._worker
-        if inbox is None or worker is None or self._generation != _threads.generation():
+        if inbox is None or worker is None or self._generation != threads.generation():
             return
         dropped = inbox.drain() if cancel_futures else ()
         inbox.close()
@@ -334,11 +332,11 @@ class ThreadSensitiveExecutor(Executor):
         # not there may hold the lock.
         self._lock = threading.RLock()
         self._inbox = self._worker = None
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
 
     def __del__(self) -> None:
         inbox = getattr(self, "_inbox", None)
-        if inbox is not None and self._generation == _threads.generation():
+        if inbox is not None and self._generation == threads.generation():
             inbox.close()
 
 

@@ -15,7 +15,7 @@ The lock is re-entrant because the collector may run a finalizer while it is hel
 may close this very inbox; then the end marker can stand before the last item, so the owner looks
 behind it. `threading` and `queue` are looked up when used: gevent replaces what they hold.
 
-**Waiting for long**, a frame looks whether it waits in vain (`asgibridge._deadlocks`).
+**Waiting for long**, a frame looks whether it waits in vain (`asgibridge._waits.deadlocks`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from asgibridge import _deadlocks, _threads
-from asgibridge._threads import Item
-
+from .._process import threads
+from .._process.threads import Item
+from .._waits import deadlocks
 from .calls import SyncCall
 
 __all__ = ["Inbox", "placement", "set_idle_seconds"]
@@ -47,7 +47,7 @@ def set_idle_seconds(seconds: float) -> None:
     """How long a thread waits for its next lease from now on; those that wait begin anew."""
     global IDLE_SECONDS
     IDLE_SECONDS = seconds
-    for worker in _threads.workers():
+    for worker in threads.workers():
         worker.look_again()
 
 
@@ -182,7 +182,7 @@ class Inbox:
 
     def _look(self) -> None:
         try:
-            _deadlocks.look(self._loop, self._beneath)
+            deadlocks.look(self._loop, self._beneath)
         except RuntimeError:
             # The loop was closed. Its task may have ended just before: then we have been woken.
             if not self.closed and self._queue.empty():

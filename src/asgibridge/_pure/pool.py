@@ -23,8 +23,7 @@ import threading
 from collections import deque
 from typing import Any
 
-from asgibridge._threads import Item
-
+from .._process.threads import Item
 from .calls import SyncCall
 
 __all__ = ["PoolInbox"]

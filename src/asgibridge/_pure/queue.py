@@ -64,7 +64,7 @@ from collections import OrderedDict, deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from asgibridge._queues import (
+from .._process.queue_errors import (
     NOTHING,
     Nothing,
     QueueEmpty,
@@ -73,7 +73,6 @@ from asgibridge._queues import (
     UnsupportedOperation,
     check_timeout,
 )
-
 from .calls import WakeChannel, wake_channel
 
 __all__ = ["QueueCore"]

@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-from asgibridge._buckets import BOUNDS
+from .._process.buckets import BOUNDS
 
 __all__ = ["collect_timings", "counts", "now", "report_slow", "run_counted", "running"]
 

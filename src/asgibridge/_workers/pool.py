@@ -1,4 +1,4 @@
-"""Who has which worker, where the policy is not the default one: the pool of `asgibridge._leases`.
+"""Who has which worker, under a policy of the owner's: the pool of `asgibridge._workers.leases`.
 
 **Whose worker.** A kept worker is a kernel executor with a thread that serves nobody else; it lies
 in ``_Pool.idle`` between its leases, last in, first out, and is taken by leases of the same
@@ -32,11 +32,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _threads
-from ._backend import kernel
+from .._kernel import kernel
+from .._process import threads
 
 if TYPE_CHECKING:
-    from ._leases import Lease
+    from .leases import Lease
 
 __all__ = ["Family", "LimitReached", "Slot", "Worker", "is_in_hook", "pool"]
 
@@ -246,7 +246,7 @@ class _Pool:
 
     def take(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> Worker:
         """The last that has become idle, or a new one."""
-        if family.keeps and not _threads.is_exiting():
+        if family.keeps and not threads.is_exiting():
             with self._lock:
                 for i in range(len(self.idle) - 1, -1, -1):
                     worker = self.idle[i]

@@ -91,7 +91,7 @@ def _load() -> tuple[ModuleType, str]:
 
 
 if TYPE_CHECKING:
-    from asgibridge import _pure as kernel
+    from . import _pure as kernel
 
     IMPLEMENTATION: str
 else:

@@ -38,13 +38,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from . import _backend, _threads, runners, sync
+from .. import _kernel, runners, sync
+from .._process import threads
 
 __all__ = ["Call", "Frame", "Snapshot", "Task", "Thread", "take"]
 
 _ANSWER_SECONDS = 0.5
-_OURS = (__file__, os.path.join(os.path.dirname(__file__), "debug.py"))
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OURS = (__file__, os.path.join(os.path.dirname(os.path.dirname(__file__)), "debug.py"))
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 Node = tuple[str, int]
 
@@ -174,7 +175,7 @@ class _SeenTask:
 
 class _Look:
     def __init__(self) -> None:
-        self.kernel = _backend.kernel
+        self.kernel = _kernel.kernel
         self.now = self.kernel.now()
         self.edges: dict[Node, list[Node]] = {}
         self.words: dict[Node, str] = {}
@@ -236,7 +237,7 @@ class _Look:
         for loop in known_loops:
             if _is_open(loop) and not any(loop is each for each in self.loops):
                 self.loops.append(loop)
-        for worker in _threads.workers():
+        for worker in threads.workers():
             self._add_inbox(worker._inbox, worker.ident or 0)
 
     def _add_inbox(self, inbox: Any, ident: int) -> None:
@@ -321,7 +322,7 @@ class _Look:
         # such frames alternate.
         frames = sum(1 for frame in self.stacks.get(ident, ()) if _is_async_to_sync(frame))
         calls = len(self._calls_on(ident))
-        is_worker = any(worker.ident == ident for worker in _threads.workers())
+        is_worker = any(worker.ident == ident for worker in threads.workers())
         return frames > 0 and (frames >= calls if is_worker else frames > calls)
 
     def _targets_of(self, ident: int) -> list[Node]:
@@ -433,7 +434,7 @@ class _Look:
                 )
             )
         calls.sort(key=lambda each: -(each.seconds or 0))
-        threads = [
+        seen_threads = [
             Thread(self.names.get(ident) or "?", ident, self._way(("thread", ident)), stack)
             for ident, stack in self.stacks.items()
         ]
@@ -450,7 +451,7 @@ class _Look:
             culprits=tuple(culprits),
             cycles=tuple(tuple(self._describe(node) for node in cycle) for cycle in cycles),
             calls=tuple(calls),
-            threads=tuple(threads),
+            threads=tuple(seen_threads),
             tasks=tuple(tasks),
             loops=tuple(loops),
         )
@@ -617,7 +618,7 @@ def _tasks_in(tasks: list[Any]) -> list[Any]:
 
 def function_words(function: Any) -> str:
     """The qualified name of the user's function that a call is about, with its file and line."""
-    kernel = _backend.kernel
+    kernel = _kernel.kernel
     while True:
         details = kernel.details(function)
         if details is not None and details["kind"] == "handler":

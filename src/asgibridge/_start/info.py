@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 
-from ._install import is_installed, real_asgiref_loaded
-from ._version import ASGIREF_VERSION, __version__
+from .._version import ASGIREF_VERSION, __version__
+from .install import is_installed, real_asgiref_loaded
 
 __all__ = ["lines"]
 
@@ -34,7 +34,7 @@ def lines() -> Iterator[str]:
 def _kernel() -> str:
     choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
     try:
-        from ._backend import IMPLEMENTATION
+        from .._kernel import IMPLEMENTATION
     except ImportError as error:
         return f"none: {error}"
     return f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={choice})"
@@ -59,7 +59,7 @@ def _gil() -> str:
 def _placement() -> str:
     choice = os.environ.get("ASGIBRIDGE_PLACEMENT") or "waker"
     try:
-        from ._backend import kernel
+        from .._kernel import kernel
     except ImportError:
         return "none"
     return f"{kernel.placement()} (ASGIBRIDGE_PLACEMENT={choice})"

@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from . import _backend, _threads, _worker_pool
-from ._buckets import BOUNDS
+from .. import _kernel
+from .._process import threads
+from .._process.buckets import BOUNDS
+from .pool import pool
 
 __all__ = ["CONTENT_TYPE", "Histogram", "Stats", "collect_timings", "prometheus", "stats"]
 
@@ -96,17 +98,17 @@ def stats() -> Stats:
     Counted are all calls of `sync_to_async`; those in executors that are not ours when they begin,
     with a queue time of 0.
     """
-    kernel = _backend.kernel
-    workers = _threads.workers()
+    kernel = _kernel.kernel
+    workers = threads.workers()
     pool_threads = sum(type(worker._inbox) is kernel.PoolInbox for worker in workers)
     alive = len(workers) - pool_threads
-    idle = min(kernel.idle_workers() + len(_worker_pool.pool.idle), alive)
+    idle = min(kernel.idle_workers() + len(pool.idle), alive)
     submitted, started, finished, cancelled, queue_time, run_time = kernel.counts()
     return Stats(
         alive=alive,
         leased=alive - idle,
         idle=idle,
-        waiting=len(_worker_pool.pool.waiting),
+        waiting=len(pool.waiting),
         pool_threads=pool_threads,
         submitted=submitted,
         started=started,
@@ -140,8 +142,8 @@ def need_timings(needed: bool) -> None:
 
 
 def _apply() -> None:
-    wanted = _backend.IMPLEMENTATION == "speedups" if _wanted is None else _wanted
-    _backend.kernel.collect_timings(wanted or _needed)
+    wanted = _kernel.IMPLEMENTATION == "speedups" if _wanted is None else _wanted
+    _kernel.kernel.collect_timings(wanted or _needed)
 
 
 def read_environment() -> None:

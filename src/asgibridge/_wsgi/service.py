@@ -15,7 +15,7 @@ for the answer, cancels what is left, and ends. Every conversation that is still
 one whose task has not begun. At exit that happens before `threading` waits for threads, while the
 application may still use thread pools, or, if the program has threads of its own that may go on
 making requests (those that work for this loop do not), after those have ended, as with all our
-threads (`asgibridge._threads`).
+threads (`asgibridge._process.threads`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from collections.abc import Callable
 from concurrent.futures.thread import _threads_queues as _pool_threads
 from typing import Any
 
-from . import _threads
-from .compatibility import guarantee_single_callable
+from .._process import threads
+from ..compatibility import guarantee_single_callable
 
 __all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
 
@@ -54,7 +54,7 @@ class LoopThread:
         self._application = guarantee_single_callable(application)
         self._lifespan = lifespan
         self._service: Service | None = None
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self._lock = threading.RLock()
 
     def service(self) -> Service:
@@ -63,7 +63,7 @@ class LoopThread:
         From any thread. Raises RuntimeError if the application's startup failed.
         """
         service = self._service
-        if service is None or self._generation != _threads.generation() or service.has_ended:
+        if service is None or self._generation != threads.generation() or service.has_ended:
             service = self._start()
         elif service.worker is threading.current_thread():
             raise RuntimeError(
@@ -74,16 +74,16 @@ class LoopThread:
         return service
 
     def _start(self) -> Service:
-        if self._generation != _threads.generation():
+        if self._generation != threads.generation():
             # In a forked child; who may have held the lock is not there.
             self._lock = threading.RLock()
             self._service = None
-            self._generation = _threads.generation()
+            self._generation = threads.generation()
         with self._lock:
             service = self._service
             if service is None or service.has_ended:
                 service = Service(self._application, self._lifespan)
-                worker = _threads.Worker(service)
+                worker = threads.Worker(service)
                 service.worker = worker
                 _services.add(service)
                 worker.start()
@@ -94,7 +94,7 @@ class LoopThread:
         """End the service and wait for that: see the module's header. From any thread."""
         with self._lock:
             service, self._service = self._service, None
-        if service is None or self._generation != _threads.generation():
+        if service is None or self._generation != threads.generation():
             return
         service.close()
         worker = service.worker
@@ -103,14 +103,14 @@ class LoopThread:
 
     def __del__(self) -> None:
         service = getattr(self, "_service", None)
-        if service is not None and self._generation == _threads.generation():
+        if service is not None and self._generation == threads.generation():
             service.close()
 
 
 class Service:
     """One thread's loop; what a `_threads.Worker` serves."""
 
-    worker: _threads.Worker | None = None
+    worker: threads.Worker | None = None
     is_ending = False
     has_ended = False
     state: dict[str, Any] | None = None
@@ -173,7 +173,7 @@ class Service:
             for conversation in list(self.conversations):
                 conversation.give_up()
 
-    def drain(self) -> list[_threads.Item]:
+    def drain(self) -> list[threads.Item]:
         """Nothing: `serve` has told all that waited."""
         return []
 
@@ -283,13 +283,13 @@ def _report(what: str, error: BaseException | None = None) -> None:
 
 
 def _end_services() -> None:
-    threads = _threads.users_threads()
+    running = threads.users_threads()
     # anyio's, in which Starlette runs sync code, end when the loop does that they work for. They
     # are no daemons: if `threading` waits for them before we end the loop, it does so for ever. So
     # the others are waited for here, but for those of thread pools, which end later.
     loops = [loop for service in list(_services) if (loop := service._loop) is not None]
-    others = [thread for thread in threads if getattr(thread, "loop", None) not in loops]
-    if others and len(others) == len(threads):
+    others = [thread for thread in running if getattr(thread, "loop", None) not in loops]
+    if others and len(others) == len(running):
         return
     for thread in others:
         if thread not in _pool_threads and thread.is_alive():

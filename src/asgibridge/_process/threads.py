@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import _django
+from . import connections
 
 __all__ = ["Worker", "generation", "has_users_threads", "is_exiting", "workers"]
 
@@ -69,7 +69,7 @@ _lock = threading.RLock()
 _exiting = False
 _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
 # Called on a worker's thread: when its `threading.local` values are about to go, and when it ends.
-before_values_end: list[Callable[[], object]] = [_django.close_connections]
+before_values_end: list[Callable[[], object]] = [connections.close_connections]
 when_a_worker_ends: list[Callable[[], object]] = []
 when_exiting: list[Callable[[], object]] = []  # called before the workers are waited for
 
@@ -213,7 +213,7 @@ def _daemons_allowed() -> bool:
 
 
 def _before_threads_are_joined() -> None:
-    from ._backend import threading_is_patched  # not above: it loads the kernel, which needs us
+    from .._kernel import threading_is_patched  # not above: it loads the kernel, which needs us
 
     process = sys.modules.get("multiprocessing.process")
     leaves_without_atexit = process is not None and process.parent_process() is not None

@@ -55,7 +55,7 @@ def check(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitabl
     end that breaks a rule, naming it. What keeps the rules passes unchanged, but that ``headers``
     which can be iterated only once become a list.
     """
-    from .compatibility import guarantee_single_callable  # loads the bridge; not needed for types
+    from ..compatibility import guarantee_single_callable  # loads the bridge; not needed for types
 
     inner = guarantee_single_callable(application)
 

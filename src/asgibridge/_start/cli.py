@@ -12,8 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import _run
-from ._version import ASGIREF_VERSION, __version__
+from .._version import ASGIREF_VERSION, __version__
+from . import run as starter
 
 __all__ = ["main"]
 
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser, run_parser = _parsers()
     options = parser.parse_args(words)
     if options.command == "info":
-        from . import _info  # not above: a program we run decides itself when asyncio is imported
+        from . import info  # not above: a program we run decides itself when asyncio is imported
 
-        for line in _info.lines():
+        for line in info.lines():
             print(line)
         return 0
     if options.module is None and not program:
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["ASGIBRIDGE_WATCH"] = options.watch
     try:
         if options.module is not None:
-            code = _run.prepare_module(options.module, program)
+            code = starter.prepare_module(options.module, program)
         else:
-            code = _run.prepare_program(program[0], program[1:])
-    except _run.CannotRun as error:
+            code = starter.prepare_program(program[0], program[1:])
+    except starter.CannotRun as error:
         print(f"asgibridge: {error}", file=sys.stderr)
         return error.status
     exec(code, sys.modules["__main__"].__dict__)

@@ -23,7 +23,7 @@ import sys
 import threading
 from importlib.machinery import ModuleSpec
 
-from ._version import ASGIREF_VERSION
+from .._version import ASGIREF_VERSION
 
 # typing's constant without importing typing, which would cost more than the rest of this file.
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BOOTSTRAP", "install", "is_installed", "real_asgiref_loaded"]
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 BOOTSTRAP = os.path.join(_PACKAGE, "_bootstrap")
 """The directory from which a child Python is installed as it starts."""

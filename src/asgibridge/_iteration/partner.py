@@ -45,8 +45,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import _backend, _threads, sync
-from .sync import AsyncToSync, SyncToAsync
+from .. import _kernel, sync
+from .._process import threads
+from ..sync import AsyncToSync, SyncToAsync
 
 __all__ = ["Partner"]
 
@@ -98,7 +99,7 @@ class Partner:
 
     def __init__(self, force_new_loop: bool) -> None:
         self._force_new_loop = force_new_loop
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self._frame: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_own_loop = False
@@ -176,7 +177,7 @@ class Partner:
     def close(self) -> None:
         """Have the partner leave, wait for its end, and raise what it raised in doing so."""
         frame = self._frame
-        if frame is None or self._has_finished or self._generation != _threads.generation():
+        if frame is None or self._has_finished or self._generation != threads.generation():
             return
         if self._over and frame.owns_current_thread():
             self.finish()
@@ -216,7 +217,7 @@ class Partner:
                 "this would block the event loop that runs in this thread: use the async iterator "
                 "or context manager itself, with `async for` or `async with`"
             )
-        if self._generation != _threads.generation():
+        if self._generation != threads.generation():
             raise RuntimeError("this was begun before a fork, and its event loop is the parent's")
         if self._frame is None:
             return
@@ -230,7 +231,7 @@ class Partner:
     def _begin(self) -> None:
         if threading.get_ident is not sync._get_ident:
             sync._go_on_under_monkey_patching()
-        kernel = _backend.kernel
+        kernel = _kernel.kernel
         executors = AsyncToSync.executors
         outer = kernel.peek(executors, "current", None)
         self._frame = frame = kernel.CurrentThreadExecutor(outer)
@@ -255,7 +256,7 @@ class Partner:
         inbox = kernel.Inbox()
         inbox.put(_OwnRun(lambda: self._run(home, context)))
         inbox.close()
-        worker = _threads.Worker(inbox)
+        worker = threads.Worker(inbox)
         try:
             worker.start()
         finally:
@@ -273,7 +274,7 @@ class Partner:
         if loop is None:
             return  # it sees to it when it begins
         try:
-            _backend.kernel.call_soon(loop, callback)
+            _kernel.kernel.call_soon(loop, callback)
         except RuntimeError:  # closed: a loop of its own just ends
             if not self._has_own_loop:
                 self._end()
@@ -299,7 +300,7 @@ class Partner:
     def _run(self, home: Any, context: contextvars.Context) -> None:
         # On the thread of its own, from beginning to end.
         try:
-            _backend.kernel.at_home(home, context.run, _asyncio_run, self._own_main)
+            _kernel.kernel.at_home(home, context.run, _asyncio_run, self._own_main)
         except BaseException as error:
             if self._error is None:
                 self._error = error
@@ -413,7 +414,7 @@ class Partner:
 
     @staticmethod
     def _take_news(news: deque[tuple[contextvars.Context, contextvars.Context]]) -> None:
-        kernel, executors = _backend.kernel, AsyncToSync.executors
+        kernel, executors = _kernel.kernel, AsyncToSync.executors
         while news:
             after, before = news.popleft()
             frame = kernel.peek(executors, "current", None)
@@ -440,12 +441,14 @@ def _close_at_exit() -> None:
 
 
 def _close_before_threads_are_joined() -> None:
-    # Where `threading` itself waits for our threads, though they are abandoned: see `_threads`.
-    if _backend.threading_is_patched() or not _threads._daemons_allowed():
+    # Where `threading` itself waits for our threads, though they are abandoned: see
+    # `_process.threads`.
+    if _kernel.threading_is_patched() or not threads._daemons_allowed():
         _close_at_exit()
 
 
-# Both run before those of `_threads`, which came first: what the partners call still has threads.
+# Both run before those of `_process.threads`, which came first: what the partners call still has
+# threads.
 atexit.register(_close_at_exit)
 try:
     threading._register_atexit(_close_before_threads_are_joined)  # type: ignore[attr-defined]

@@ -2,7 +2,8 @@
 
 A call goes to the thread that became idle last, so that few stay warm; when all are busy it waits
 in line for the first that is free. Each thread is that of a ThreadSensitiveExecutor, which starts
-it anew after a fork and ends it at exit or when the pool is dropped (`asgibridge._threads`).
+it anew after a fork and ends it at exit or when the pool is dropped
+(`asgibridge._process.threads`).
 
 The lock guards the two lists and the count; nothing runs under it but their own methods. In a
 forked child the parent's busy threads are not there, and the lock may be held: all is made new.
@@ -16,8 +17,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _backend, _threads
-from .sync import SyncToAsync
+from .. import _kernel
+from .._process import threads
+from ..sync import SyncToAsync
 
 if TYPE_CHECKING:
     _SyncToAsync = SyncToAsync[..., Any]
@@ -35,22 +37,22 @@ class Pool:
         self._renew()
 
     def _renew(self) -> None:
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self._lock = threading.RLock()
         self._idle: list[Any] = []
         self._waiting: deque[_Job] = deque()
         self._count = 0
 
-    def post(self, call: _threads.Item) -> None:
+    def post(self, call: threads.Item) -> None:
         """Have ``call`` run on one of the threads. From any thread."""
-        if self._generation != _threads.generation():
+        if self._generation != threads.generation():
             self._renew()
         job = _Job(self, call)
         with self._lock:
             if self._idle:
                 executor = self._idle.pop()
             elif self._count < self.size:
-                executor = _backend.kernel.ThreadSensitiveExecutor()
+                executor = _kernel.kernel.ThreadSensitiveExecutor()
                 self._count += 1
             else:
                 self._waiting.append(job)
@@ -79,7 +81,7 @@ class _Job:
 
     __slots__ = ("_call", "_pool", "executor")
 
-    def __init__(self, pool: Pool, call: _threads.Item) -> None:
+    def __init__(self, pool: Pool, call: threads.Item) -> None:
         self._pool = pool
         self._call: Any = call
         self.executor: Any = None
@@ -111,6 +113,6 @@ class PooledCall(_SyncToAsync):
         handler: Callable[[], Any],
         task_context: list[asyncio.Task[Any]],
     ) -> Any:
-        call = _backend.kernel.SyncCall(loop, handler, task_context)
+        call = _kernel.kernel.SyncCall(loop, handler, task_context)
         self._pool.post(call)
         return call

@@ -33,8 +33,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from ._wsgi_exchange import LIMIT, OVERHEAD, ClientDisconnected
-from ._wsgi_loop import Service
+from .exchange import LIMIT, OVERHEAD, ClientDisconnected
+from .service import Service
 
 __all__ = ["Conversation", "Response"]
 

@@ -42,8 +42,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from . import _backend
-from .sync import AsyncToSync
+from .. import _kernel
+from ..sync import AsyncToSync
 
 __all__ = ["LIMIT", "OVERHEAD", "ClientDisconnected", "Exchange", "body_of"]
 
@@ -211,10 +211,10 @@ class Exchange:
         if self._thread is None:
             self.enter()
         if self._frame is None and self._thread == threading.get_ident():
-            outer = _backend.kernel.peek(AsyncToSync.executors, "current", None)
-            self._frame = _backend.kernel.CurrentThreadExecutor(outer)
+            outer = _kernel.kernel.peek(AsyncToSync.executors, "current", None)
+            self._frame = _kernel.kernel.CurrentThreadExecutor(outer)
         try:
-            _backend.kernel.call_soon(self._loop, callback)
+            _kernel.kernel.call_soon(self._loop, callback)
         except RuntimeError as error:  # the loop is closed
             raise ClientDisconnected(
                 "the server has stopped, and its event loop is closed"

@@ -16,8 +16,8 @@ nothing to do it happens there and then, without a hop.
 
 **Deadlocks.** A lease that waits is waited for by its tasks (`_Waiting`), unless with a time-out of
 its own. A worker comes free when a context is left by the task that has entered it. If each of
-those waits, in the end, for this very call, it never does: see `asgibridge._deadlocks`. No thread
-need be a part of that ring, so a task that waits looks for itself once in a while.
+those waits, in the end, for this very call, it never does: see `asgibridge._waits.deadlocks`. No
+thread need be a part of that ring, so a task that waits looks for itself once in a while.
 
 **The lock** guards the lease's state, and is taken before the pool's. It is re-entrant: a finalizer
 may use this very lease.
@@ -31,16 +31,19 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from . import _deadlocks, _loops, _threads, _worker_pool
-from ._backend import kernel
-from ._threads import Item
-from ._worker_pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
+from .._kernel import kernel
+from .._loops import kept
+from .._process import threads
+from .._process.threads import Item
+from .._waits import deadlocks
+from .pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
 
 __all__ = ["Lease"]
 
@@ -230,11 +233,11 @@ class _Waiting:
         if self._timeout is not None:
             self._timer = self.loop.call_later(self._timeout, self._give_up)
         else:
-            task = _deadlocks.begin_wait(self)
-            why = None if task is None else _deadlocks.chain(None, task, wait=self)
+            task = deadlocks.begin_wait(self)
+            why = None if task is None else deadlocks.chain(None, task, wait=self)
             if why is not None and self._lease.forget(self.item):
                 self.item.revoke()
-                _deadlocks.end_wait(self, task)
+                deadlocks.end_wait(self, task)
                 raise self.refusal(why)
             self.look_later()
         try:
@@ -245,7 +248,7 @@ class _Waiting:
         finally:
             self._timer.cancel()
             self._timer = None
-            _deadlocks.end_wait(self, task)
+            deadlocks.end_wait(self, task)
             del task
 
     def done(self) -> bool:
@@ -272,7 +275,7 @@ class _Waiting:
     def look_later(self) -> None:
         # The timer must not keep a task that is dropped.
         look = functools.partial(_look, weakref.ref(self))
-        self._timer = self.loop.call_later(_deadlocks.LOOK_EVERY, look)
+        self._timer = self.loop.call_later(deadlocks.LOOK_EVERY, look)
 
     def _give_up(self) -> None:
         if self._lease.forget(self.item):
@@ -285,7 +288,7 @@ def _look(reference: weakref.ref[_Waiting]) -> None:
     waiting = reference()
     if waiting is not None:
         waiting.look_later()
-        _deadlocks.look_from(waiting)
+        deadlocks.look_from(waiting)
 
 
 class Lease(Executor):
@@ -308,7 +311,7 @@ class Lease(Executor):
         self._is_counted = is_counted
         self._avoiding = avoiding
         self._owner = owner
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self._lock = threading.RLock()
         # Guarded by the lock.
         self._state = _NEW
@@ -341,7 +344,7 @@ class Lease(Executor):
             handler = self._at_home(handler)
             call = kernel.SyncCall(loop, handler, call.task_context)
         with self._lock:
-            if self._generation != _threads.generation():
+            if self._generation != threads.generation():
                 self._forget_parent()
             if self._state != _READY or self._over is not None:
                 gate = _Gate(handler)
@@ -371,7 +374,7 @@ class Lease(Executor):
         gate = _Gate(self._at_home(functools.partial(fn, *args, **kwargs)))
         item = _Submitted(future, gate)
         with self._lock:
-            if self._generation != _threads.generation():
+            if self._generation != threads.generation():
                 self._forget_parent()
             self._hold(gate, item)
             is_waiting = self._state == _WAITING
@@ -454,7 +457,7 @@ class Lease(Executor):
         """It is this one's turn; False if it does not want the slot. From any thread."""
         try:
             with self._lock:
-                if self._state != _WAITING or self._generation != _threads.generation():
+                if self._state != _WAITING or self._generation != threads.generation():
                     return False
                 self._begin(slot)
         except Exception as error:  # no thread could be started
@@ -517,7 +520,7 @@ class Lease(Executor):
         is returned. From any thread.
         """
         with self._lock:
-            if self._generation != _threads.generation():
+            if self._generation != threads.generation():
                 self._forget_parent()
             over = self._over
             if over is None:
@@ -613,7 +616,7 @@ class Lease(Executor):
     def _forget_parent(self) -> None:
         # In a forked child.
         self._lock = threading.RLock()
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self._pending = []
         self._worker = self._slot = None
         if self._state != _ENDED:
@@ -621,7 +624,7 @@ class Lease(Executor):
 
     def __del__(self) -> None:
         state = getattr(self, "_state", _ENDED)
-        if state in (_NEW, _ENDED) or self._generation != _threads.generation():
+        if state in (_NEW, _ENDED) or self._generation != threads.generation():
             return
         if state == _WAITING:
             pool.leave(self)
@@ -679,7 +682,7 @@ def lease_of_a_run() -> Lease | None:
 
 def set_idle_timeout(seconds: float) -> None:
     """How long idle workers and parked loops stay. From any thread."""
-    _loops.IDLE_SECONDS = seconds
+    kept.IDLE_SECONDS = seconds
     kernel.set_idle_seconds(seconds)
 
 
@@ -693,5 +696,6 @@ def go_over_to(new_kernel: Any) -> None:
     """`threading` has been monkey-patched: see `asgibridge.sync`."""
     global kernel
     pool.end_idle()
-    kernel = _worker_pool.kernel = new_kernel  # type: ignore[attr-defined]
-    kernel.set_idle_seconds(_loops.IDLE_SECONDS)
+    kernel = new_kernel
+    sys.modules[Slot.__module__].kernel = new_kernel  # type: ignore[attr-defined]
+    kernel.set_idle_seconds(kept.IDLE_SECONDS)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 
-from . import _stats, debug
+from .. import debug
+from .._workers import stats
 
 __all__ = ["begin"]
 
 
 def begin() -> None:
     """Do so. ImportError for a value that says nothing."""
-    _stats.read_environment()
+    stats.read_environment()
     value = os.environ.get("ASGIBRIDGE_WATCH")
     if value:
         debug.watch(debug.parse_seconds(value, "ASGIBRIDGE_WATCH", ImportError))

@@ -36,8 +36,8 @@ from asyncio import constants, coroutines, events, runners, tasks
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import _threads
-from ._backend import kernel, threading_is_patched
+from .._kernel import kernel, threading_is_patched
+from .._process import threads
 
 __all__ = ["IDLE_SECONDS", "close", "close_idle", "run"]
 
@@ -334,7 +334,7 @@ def _after_fork_in_child() -> None:
         _parked.pop().forget()
 
 
-_threads.when_a_worker_ends.append(close_idle)
+threads.when_a_worker_ends.append(close_idle)
 atexit.register(_leave)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -36,8 +36,8 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from . import _backend
-from .sync import SyncToAsync
+from .. import _kernel
+from ..sync import SyncToAsync
 
 __all__ = ["SLICE", "Hops", "Pulls", "clock"]
 
@@ -71,7 +71,7 @@ class Hops:
             self.context = now.copy()
         else:
             for after, before in [*self._news, (now, self._ours)]:
-                self.context.run(_backend.kernel.restore_context, after, before)
+                self.context.run(_kernel.kernel.restore_context, after, before)
             self._news.clear()
         self._ours = now
         self._theirs = self.context.copy()
@@ -79,7 +79,7 @@ class Hops:
     def take_context(self, theirs: contextvars.Context) -> None:
         """Set in the task's context what the other side changed; ``theirs`` is a copy of its."""
         self._news.append((contextvars.copy_context(), self._ours))
-        _backend.kernel.restore_context(theirs, self._theirs)
+        _kernel.kernel.restore_context(theirs, self._theirs)
         self._theirs = theirs
         self._ours = contextvars.copy_context()
 
@@ -313,7 +313,7 @@ class Pulls(Generic[_T]):
         self._handed = contextvars.copy_context()
         assert self._loop is not None
         try:
-            _backend.kernel.call_soon(self._loop, _set_if_waiting, woken)
+            _kernel.kernel.call_soon(self._loop, _set_if_waiting, woken)
         except RuntimeError:
             self._closed = True  # the loop is closed: nobody will come for more
 

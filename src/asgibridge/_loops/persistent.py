@@ -42,12 +42,13 @@ from collections.abc import Coroutine, Generator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
-from . import _loops, _threads
-from ._backend import kernel
+from .._kernel import kernel
+from .._process import threads
+from . import kept
 
 if TYPE_CHECKING:
-    from .current_thread_executor import CurrentThreadExecutor
-    from .runners import TopLevelRun
+    from ..current_thread_executor import CurrentThreadExecutor
+    from ..runners import TopLevelRun
 
 __all__ = ["PersistentLoop", "at_home"]
 
@@ -67,7 +68,7 @@ class PersistentLoop:
         self._executor = executor
         self._served = served
         self._home = kernel.current_home()
-        self._generation = _threads.generation()
+        self._generation = threads.generation()
         self.is_abandoned = False
         # Guarded by the lock, which is re-entrant because a finalizer may end the loop.
         self._lock = threading.RLock()
@@ -83,7 +84,7 @@ class PersistentLoop:
 
     def is_usable(self) -> bool:
         """Whether `add` is going to take a run. False in a forked child."""
-        return not self._is_refusing and self._generation == _threads.generation()
+        return not self._is_refusing and self._generation == threads.generation()
 
     def add(self, run: TopLevelRun) -> bool:
         """Have ``run`` started; False if no further runs are taken. From any thread.
@@ -116,7 +117,7 @@ class PersistentLoop:
 
     def end(self) -> None:
         """Take no further runs, and end when there is none any more. From any thread."""
-        if self._generation != _threads.generation():
+        if self._generation != threads.generation():
             return
         with self._lock:
             self._is_refusing = True
@@ -132,7 +133,7 @@ class PersistentLoop:
 
         Raises what has ended the loop before its time, if no call has.
         """
-        if self._generation != _threads.generation():
+        if self._generation != threads.generation():
             return
         with self._lock:
             is_over = self._is_finished or self.is_abandoned or not self._has_begun
@@ -238,7 +239,7 @@ class PersistentLoop:
             if self._leaving:
                 self._served[loop] = self._leaving[-1]
         try:
-            _loops.close(loop)
+            kept.close(loop)
         finally:
             self._served.pop(loop, None)
             self._tasks.clear()
@@ -332,6 +333,6 @@ def _after_fork_in_child() -> None:
     _alive.clear()
 
 
-_threads.when_exiting.append(_end_all)
+threads.when_exiting.append(_end_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -25,7 +25,7 @@ from importlib.machinery import PathFinder, SourceFileLoader, SourcelessFileLoad
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._install import BOOTSTRAP, install
+from .install import BOOTSTRAP, install
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec

@@ -1,0 +1,1 @@
+"""The rules of ASGI messages, beneath `asgibridge.typing` and `asgibridge.testing`."""

@@ -1,0 +1,1 @@
+"""Iterators and context managers across the bridge, beneath `asgibridge.iterators`."""

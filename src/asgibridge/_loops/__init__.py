@@ -1,0 +1,1 @@
+"""The event loops that top-level calls run on."""

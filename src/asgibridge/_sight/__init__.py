@@ -1,0 +1,1 @@
+"""What a dump looks at, beneath `asgibridge.debug`."""

@@ -1,0 +1,1 @@
+"""How asgibridge comes into a process: `install`, and the command line."""

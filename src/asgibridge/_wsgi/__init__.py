@@ -1,0 +1,1 @@
+"""The two WSGI adapters, beneath `asgibridge.wsgi`."""
