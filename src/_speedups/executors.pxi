@@ -322,7 +322,7 @@ cdef class _ThreadSensitive:
             worker = self.worker
             inbox = self.served
             lease = self.lease
-        if worker is not None and inbox.disown(lease):  # else it is another's by now
+        if worker is not None and disown(inbox, lease):  # else it is another's by now
             worker.abandon()
 
     def look_again(self):
@@ -361,7 +361,7 @@ cdef class _ThreadSensitive:
             return
         inbox, worker = self.current_inbox(), self.current_worker()
         if cancel_futures:
-            for item in inbox.drain_lease(self.lease):
+            for item in drain_lease(inbox, self.lease):
                 item.cancel()
                 item.deliver()
         self.put(renewal, True)  # refused if that is on its way already, or the worker is ending
@@ -399,7 +399,7 @@ cdef class _ThreadSensitive:
             if inbox is None or self.generation != _generation:
                 return None
             if self.renewal is None:
-                if inbox.let_go(self.lease):
+                if let_go(inbox, self.lease):
                     self.set_inbox(None, 0)
                     return None
                 self.renewal = _renewal(inbox, None)
@@ -419,7 +419,7 @@ cdef class _ThreadSensitive:
     cdef int let_worker_go(self) except -1:
         # When we are dropped.
         cdef Inbox inbox = self.inbox
-        if inbox is None or self.generation != _generation or inbox.let_go(self.lease):
+        if inbox is None or self.generation != _generation or let_go(inbox, self.lease):
             return 0
         inbox.add(_renewal(inbox, None), self.lease, True)
         return 0

@@ -199,50 +199,6 @@ cdef class Inbox:
             asgibridge_unlock(other.bed, True)
         return 0
 
-    cdef bint let_go(self, Py_ssize_t lease) except -1:
-        # The lease is over here and now, if the worker has nothing to do for that.
-        cdef bint is_free, has_rested
-        with cython.critical_section(self):
-            is_free = (
-                self.is_parked
-                and self.is_clean
-                and not self.is_resting
-                and not self.is_abandoned
-                and not self.closed
-                and self.lease == lease
-                and self.kept.has_same_attributes()
-            )
-            if is_free:
-                self.lease += 1
-        if is_free:
-            _idle.add(self)
-            with cython.critical_section(self):
-                has_rested = self.is_resting
-            if has_rested and _idle.remove(self):
-                self.shut()  # its time was up in between
-        return is_free
-
-    cdef bint offer(self) except -1:
-        # By the owner, renewed. Returns whether it was accepted.
-        cdef bint is_free
-        with cython.critical_section(self):
-            is_free = not self.is_abandoned
-            if is_free:
-                self.is_ending = False
-                self.lease += 1
-        if is_free:
-            _idle.add(self)
-        return is_free
-
-    cdef bint disown(self, Py_ssize_t lease) except -1:
-        # Hand the worker on to nobody. Returns whether it is still in that lease.
-        cdef bint is_current
-        with cython.critical_section(self):
-            is_current = self.lease == lease
-            if is_current:
-                self.is_abandoned = True
-        return is_current
-
     def is_idle(self):
         """Whether all that was put has been run. From any thread."""
         cdef Py_ssize_t posted
@@ -382,37 +338,6 @@ cdef class Inbox:
             self.begin = 0
         return items[begin:] if begin else items
 
-    cdef list drain_lease(self, Py_ssize_t lease):
-        # What waits of a lease's calls, but for its end.
-        cdef list items, fresh = []
-        cdef Py_ssize_t begin
-        with cython.critical_section(self):
-            if self.lease != lease:
-                return fresh
-            items = self.items
-            begin = self.begin
-            self.begin = 0
-            self.items = fresh
-            if self.is_ending and begin < len(items):
-                fresh.append(items.pop())
-        return items[begin:]
-
-    cdef bint add_run(self, object item, Inbox served, bint* must_wake) except -1:
-        # `item`, as a lease of its own, and the end of who serves an inbox until that is over. Tells
-        # whether our owner has to be unlocked, by the caller.
-        cdef _Renewal renewal = _renewal(self, served)
-        cdef bint accepted
-        with cython.critical_section(self):
-            accepted = not self.closed
-            if accepted:
-                self.items.append(item)
-                self.items.append(renewal)
-                self.posted += 2
-                self.is_ending = True
-                must_wake[0] = self.is_parked
-                self.is_parked = False
-        return accepted
-
     cdef object take(self):
         # The first item; waits for one. None at the end.
         cdef bint must_wait, has_looked = self.kept is None
@@ -429,7 +354,7 @@ cdef class Inbox:
                 self.wake_other()
                 return item
             if has_looked:
-                self.park()
+                park(self)
             else:
                 self.is_clean = self.kept.is_new or self.kept.look()
                 has_looked = True
@@ -451,76 +376,3 @@ cdef class Inbox:
             begin = 0
         self.begin = begin
         return item
-
-    cdef int park(self) except -1:
-        cdef PyLockStatus status
-        cdef bint was_woken, has_told = False
-        cdef long long patience = ASGIBRIDGE_PATIENCE
-        cdef Inbox other = self.to_wake
-        cdef PyThread_type_lock other_bed = NULL
-        if other is not None:
-            self.to_wake = None
-            other_bed = other.bed
-            asgibridge_core_bring(other.core)
-        if self.kept is not None or self.when_idle is not None:
-            patience = <long long>(IDLE_SECONDS * 1000000.0)
-        elif self.is_frame:
-            # Never for ever: a signal that comes when we have looked for signals, and are not in
-            # the system call yet, does not interrupt that.
-            patience = ASGIBRIDGE_SHORT_PATIENCE if self.is_suspicious else ASGIBRIDGE_LONG_PATIENCE
-        while True:
-            with nogil:
-                if other_bed is not NULL:
-                    PyThread_release_lock(other_bed)
-                    other_bed = NULL
-                status = PyThread_acquire_lock_timed(self.bed, patience, 1)
-            if status == PY_LOCK_ACQUIRED:
-                asgibridge_core_leave(self.core)
-                with cython.critical_section(self):
-                    self.is_resting = False
-                if ASGIBRIDGE_HAS_GIL:
-                    arrive(self)
-                return 0
-            if status == PY_LOCK_FAILURE and self.kept is not None:
-                if _idle.remove(self):
-                    self.shut()  # unlocks the bed
-                with cython.critical_section(self):
-                    self.is_resting = True  # leased: it waits for as long as that takes
-                patience = -1
-                continue
-            try:
-                if status == PY_LOCK_FAILURE and self.when_idle is not None:
-                    patience = ASGIBRIDGE_PATIENCE
-                    if not has_told:
-                        has_told = True
-                        if self.when_idle():
-                            self.shut()
-                    continue
-                PyErr_CheckSignals()
-                if status == PY_LOCK_FAILURE and self.is_frame:
-                    self.is_suspicious = False
-                    patience = ASGIBRIDGE_LONG_PATIENCE
-                    self.look()
-            except BaseException:
-                with cython.critical_section(self):
-                    was_woken = not self.is_parked
-                    self.is_parked = False
-                if was_woken:
-                    self.get_up()
-                raise
-
-    cdef int get_up(self) except -1:
-        # The owner is not going to wait any more; it has been woken, or queues for that.
-        if ASGIBRIDGE_HAS_GIL and leave_queue(self):
-            return 0
-        if self.is_frame:
-            # Who wakes it may do so much later; and then it finds its bed unlocked, and looks again.
-            PyThread_acquire_lock(self.bed, 0)
-            return 0
-        # Who wakes it may have let go of the GIL to unlock the bed.
-        with nogil:
-            PyThread_acquire_lock_timed(self.bed, -1, 0)
-        asgibridge_core_leave(self.core)
-        if ASGIBRIDGE_HAS_GIL:
-            arrive(self)
-        return 0

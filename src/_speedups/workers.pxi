@@ -30,123 +30,7 @@
 # In a forked child the idle ones are forgotten. At exit `_process.threads` closes every worker's inbox, also
 # those of the idle ones; `take_idle` passes over them.
 
-cdef extern from *:
-    """
-    #ifndef _WIN32
-      #include <signal.h>
-      typedef sigset_t asgibridge_mask;
-      static void asgibridge_read_mask(asgibridge_mask *mask) {
-          memset(mask, 0, sizeof *mask);  /* the C library fills in only a part */
-          (void)pthread_sigmask(SIG_SETMASK, NULL, mask);
-      }
-    #else
-      typedef int asgibridge_mask;
-      static void asgibridge_read_mask(asgibridge_mask *mask) { *mask = 0; }
-    #endif
-    static int asgibridge_same_mask(asgibridge_mask *mask) {
-        asgibridge_mask now;
-        asgibridge_read_mask(&now);
-        return memcmp(&now, mask, sizeof now) == 0;
-    }
-
-    /* From 3.13 on `threading.local` finds a thread's values by a key in the thread state, and is
-       told of the thread's end by the death of a sentinel there; PyThreadState_Clear drops both, in
-       this order. Before, there is an entry for each in the thread-state dict. A Python that we
-       don't know may do it in another way: there nothing can be kept. */
-    #if PY_VERSION_HEX < 0x03100000
-      #define ASGIBRIDGE_CAN_RENEW 1
-    #else
-      #define ASGIBRIDGE_CAN_RENEW 0
-    #endif
-    #if PY_VERSION_HEX >= 0x030D0000 && ASGIBRIDGE_CAN_RENEW
-      #define ASGIBRIDGE_LOCALS_IN_DICT 0
-      static PyObject *asgibridge_sentinel(void) {
-          return PyThreadState_Get()->threading_local_sentinel;
-      }
-      static void asgibridge_drop_locals(void) {
-          PyThreadState *thread = PyThreadState_Get();
-          Py_CLEAR(thread->threading_local_key);
-          Py_CLEAR(thread->threading_local_sentinel);
-      }
-    #else
-      #define ASGIBRIDGE_LOCALS_IN_DICT 1
-      static PyObject *asgibridge_sentinel(void) { return NULL; }
-      static void asgibridge_drop_locals(void) {}
-    #endif
-
-    /* The processors it may run on, which is asked of any thread on Linux. */
-    #ifdef __linux__
-      #include <sched.h>
-      #include <sys/syscall.h>
-      #include <unistd.h>
-      typedef struct { pid_t thread; cpu_set_t set; } asgibridge_processors;
-      static void asgibridge_read_processors(asgibridge_processors *processors) {
-          memset(&processors->set, 0, sizeof processors->set);
-          (void)sched_getaffinity(processors->thread, sizeof processors->set, &processors->set);
-      }
-      static void asgibridge_my_processors(asgibridge_processors *processors) {
-          processors->thread = (pid_t)syscall(SYS_gettid);
-          asgibridge_read_processors(processors);
-      }
-      static int asgibridge_same_processors(asgibridge_processors *processors) {
-          asgibridge_processors now;
-          now.thread = processors->thread;
-          asgibridge_read_processors(&now);
-          return memcmp(&now.set, &processors->set, sizeof now.set) == 0;
-      }
-    #else
-      typedef int asgibridge_processors;
-      static void asgibridge_my_processors(asgibridge_processors *processors) { *processors = 0; }
-      static int asgibridge_same_processors(asgibridge_processors *processors) {
-          (void)processors;
-          return 1;
-      }
-    #endif
-
-    static PyObject *asgibridge_trace(void) { return PyThreadState_Get()->c_traceobj; }
-    static PyObject *asgibridge_profile(void) { return PyThreadState_Get()->c_profileobj; }
-    static int asgibridge_is_current(PyObject *context) {
-        return PyThreadState_Get()->context == context;
-    }
-    static int asgibridge_has_async_hooks(void) {
-        PyThreadState *thread = PyThreadState_Get();
-        return thread->async_gen_firstiter != NULL || thread->async_gen_finalizer != NULL ||
-               thread->coroutine_origin_tracking_depth != 0;
-    }
-    """
-    ctypedef struct asgibridge_mask:
-        pass
-    void asgibridge_read_mask(asgibridge_mask* mask)
-    bint asgibridge_same_mask(asgibridge_mask* mask)
-    ctypedef struct asgibridge_processors:
-        pass
-    void asgibridge_my_processors(asgibridge_processors* processors)
-    bint asgibridge_same_processors(asgibridge_processors* processors)
-    bint ASGIBRIDGE_CAN_RENEW
-    bint ASGIBRIDGE_LOCALS_IN_DICT
-    PyObject* asgibridge_sentinel()
-    void asgibridge_drop_locals()
-    PyObject* asgibridge_trace()
-    PyObject* asgibridge_profile()
-    bint asgibridge_has_async_hooks()
-    bint asgibridge_is_current(object context)
-    object PyContext_New()
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-
-# Long enough that a site with a request now and then keeps a warm worker, short enough that those of
-# a burst are soon gone. What trio's thread cache takes.
-IDLE_SECONDS = 10
-
 cdef object _Worker = _threads.Worker
-cdef object _get_running_loop = asyncio._get_running_loop
-cdef object _weakref_count = weakref.getweakrefcount
-cdef dict _of_threading = threading.__dict__
-# In the thread-state dict: what comes and goes without a trace. "Py_Repr" is the list of what
-# repr() is in the middle of.
-cdef frozenset _KNOWN = frozenset([_THREAD, "__asyncio_running_event_loop__", "Py_Repr"])
-
-
 @cython.final
 cdef class _Idle:
     # The idle workers' inboxes, under the critical section.
@@ -208,234 +92,84 @@ cdef Inbox take_idle(object but):
         inbox.shut()
 
 
-@cython.final
-cdef class _Kept:
-    # What a worker knows of itself, from the moment it began.
-    cdef object worker  # read by others
-    cdef dict attributes
-    cdef Py_ssize_t attribute_count
-    cdef object name
-    cdef Py_ssize_t weak_references  # a WeakKeyDictionary may know the thread
-    cdef asgibridge_mask mask
-    cdef asgibridge_processors processors
-    cdef object trace  # read by others, but only while it is idle
-    cdef object profile
-    cdef object context  # in which its lease runs
-    cdef Py_ssize_t lease  # the last that it has run a call of
-    cdef bint is_new  # renewed, and nothing has been run since
+cdef bint add_run(Inbox inbox, object item, Inbox served, bint* must_wake) except -1:
+    # `item`, as a lease of its own, and the end of who serves an inbox until that is over. Tells
+    # whether our owner has to be unlocked, by the caller.
+    cdef _Renewal renewal = _renewal(inbox, served)
+    cdef bint accepted
+    with cython.critical_section(inbox):
+        accepted = not inbox.closed
+        if accepted:
+            inbox.items.append(item)
+            inbox.items.append(renewal)
+            inbox.posted += 2
+            inbox.is_ending = True
+            must_wake[0] = inbox.is_parked
+            inbox.is_parked = False
+    return accepted
 
-    cdef int begin(self, object worker) except -1:
-        self.worker = worker
-        self.attributes = worker.__dict__
-        self.attribute_count = len(self.attributes)
-        self.name = self.attributes["_name"]
-        self.weak_references = _weakref_count(worker)
-        asgibridge_read_mask(&self.mask)
-        asgibridge_my_processors(&self.processors)
-        self.context = PyContext_New()
-        PyContext_Enter(self.context)
-        return 0
 
-    cdef int end(self) except -1:
-        context = self.context
-        self.context = self.worker = self.attributes = None
-        PyContext_Exit(context)
-        return 0
-
-    cdef bint has_current_hooks(self) except -1:
-        return (
-            self.trace is _of_threading["_trace_hook"]
-            and self.profile is _of_threading["_profile_hook"]
+cdef bint let_go(Inbox inbox, Py_ssize_t lease) except -1:
+    # The lease is over here and now, if the worker has nothing to do for that.
+    cdef bint is_free, has_rested
+    with cython.critical_section(inbox):
+        is_free = (
+            inbox.is_parked
+            and inbox.is_clean
+            and not inbox.is_resting
+            and not inbox.is_abandoned
+            and not inbox.closed
+            and inbox.lease == lease
+            and inbox.kept.has_same_attributes()
         )
-
-    cdef inline bint has_same_attributes(self) noexcept:
-        return len(self.attributes) == self.attribute_count
-
-    cdef inline bint has_same_processors(self) noexcept:
-        return asgibridge_same_processors(&self.processors)
-
-    cdef bint is_as_it_was(self) except -1:
-        # Whether nobody else has changed it while it lay idle.
-        return (
-            self.has_current_hooks()
-            and self.has_same_attributes()
-            and self.attributes.get("_name") is self.name
-            and _weakref_count(self.worker) <= self.weak_references
-        )
-
-    cdef Py_ssize_t local_count(self) except -1:
-        # How many `threading.local` have a value of this thread.
-        cdef PyObject* found
-        cdef Py_ssize_t count = 0
-        if ASGIBRIDGE_LOCALS_IN_DICT:
-            for key in <dict>PyThreadState_GetDict():
-                if type(key) is str and (<str>key).startswith("thread.local."):
-                    count += 1
-            return count
-        found = asgibridge_sentinel()
-        return 0 if found is NULL else _weakref_count(<object>found)
-
-    cdef bint knows_all_keys(self) except -1:
-        cdef dict of_thread = <dict>PyThreadState_GetDict()
-        for key in of_thread:
-            if key not in _KNOWN and not (
-                ASGIBRIDGE_LOCALS_IN_DICT
-                and type(key) is str
-                and (<str>key).startswith("thread.local.")
-            ):
-                return False
-        return True
-
-    cdef bint is_fit(self) except -1:
-        # Whether, but for its locals, this thread is what a new one would be.
-        cdef PyObject* hook = asgibridge_trace()
-        self.trace = None if hook is NULL else <object>hook
-        hook = asgibridge_profile()
-        self.profile = None if hook is NULL else <object>hook
-        return (
-            self.has_same_attributes()
-            and self.attributes.get("_name") is self.name
-            and _weakref_count(self.worker) <= self.weak_references
-            and self.has_current_hooks()
-            and asgibridge_same_mask(&self.mask)
-            and not asgibridge_has_async_hooks()
-            and asgibridge_is_current(self.context)
-            and _get_running_loop() is None
-            and self.knows_all_keys()
-        )
-
-    cdef bint look(self) except -1:
-        # Whether the lease has left nothing behind. SyncToAsync.threadlocal does not count, which
-        # every call uses and leaves empty.
-        cdef _Thread thread = _this_thread()
-        cdef Py_ssize_t ours = 0
-        if thread.names is not None and not thread.names:
-            ours = 1
-        return self.local_count() == ours and len(self.context) == 0 and self.is_fit()
-
-    cdef bint renew(self) except -1:
-        # Make this thread as good as new, and say whether it is.
-        cdef _Thread thread = _this_thread()
-        if _threads.before_values_end and self.local_count() > (thread.names is not None):
-            _threads.end_values()
-            thread = _this_thread()
-        old_context = self.context
-        old_names, old_channel = thread.names, thread.channel
-        PyContext_Exit(old_context)
-        self.context = PyContext_New()
-        PyContext_Enter(self.context)
-        thread.names = thread.channel = None
-        old_context = old_names = old_channel = None
-        if ASGIBRIDGE_LOCALS_IN_DICT:
-            of_thread = <dict>PyThreadState_GetDict()
-            for key in [key for key in of_thread if type(key) is str]:
-                if key.startswith("thread.local."):
-                    of_thread.pop(key, None)  # a finalizer before may have dropped it already
-        else:
-            asgibridge_drop_locals()
-        self.is_new = (
-            self.local_count() == 0
-            and len(self.context) == 0
-            and self.is_fit()
-            and self.has_same_processors()
-        )
-        return self.is_new
+        if is_free:
+            inbox.lease += 1
+    if is_free:
+        _idle.add(inbox)
+        with cython.critical_section(inbox):
+            has_rested = inbox.is_resting
+        if has_rested and _idle.remove(inbox):
+            inbox.shut()  # its time was up in between
+    return is_free
 
 
-@cython.final
-cdef class _Renewal:
-    # The last item of a lease, or what a SyncCall that is the last item calls.
-    cdef Inbox inbox  # of who runs it, until it is run
-    cdef Inbox runs_in  # the same, if its owner will lie down next
-    cdef Inbox served  # to close when it is over
-    # Of any thread, under the critical section.
-    cdef object future
-    cdef object when_over
-    cdef bint is_over  # `when_over` has been called, or is about to be
-    cdef bint is_through  # and the worker is idle again, or ends
-
-    def __call__(self):
-        cdef Inbox inbox = self.inbox
-        cdef bint is_new = False
-        self.inbox = None
-        if inbox is None:
-            return
-        try:
-            is_new = inbox.kept is not None and not inbox.is_closed() and inbox.kept.renew()
-        except BaseException:
-            is_new = False  # then it ends; serve() meets the same and says so
-        self.say_over()
-        if is_new and inbox.offer():
-            self.runs_in = inbox
-        else:
-            inbox.shut()
-        self.say_through()  # not before: who has waited would start a worker in place of this one
-
-    def run(self):
-        self()
-
-    def deliver(self):
-        cdef Inbox served = self.served
-        self.served = None
-        if served is not None and served.shut_and_tell():
-            if self.runs_in is None:
-                asgibridge_unlock(served.bed, True)
-            else:
-                self.runs_in.to_wake = served
-
-    def cancel(self):
-        self.inbox = None
-        self.say_through()
-        self.say_over()
-
-    cdef int say_over(self) except -1:
-        with cython.critical_section(self):
-            self.is_over = True
-            when_over = self.when_over
-            self.when_over = None
-        if when_over is not None:
-            when_over()
-        return 0
-
-    cdef int say_through(self) except -1:
-        with cython.critical_section(self):
-            self.is_through = True
-            future = self.future
-            self.future = None
-        if future is not None:
-            future.set_result(None)
-        return 0
-
-    cdef int tell(self, object when_over) except -1:
-        # Have it called at the end, or now if that has been.
-        cdef bint is_over
-        with cython.critical_section(self):
-            is_over = self.is_over
-            if not is_over:
-                self.when_over = when_over
-        if is_over:
-            when_over()
-        return 0
-
-    cdef int wait(self) except -1:
-        # For its end. On any other thread.
-        cdef bint is_through
-        fresh = Future()
-        with cython.critical_section(self):
-            is_through = self.is_through
-            if self.future is None:
-                self.future = fresh
-            future = self.future
-        if not is_through:
-            future.result()
-        return 0
+cdef bint offer(Inbox inbox) except -1:
+    # By the owner, renewed. Returns whether it was accepted.
+    cdef bint is_free
+    with cython.critical_section(inbox):
+        is_free = not inbox.is_abandoned
+        if is_free:
+            inbox.is_ending = False
+            inbox.lease += 1
+    if is_free:
+        _idle.add(inbox)
+    return is_free
 
 
-cdef _Renewal _renewal(Inbox inbox, Inbox served):
-    cdef _Renewal renewal = _Renewal.__new__(_Renewal)
-    renewal.inbox = inbox
-    renewal.served = served
-    return renewal
+cdef bint disown(Inbox inbox, Py_ssize_t lease) except -1:
+    # Hand the worker on to nobody. Returns whether it is still in that lease.
+    cdef bint is_current
+    with cython.critical_section(inbox):
+        is_current = inbox.lease == lease
+        if is_current:
+            inbox.is_abandoned = True
+    return is_current
+
+
+cdef list drain_lease(Inbox inbox, Py_ssize_t lease):
+    # What waits of a lease's calls, but for its end.
+    cdef list items, fresh = []
+    cdef Py_ssize_t begin
+    with cython.critical_section(inbox):
+        if inbox.lease != lease:
+            return fresh
+        items = inbox.items
+        begin = inbox.begin
+        inbox.begin = 0
+        inbox.items = fresh
+        if inbox.is_ending and begin < len(items):
+            fresh.append(items.pop())
+    return items[begin:]
 
 
 def end_idle_workers():
@@ -446,14 +180,6 @@ def end_idle_workers():
         if inbox is None:
             return
         inbox.shut()
-
-
-def set_idle_seconds(seconds):
-    """How long a thread waits for its next lease from now on; those that wait begin anew."""
-    global IDLE_SECONDS
-    IDLE_SECONDS = seconds
-    for worker in _threads.workers():
-        worker.look_again()
 
 
 def start_run(item, executor, announce):
@@ -472,7 +198,7 @@ def start_run(item, executor, announce):
         if inbox is None:
             break
         announce(inbox.kept.worker)
-        if inbox.add_run(item, served, &must_wake):
+        if add_run(inbox, item, served, &must_wake):
             if must_wake:
                 served.to_wake = inbox
             if _threads.is_exiting():
@@ -481,7 +207,7 @@ def start_run(item, executor, announce):
         announce(None)  # the exit has closed it just now
     if inbox is None:
         inbox = Inbox.__new__(Inbox)
-        inbox.add_run(item, served, &must_wake)
+        add_run(inbox, item, served, &must_wake)
         worker = _Worker(inbox)
         announce(worker)
         try:

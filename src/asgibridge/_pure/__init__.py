@@ -6,23 +6,22 @@ kernel `asgibridge._kernel` chose.
 
 from __future__ import annotations
 
-from .calls import AsyncCall, SyncCall, WakeChannel, attach_reader, begin_task, call_soon, drive
+from .calls import AsyncCall, SyncCall
+from .channel import WakeChannel, attach_reader, call_soon
 from .context import are_same, restore_context
+from .cores import placement
 from .details import details, idle_workers
-from .executors import (
-    CurrentThreadExecutor,
-    ThreadSensitiveExecutor,
-    end_idle_workers,
-    set_idle_seconds,
-    start_run,
-)
+from .drive import begin_task, drive
+from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
 from .handler import ThreadHandler, awaiting
 from .home import Home, at_home, current_home
-from .inbox import Inbox, placement
+from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
+from .parking import set_idle_seconds
 from .pool import PoolInbox
 from .queue import QueueCore
 from .tally import collect_timings, counts, now, report_slow, run_counted, running
+from .workers import end_idle_workers, start_run
 from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
 
 __all__ = [

@@ -15,13 +15,6 @@
     The slot that the coroutine's outcome goes to; the thread serves its CurrentThreadExecutor
     meanwhile, which the done callback stops.
 
-`WakeChannel`, from any thread to the tasks of one loop
-    Finished calls are chained, and the first of them wakes the loop, once, for all that have come
-    by the time it looks. Neither side takes a lock: ``_idle`` holds one token; who finishes a call
-    and gets the token wakes the loop; the loop puts the token back *before* it empties the chain,
-    so a call that it does not see any more has found the token. If the loop is closed there is
-    nobody left to tell, and the call is dropped.
-
 References: the function and its arguments are dropped before the result is delivered, and the
 result when it is taken; an exception's traceback refers to our frames, so none of those keeps the
 exception. Nothing outlives its call because a thread is idle or the garbage collector is off.
@@ -30,126 +23,19 @@ exception. Nothing outlives its call because a thread is idle or the garbage col
 from __future__ import annotations
 
 import asyncio
-import functools
-import sys
-import threading
-import weakref
-from collections import deque
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import InvalidStateError
-from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from . import tally
-from .context import restore_context
+from .channel import call_soon, wake_channel
+from .drive import begin_task
 
 if TYPE_CHECKING:
     from .executors import CurrentThreadExecutor
     from .inbox import Inbox
 
-__all__ = [
-    "AsyncCall",
-    "SyncCall",
-    "WakeChannel",
-    "attach_reader",
-    "begin_task",
-    "call_soon",
-    "drive",
-    "wake_channel",
-]
-
-
-class Woken(Protocol):
-    """What a channel carries."""
-
-    def wake(self) -> None: ...
-
-
-class WakeChannel:
-    """The way from other threads to the tasks that wait on one event loop."""
-
-    __slots__ = ("__weakref__", "_finished", "_idle", "_loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)  # a thread's cache must not keep a finished loop alive
-        self._finished: deque[Woken] = deque()
-        self._idle = [True]
-
-    def post(self, call: Woken) -> None:
-        """Tell the loop that ``call`` has run. From any thread."""
-        self._finished.append(call)
-        try:
-            self._idle.pop()
-        except IndexError:
-            return  # somebody has woken the loop, and it has not looked yet
-        loop = self._loop()
-        try:
-            if loop is not None:
-                loop.call_soon_threadsafe(self._drain)
-                return
-        except BaseException as error:
-            # A RecursionError is a RuntimeError, and leaves no frame to ask the loop in.
-            if (
-                isinstance(error, RecursionError)
-                or not isinstance(error, RuntimeError)
-                or (loop is not None and not loop.is_closed())
-            ):
-                # Not told: the next one tries again, for all.
-                self._idle.append(True)
-                raise
-        self._finished.clear()
-        self._idle.append(True)
-
-    def _drain(self) -> None:
-        self._idle.append(True)
-        while True:
-            try:
-                call = self._finished.popleft()
-            except IndexError:
-                return
-            call.wake()
-
-
-def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> None:
-    """``loop.call_soon_threadsafe(callback, *args)``, from a thread that runs a call of that loop.
-
-    Raises RuntimeError if the loop is closed.
-    """
-    loop.call_soon_threadsafe(callback, *args)
-
-
-def attach_reader(loop: asyncio.AbstractEventLoop) -> None:
-    """Have other threads wake ``loop`` the cheapest way from the first time on.
-
-    For a loop that will be used for long, while it is not running: it takes a file descriptor.
-    """
-    # There is no cheaper way than the loop's own, in Python: only a channel that stays the same.
-    # The loop keeps it, and nothing else does: what finishes as the loop closes stays in its chain,
-    # and a call refers to its loop.
-    try:
-        loop._asgibridge_channel = WakeChannel(loop)  # type: ignore[attr-defined]
-    except AttributeError:
-        pass  # a loop of slots: each thread makes a channel of its own
-
-
-class _Cache(threading.local):
-    channel: WakeChannel | None = None
-
-
-_cache = _Cache()
-
-
-def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
-    """The channel of the loop that runs on this thread.
-
-    A thread that goes to and fro between loops gets a new one each time; two channels for a loop
-    cost a wake-up, not correctness.
-    """
-    channel = _cache.channel
-    if channel is None or channel._loop() is not loop:
-        kept: WakeChannel | None = getattr(loop, "_asgibridge_channel", None)
-        channel = _cache.channel = kept or WakeChannel(loop)
-    return channel
+__all__ = ["AsyncCall", "SyncCall"]
 
 
 class SyncCall:
@@ -424,98 +310,3 @@ class AsyncCall:
             callback(self)
         if executor is not None:
             executor.close()
-
-
-def begin_task(loop: Any, coroutine: Any, call_result: Any, no_result: str) -> None:
-    """Run ``coroutine`` in a task of ``loop``, which runs on this thread.
-
-    :param call_result: where the coroutine puts its outcome. If it can't begin, that says so.
-    :param no_result: the error if it ends without.
-    """
-    try:
-        if not _makes_tasks_as_usual(loop):
-            task = loop.create_task(coroutine)
-        elif sys.version_info >= (3, 12):
-            # A first step then and there saves a turn of the loop.
-            task = asyncio.tasks.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
-        else:
-            # The same by hand: the task has put its first step at the end of what is ready. (Unless
-            # another thread has been quicker.)
-            task = asyncio.tasks.Task(coroutine, loop=loop)
-            handle = loop._ready.pop()
-            if getattr(handle._callback, "__self__", None) is task:
-                handle._run()
-            else:
-                loop._ready.append(handle)
-    except BaseException as error:
-        if not call_result.done():
-            call_result.set_exception(error)
-        coroutine.close()
-        raise
-    if not call_result.done():  # in its first step, most often
-        # It can't tell if the task is cancelled before that; and a patched main_wrap may fail. The
-        # thread must not wait for ever. (A callback costs another turn of the loop.)
-        task.add_done_callback(functools.partial(_ended, call_result, no_result))
-
-
-def _ended(call_result: Any, no_result: str, task: asyncio.Task[None]) -> None:
-    if call_result.done():
-        return
-    error = asyncio.CancelledError() if task.cancelled() else task.exception()
-    call_result.set_exception(error or RuntimeError(no_result))
-
-
-def _makes_tasks_as_usual(loop: Any) -> bool:
-    return (
-        type(loop).create_task is _CREATE_TASK
-        and "create_task" not in loop.__dict__
-        and loop._task_factory is None
-        and not loop._debug
-    )
-
-
-_CREATE_TASK = asyncio.BaseEventLoop.create_task
-
-
-async def drive(
-    call_result: Any,
-    task_context: list[asyncio.Task[Any]] | None,
-    context: list[Context] | None,
-    awaitable: Awaitable[Any],
-) -> None:
-    """A coroutine that awaits ``awaitable`` and puts its outcome into ``call_result``.
-
-    :param task_context: lists the task while it runs, so that a cancellation can reach it.
-    :param context: a list of one: the caller's context, replaced by what became of it.
-    """
-    __traceback_hide__ = True
-    if context is not None:
-        restore_context(context[0], copy_context())
-    task = asyncio.current_task()
-    if task_context is None or task is None:
-        task_context = []
-    else:
-        task_context.append(task)
-    result: Any = None
-    error: BaseException | None = None
-    try:
-        result = await awaitable
-    except GeneratorExit:
-        error = RuntimeError("the event loop was dropped before the async function had ended")
-        raise
-    except BaseException as raised:
-        error = raised
-    finally:
-        if task_context:
-            task_context.remove(task)  # type: ignore[arg-type]
-        # Before the outcome: the caller goes on as soon as that is set.
-        if context is not None:
-            context[0] = copy_context()
-        try:
-            if error is None:
-                call_result.set_result(result)
-            else:
-                call_result.set_exception(error)
-        finally:
-            # The traceback of the error refers to this frame.
-            del call_result, result, error, task, task_context

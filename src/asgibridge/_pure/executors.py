@@ -33,15 +33,9 @@ from typing import Any, TypeVar
 from .._process import threads
 from .._process.threads import Item, Worker
 from .calls import SyncCall
-from .inbox import Inbox, set_idle_seconds
+from .inbox import Inbox
 
-__all__ = [
-    "CurrentThreadExecutor",
-    "ThreadSensitiveExecutor",
-    "end_idle_workers",
-    "set_idle_seconds",
-    "start_run",
-]
+__all__ = ["CurrentThreadExecutor", "ThreadSensitiveExecutor"]
 
 _R = TypeVar("_R")
 
@@ -342,45 +336,3 @@ class ThreadSensitiveExecutor(Executor):
 
 def _nothing() -> None:
     pass
-
-
-def end_idle_workers() -> None:
-    """Have the threads that wait for a next lease end now. From any thread; waits for none."""
-
-
-def start_run(
-    item: Item, executor: CurrentThreadExecutor, announce: Callable[[Worker | None], object]
-) -> None:
-    """Run ``item`` on a worker of its own, which then closes ``executor``; serve that meanwhile.
-
-    On the thread the executor was made in. ``announce(worker)`` is called first, so that the caller
-    knows whether that has started if this raises: what keeps a thread from starting, or whatever a
-    signal handler raises. In the second case the executor can be served again. ``announce`` must
-    let no signal handler run; it is called with None if nothing will come of what it was told.
-    """
-    inbox = Inbox()
-    inbox.put(item)
-    inbox.put(_End(executor))
-    inbox.close()
-    worker = Worker(inbox)
-    announce(worker)
-    worker.start()
-    executor.serve()
-
-
-class _End:
-    """The last item of a run."""
-
-    __slots__ = ("_executor",)
-
-    def __init__(self, executor: CurrentThreadExecutor) -> None:
-        self._executor = executor
-
-    def run(self) -> None:
-        pass
-
-    def deliver(self) -> None:
-        self._executor.close()
-
-    def cancel(self) -> None:
-        pass

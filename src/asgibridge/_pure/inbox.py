@@ -27,29 +27,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .._process import threads
 from .._process.threads import Item
 from .._waits import deadlocks
+from . import parking
 from .calls import SyncCall
 
-__all__ = ["Inbox", "placement", "set_idle_seconds"]
-
-# As long as in the other kernel.
-IDLE_SECONDS = 10.0
-
-
-def placement() -> str:
-    """Who says on which core a worker begins: "waker", on its own, or "scheduler"."""
-    return "scheduler"
-
-
-def set_idle_seconds(seconds: float) -> None:
-    """How long a thread waits for its next lease from now on; those that wait begin anew."""
-    global IDLE_SECONDS
-    IDLE_SECONDS = seconds
-    for worker in threads.workers():
-        worker.look_again()
-
+__all__ = ["Inbox"]
 
 # Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
 _PATIENCE: float | None = 0.25 if sys.platform == "win32" else None
@@ -210,7 +193,7 @@ class Inbox:
         return items
 
     def _get(self) -> Item | None:
-        patience = _PATIENCE if self._when_idle is None else IDLE_SECONDS
+        patience = _PATIENCE if self._when_idle is None else parking.IDLE_SECONDS
         if self._is_frame:
             # Never for ever: a signal that comes when the interpreter has looked for signals, and
             # is not in the system call yet, does not interrupt that.
@@ -229,4 +212,4 @@ class Inbox:
                 continue
             if item is not _AGAIN:
                 return item  # type: ignore[no-any-return]
-            patience = IDLE_SECONDS
+            patience = parking.IDLE_SECONDS

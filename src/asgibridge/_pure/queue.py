@@ -73,7 +73,7 @@ from .._process.queue_errors import (
     UnsupportedOperation,
     check_timeout,
 )
-from .calls import WakeChannel, wake_channel
+from .channel import WakeChannel, wake_channel
 
 __all__ = ["QueueCore"]
 

@@ -1,0 +1,91 @@
+# How the owner of an inbox lies down until something comes, and gets up again.
+#
+# It lies in a lock of the interpreter's, its bed, which whoever puts something in unlocks. It waits
+# without the GIL, in a call that signals interrupt; nothing of the inbox is held meanwhile.
+
+# Long enough that a site with a request now and then keeps a warm worker, short enough that those of
+# a burst are soon gone. What trio's thread cache takes.
+IDLE_SECONDS = 10
+
+
+cdef int get_up(Inbox inbox) except -1:
+    # The owner is not going to wait any more; it has been woken, or queues for that.
+    if ASGIBRIDGE_HAS_GIL and leave_queue(inbox):
+        return 0
+    if inbox.is_frame:
+        # Who wakes it may do so much later; and then it finds its bed unlocked, and looks again.
+        PyThread_acquire_lock(inbox.bed, 0)
+        return 0
+    # Who wakes it may have let go of the GIL to unlock the bed.
+    with nogil:
+        PyThread_acquire_lock_timed(inbox.bed, -1, 0)
+    asgibridge_core_leave(inbox.core)
+    if ASGIBRIDGE_HAS_GIL:
+        arrive(inbox)
+    return 0
+
+
+cdef int park(Inbox inbox) except -1:
+    cdef PyLockStatus status
+    cdef bint was_woken, has_told = False
+    cdef long long patience = ASGIBRIDGE_PATIENCE
+    cdef Inbox other = inbox.to_wake
+    cdef PyThread_type_lock other_bed = NULL
+    if other is not None:
+        inbox.to_wake = None
+        other_bed = other.bed
+        asgibridge_core_bring(other.core)
+    if inbox.kept is not None or inbox.when_idle is not None:
+        patience = <long long>(IDLE_SECONDS * 1000000.0)
+    elif inbox.is_frame:
+        # Never for ever: a signal that comes when we have looked for signals, and are not in
+        # the system call yet, does not interrupt that.
+        patience = ASGIBRIDGE_SHORT_PATIENCE if inbox.is_suspicious else ASGIBRIDGE_LONG_PATIENCE
+    while True:
+        with nogil:
+            if other_bed is not NULL:
+                PyThread_release_lock(other_bed)
+                other_bed = NULL
+            status = PyThread_acquire_lock_timed(inbox.bed, patience, 1)
+        if status == PY_LOCK_ACQUIRED:
+            asgibridge_core_leave(inbox.core)
+            with cython.critical_section(inbox):
+                inbox.is_resting = False
+            if ASGIBRIDGE_HAS_GIL:
+                arrive(inbox)
+            return 0
+        if status == PY_LOCK_FAILURE and inbox.kept is not None:
+            if _idle.remove(inbox):
+                inbox.shut()  # unlocks the bed
+            with cython.critical_section(inbox):
+                inbox.is_resting = True  # leased: it waits for as long as that takes
+            patience = -1
+            continue
+        try:
+            if status == PY_LOCK_FAILURE and inbox.when_idle is not None:
+                patience = ASGIBRIDGE_PATIENCE
+                if not has_told:
+                    has_told = True
+                    if inbox.when_idle():
+                        inbox.shut()
+                continue
+            PyErr_CheckSignals()
+            if status == PY_LOCK_FAILURE and inbox.is_frame:
+                inbox.is_suspicious = False
+                patience = ASGIBRIDGE_LONG_PATIENCE
+                inbox.look()
+        except BaseException:
+            with cython.critical_section(inbox):
+                was_woken = not inbox.is_parked
+                inbox.is_parked = False
+            if was_woken:
+                get_up(inbox)
+            raise
+
+
+def set_idle_seconds(seconds):
+    """How long a thread waits for its next lease from now on; those that wait begin anew."""
+    global IDLE_SECONDS
+    IDLE_SECONDS = seconds
+    for worker in _threads.workers():
+        worker.look_again()

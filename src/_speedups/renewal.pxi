@@ -1,0 +1,344 @@
+# Whether a worker is as good as a new thread, and how it is made so: see workers.pxi.
+#
+# The pure kernel has no such room: its workers end with their lease.
+
+cdef extern from *:
+    """
+    #ifndef _WIN32
+      #include <signal.h>
+      typedef sigset_t asgibridge_mask;
+      static void asgibridge_read_mask(asgibridge_mask *mask) {
+          memset(mask, 0, sizeof *mask);  /* the C library fills in only a part */
+          (void)pthread_sigmask(SIG_SETMASK, NULL, mask);
+      }
+    #else
+      typedef int asgibridge_mask;
+      static void asgibridge_read_mask(asgibridge_mask *mask) { *mask = 0; }
+    #endif
+    static int asgibridge_same_mask(asgibridge_mask *mask) {
+        asgibridge_mask now;
+        asgibridge_read_mask(&now);
+        return memcmp(&now, mask, sizeof now) == 0;
+    }
+
+    /* From 3.13 on `threading.local` finds a thread's values by a key in the thread state, and is
+       told of the thread's end by the death of a sentinel there; PyThreadState_Clear drops both, in
+       this order. Before, there is an entry for each in the thread-state dict. A Python that we
+       don't know may do it in another way: there nothing can be kept. */
+    #if PY_VERSION_HEX < 0x03100000
+      #define ASGIBRIDGE_CAN_RENEW 1
+    #else
+      #define ASGIBRIDGE_CAN_RENEW 0
+    #endif
+    #if PY_VERSION_HEX >= 0x030D0000 && ASGIBRIDGE_CAN_RENEW
+      #define ASGIBRIDGE_LOCALS_IN_DICT 0
+      static PyObject *asgibridge_sentinel(void) {
+          return PyThreadState_Get()->threading_local_sentinel;
+      }
+      static void asgibridge_drop_locals(void) {
+          PyThreadState *thread = PyThreadState_Get();
+          Py_CLEAR(thread->threading_local_key);
+          Py_CLEAR(thread->threading_local_sentinel);
+      }
+    #else
+      #define ASGIBRIDGE_LOCALS_IN_DICT 1
+      static PyObject *asgibridge_sentinel(void) { return NULL; }
+      static void asgibridge_drop_locals(void) {}
+    #endif
+
+    /* The processors it may run on, which is asked of any thread on Linux. */
+    #ifdef __linux__
+      #include <sched.h>
+      #include <sys/syscall.h>
+      #include <unistd.h>
+      typedef struct { pid_t thread; cpu_set_t set; } asgibridge_processors;
+      static void asgibridge_read_processors(asgibridge_processors *processors) {
+          memset(&processors->set, 0, sizeof processors->set);
+          (void)sched_getaffinity(processors->thread, sizeof processors->set, &processors->set);
+      }
+      static void asgibridge_my_processors(asgibridge_processors *processors) {
+          processors->thread = (pid_t)syscall(SYS_gettid);
+          asgibridge_read_processors(processors);
+      }
+      static int asgibridge_same_processors(asgibridge_processors *processors) {
+          asgibridge_processors now;
+          now.thread = processors->thread;
+          asgibridge_read_processors(&now);
+          return memcmp(&now.set, &processors->set, sizeof now.set) == 0;
+      }
+    #else
+      typedef int asgibridge_processors;
+      static void asgibridge_my_processors(asgibridge_processors *processors) { *processors = 0; }
+      static int asgibridge_same_processors(asgibridge_processors *processors) {
+          (void)processors;
+          return 1;
+      }
+    #endif
+
+    static PyObject *asgibridge_trace(void) { return PyThreadState_Get()->c_traceobj; }
+    static PyObject *asgibridge_profile(void) { return PyThreadState_Get()->c_profileobj; }
+    static int asgibridge_is_current(PyObject *context) {
+        return PyThreadState_Get()->context == context;
+    }
+    static int asgibridge_has_async_hooks(void) {
+        PyThreadState *thread = PyThreadState_Get();
+        return thread->async_gen_firstiter != NULL || thread->async_gen_finalizer != NULL ||
+               thread->coroutine_origin_tracking_depth != 0;
+    }
+    """
+    ctypedef struct asgibridge_mask:
+        pass
+    void asgibridge_read_mask(asgibridge_mask* mask)
+    bint asgibridge_same_mask(asgibridge_mask* mask)
+    ctypedef struct asgibridge_processors:
+        pass
+    void asgibridge_my_processors(asgibridge_processors* processors)
+    bint asgibridge_same_processors(asgibridge_processors* processors)
+    bint ASGIBRIDGE_CAN_RENEW
+    bint ASGIBRIDGE_LOCALS_IN_DICT
+    PyObject* asgibridge_sentinel()
+    void asgibridge_drop_locals()
+    PyObject* asgibridge_trace()
+    PyObject* asgibridge_profile()
+    bint asgibridge_has_async_hooks()
+    bint asgibridge_is_current(object context)
+    object PyContext_New()
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+
+cdef object _get_running_loop = asyncio._get_running_loop
+cdef object _weakref_count = weakref.getweakrefcount
+cdef dict _of_threading = threading.__dict__
+# In the thread-state dict: what comes and goes without a trace. "Py_Repr" is the list of what
+# repr() is in the middle of.
+cdef frozenset _KNOWN = frozenset([_THREAD, "__asyncio_running_event_loop__", "Py_Repr"])
+
+
+@cython.final
+cdef class _Kept:
+    # What a worker knows of itself, from the moment it began.
+    cdef object worker  # read by others
+    cdef dict attributes
+    cdef Py_ssize_t attribute_count
+    cdef object name
+    cdef Py_ssize_t weak_references  # a WeakKeyDictionary may know the thread
+    cdef asgibridge_mask mask
+    cdef asgibridge_processors processors
+    cdef object trace  # read by others, but only while it is idle
+    cdef object profile
+    cdef object context  # in which its lease runs
+    cdef Py_ssize_t lease  # the last that it has run a call of
+    cdef bint is_new  # renewed, and nothing has been run since
+
+    cdef int begin(self, object worker) except -1:
+        self.worker = worker
+        self.attributes = worker.__dict__
+        self.attribute_count = len(self.attributes)
+        self.name = self.attributes["_name"]
+        self.weak_references = _weakref_count(worker)
+        asgibridge_read_mask(&self.mask)
+        asgibridge_my_processors(&self.processors)
+        self.context = PyContext_New()
+        PyContext_Enter(self.context)
+        return 0
+
+    cdef int end(self) except -1:
+        context = self.context
+        self.context = self.worker = self.attributes = None
+        PyContext_Exit(context)
+        return 0
+
+    cdef bint has_current_hooks(self) except -1:
+        return (
+            self.trace is _of_threading["_trace_hook"]
+            and self.profile is _of_threading["_profile_hook"]
+        )
+
+    cdef inline bint has_same_attributes(self) noexcept:
+        return len(self.attributes) == self.attribute_count
+
+    cdef inline bint has_same_processors(self) noexcept:
+        return asgibridge_same_processors(&self.processors)
+
+    cdef bint is_as_it_was(self) except -1:
+        # Whether nobody else has changed it while it lay idle.
+        return (
+            self.has_current_hooks()
+            and self.has_same_attributes()
+            and self.attributes.get("_name") is self.name
+            and _weakref_count(self.worker) <= self.weak_references
+        )
+
+    cdef Py_ssize_t local_count(self) except -1:
+        # How many `threading.local` have a value of this thread.
+        cdef PyObject* found
+        cdef Py_ssize_t count = 0
+        if ASGIBRIDGE_LOCALS_IN_DICT:
+            for key in <dict>PyThreadState_GetDict():
+                if type(key) is str and (<str>key).startswith("thread.local."):
+                    count += 1
+            return count
+        found = asgibridge_sentinel()
+        return 0 if found is NULL else _weakref_count(<object>found)
+
+    cdef bint knows_all_keys(self) except -1:
+        cdef dict of_thread = <dict>PyThreadState_GetDict()
+        for key in of_thread:
+            if key not in _KNOWN and not (
+                ASGIBRIDGE_LOCALS_IN_DICT
+                and type(key) is str
+                and (<str>key).startswith("thread.local.")
+            ):
+                return False
+        return True
+
+    cdef bint is_fit(self) except -1:
+        # Whether, but for its locals, this thread is what a new one would be.
+        cdef PyObject* hook = asgibridge_trace()
+        self.trace = None if hook is NULL else <object>hook
+        hook = asgibridge_profile()
+        self.profile = None if hook is NULL else <object>hook
+        return (
+            self.has_same_attributes()
+            and self.attributes.get("_name") is self.name
+            and _weakref_count(self.worker) <= self.weak_references
+            and self.has_current_hooks()
+            and asgibridge_same_mask(&self.mask)
+            and not asgibridge_has_async_hooks()
+            and asgibridge_is_current(self.context)
+            and _get_running_loop() is None
+            and self.knows_all_keys()
+        )
+
+    cdef bint look(self) except -1:
+        # Whether the lease has left nothing behind. SyncToAsync.threadlocal does not count, which
+        # every call uses and leaves empty.
+        cdef _Thread thread = _this_thread()
+        cdef Py_ssize_t ours = 0
+        if thread.names is not None and not thread.names:
+            ours = 1
+        return self.local_count() == ours and len(self.context) == 0 and self.is_fit()
+
+    cdef bint renew(self) except -1:
+        # Make this thread as good as new, and say whether it is.
+        cdef _Thread thread = _this_thread()
+        if _threads.before_values_end and self.local_count() > (thread.names is not None):
+            _threads.end_values()
+            thread = _this_thread()
+        old_context = self.context
+        old_names, old_channel = thread.names, thread.channel
+        PyContext_Exit(old_context)
+        self.context = PyContext_New()
+        PyContext_Enter(self.context)
+        thread.names = thread.channel = None
+        old_context = old_names = old_channel = None
+        if ASGIBRIDGE_LOCALS_IN_DICT:
+            of_thread = <dict>PyThreadState_GetDict()
+            for key in [key for key in of_thread if type(key) is str]:
+                if key.startswith("thread.local."):
+                    of_thread.pop(key, None)  # a finalizer before may have dropped it already
+        else:
+            asgibridge_drop_locals()
+        self.is_new = (
+            self.local_count() == 0
+            and len(self.context) == 0
+            and self.is_fit()
+            and self.has_same_processors()
+        )
+        return self.is_new
+
+
+@cython.final
+cdef class _Renewal:
+    # The last item of a lease, or what a SyncCall that is the last item calls.
+    cdef Inbox inbox  # of who runs it, until it is run
+    cdef Inbox runs_in  # the same, if its owner will lie down next
+    cdef Inbox served  # to close when it is over
+    # Of any thread, under the critical section.
+    cdef object future
+    cdef object when_over
+    cdef bint is_over  # `when_over` has been called, or is about to be
+    cdef bint is_through  # and the worker is idle again, or ends
+
+    def __call__(self):
+        cdef Inbox inbox = self.inbox
+        cdef bint is_new = False
+        self.inbox = None
+        if inbox is None:
+            return
+        try:
+            is_new = inbox.kept is not None and not inbox.is_closed() and inbox.kept.renew()
+        except BaseException:
+            is_new = False  # then it ends; serve() meets the same and says so
+        self.say_over()
+        if is_new and offer(inbox):
+            self.runs_in = inbox
+        else:
+            inbox.shut()
+        self.say_through()  # not before: who has waited would start a worker in place of this one
+
+    def run(self):
+        self()
+
+    def deliver(self):
+        cdef Inbox served = self.served
+        self.served = None
+        if served is not None and served.shut_and_tell():
+            if self.runs_in is None:
+                asgibridge_unlock(served.bed, True)
+            else:
+                self.runs_in.to_wake = served
+
+    def cancel(self):
+        self.inbox = None
+        self.say_through()
+        self.say_over()
+
+    cdef int say_over(self) except -1:
+        with cython.critical_section(self):
+            self.is_over = True
+            when_over = self.when_over
+            self.when_over = None
+        if when_over is not None:
+            when_over()
+        return 0
+
+    cdef int say_through(self) except -1:
+        with cython.critical_section(self):
+            self.is_through = True
+            future = self.future
+            self.future = None
+        if future is not None:
+            future.set_result(None)
+        return 0
+
+    cdef int tell(self, object when_over) except -1:
+        # Have it called at the end, or now if that has been.
+        cdef bint is_over
+        with cython.critical_section(self):
+            is_over = self.is_over
+            if not is_over:
+                self.when_over = when_over
+        if is_over:
+            when_over()
+        return 0
+
+    cdef int wait(self) except -1:
+        # For its end. On any other thread.
+        cdef bint is_through
+        fresh = Future()
+        with cython.critical_section(self):
+            is_through = self.is_through
+            if self.future is None:
+                self.future = fresh
+            future = self.future
+        if not is_through:
+            future.result()
+        return 0
+
+
+cdef _Renewal _renewal(Inbox inbox, Inbox served):
+    cdef _Renewal renewal = _Renewal.__new__(_Renewal)
+    renewal.inbox = inbox
+    renewal.served = served
+    return renewal

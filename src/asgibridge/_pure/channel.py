@@ -1,0 +1,112 @@
+"""The way from any thread to the tasks of one event loop.
+
+Finished calls are chained, and the first of them wakes the loop, once, for all that have come
+by the time it looks. Neither side takes a lock: ``_idle`` holds one token; who finishes a call
+and gets the token wakes the loop; the loop puts the token back *before* it empties the chain,
+so a call that it does not see any more has found the token. If the loop is closed there is
+nobody left to tell, and the call is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+__all__ = ["WakeChannel", "attach_reader", "call_soon", "wake_channel"]
+
+
+class Woken(Protocol):
+    """What a channel carries."""
+
+    def wake(self) -> None: ...
+
+
+class WakeChannel:
+    """The way from other threads to the tasks that wait on one event loop."""
+
+    __slots__ = ("__weakref__", "_finished", "_idle", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)  # a thread's cache must not keep a finished loop alive
+        self._finished: deque[Woken] = deque()
+        self._idle = [True]
+
+    def post(self, call: Woken) -> None:
+        """Tell the loop that ``call`` has run. From any thread."""
+        self._finished.append(call)
+        try:
+            self._idle.pop()
+        except IndexError:
+            return  # somebody has woken the loop, and it has not looked yet
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._drain)
+                return
+        except BaseException as error:
+            # A RecursionError is a RuntimeError, and leaves no frame to ask the loop in.
+            if (
+                isinstance(error, RecursionError)
+                or not isinstance(error, RuntimeError)
+                or (loop is not None and not loop.is_closed())
+            ):
+                # Not told: the next one tries again, for all.
+                self._idle.append(True)
+                raise
+        self._finished.clear()
+        self._idle.append(True)
+
+    def _drain(self) -> None:
+        self._idle.append(True)
+        while True:
+            try:
+                call = self._finished.popleft()
+            except IndexError:
+                return
+            call.wake()
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *args: Any) -> None:
+    """``loop.call_soon_threadsafe(callback, *args)``, from a thread that runs a call of that loop.
+
+    Raises RuntimeError if the loop is closed.
+    """
+    loop.call_soon_threadsafe(callback, *args)
+
+
+def attach_reader(loop: asyncio.AbstractEventLoop) -> None:
+    """Have other threads wake ``loop`` the cheapest way from the first time on.
+
+    For a loop that will be used for long, while it is not running: it takes a file descriptor.
+    """
+    # There is no cheaper way than the loop's own, in Python: only a channel that stays the same.
+    # The loop keeps it, and nothing else does: what finishes as the loop closes stays in its chain,
+    # and a call refers to its loop.
+    try:
+        loop._asgibridge_channel = WakeChannel(loop)  # type: ignore[attr-defined]
+    except AttributeError:
+        pass  # a loop of slots: each thread makes a channel of its own
+
+
+class _Cache(threading.local):
+    channel: WakeChannel | None = None
+
+
+_cache = _Cache()
+
+
+def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
+    """The channel of the loop that runs on this thread.
+
+    A thread that goes to and fro between loops gets a new one each time; two channels for a loop
+    cost a wake-up, not correctness.
+    """
+    channel = _cache.channel
+    if channel is None or channel._loop() is not loop:
+        kept: WakeChannel | None = getattr(loop, "_asgibridge_channel", None)
+        channel = _cache.channel = kept or WakeChannel(loop)
+    return channel

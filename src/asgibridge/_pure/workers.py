@@ -1,0 +1,57 @@
+"""The threads of top-level runs.
+
+A thread that has served its executor, or one top-level run, ends. (The compiled kernel can make it
+as good as new, and keeps it for the next.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .._process.threads import Item, Worker
+from .executors import CurrentThreadExecutor
+from .inbox import Inbox
+
+__all__ = ["end_idle_workers", "start_run"]
+
+
+def end_idle_workers() -> None:
+    """Have the threads that wait for a next lease end now. From any thread; waits for none."""
+
+
+def start_run(
+    item: Item, executor: CurrentThreadExecutor, announce: Callable[[Worker | None], object]
+) -> None:
+    """Run ``item`` on a worker of its own, which then closes ``executor``; serve that meanwhile.
+
+    On the thread the executor was made in. ``announce(worker)`` is called first, so that the caller
+    knows whether that has started if this raises: what keeps a thread from starting, or whatever a
+    signal handler raises. In the second case the executor can be served again. ``announce`` must
+    let no signal handler run; it is called with None if nothing will come of what it was told.
+    """
+    inbox = Inbox()
+    inbox.put(item)
+    inbox.put(_End(executor))
+    inbox.close()
+    worker = Worker(inbox)
+    announce(worker)
+    worker.start()
+    executor.serve()
+
+
+class _End:
+    """The last item of a run."""
+
+    __slots__ = ("_executor",)
+
+    def __init__(self, executor: CurrentThreadExecutor) -> None:
+        self._executor = executor
+
+    def run(self) -> None:
+        pass
+
+    def deliver(self) -> None:
+        self._executor.close()
+
+    def cancel(self) -> None:
+        pass
