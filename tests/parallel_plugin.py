@@ -25,6 +25,7 @@ PROCESS_WIDE = {
     "test_interrupts": "the main thread's signals",
     "test_kept_loops": "which loops are parked",
     "test_kept_workers": "which workers are idle",
+    "test_layout": "the checkout",
     "test_leaks": "counts the process's objects",
     "test_model": "what a program sees goes to one list",
     "test_observers": "observers are the process's",
