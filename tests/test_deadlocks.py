@@ -322,7 +322,7 @@ class TestNeverRuns:
             async def inner():
                 SyncToAsync.thread_sensitive_context.set(context)
                 executor = SyncToAsync.context_to_thread_executor.pop(context)
-                from asgibridge.sync import _retire
+                from asgibridge._bridge.contexts import _retire
 
                 await _retire(executor)
                 return "left"
@@ -704,7 +704,13 @@ class TestSyncCallFails:
     def outcome_of(kernel, steps):
         async def main():
             ran = []
-            call = kernel.SyncCall(asyncio.get_running_loop(), lambda: ran.append(1) or "ran", [])
+            call = kernel.SyncCall(
+                asyncio.get_running_loop(),
+                lambda: ran.append(1) or "ran",
+                None,
+                contextvars.copy_context(),
+                threading.local(),
+            )
             done = steps(call)
             try:
                 return done, ran, await call
@@ -779,7 +785,8 @@ def test_a_child_that_was_forked_while_a_thread_looked(script_output):
 
             warnings.simplefilter("ignore", DeprecationWarning)
             executor = object()
-            with deadlocks._looking, deadlocks.occupied(executor, []):
+            deadlocks.begin_to_occupy(executor, [])
+            with deadlocks._looking:
                 child = os.fork()
                 if child == 0:
                     free = deadlocks._looking.acquire(timeout=1)

@@ -108,7 +108,6 @@ def test_docstrings(path):
         ("QueueCore", (1, 0, 1)),
         ("SyncCall", ()),
         ("SyncCall", (1,)),
-        ("ThreadHandler", (1, 2, 3, 4)),
         ("ThreadSensitiveExecutor", (None, None, 1)),
         ("ThreadStorage", (1,)),
         ("WakeChannel", ()),

@@ -7,11 +7,13 @@ by itself, whichever way it ends. On a debug build of Python all references are 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import sys
 import sysconfig
 import threading
+from concurrent.futures import Future
 
 import pytest
 
@@ -81,6 +83,19 @@ async def sync_call(kernel, loop):
     failing.deliver()
     with pytest.raises(ZeroDivisionError):
         await failing
+    local = threading.local()
+    for target in (function, lambda: 1 // 0):
+        call = kernel.SyncCall(loop, target, function, contextvars.copy_context(), local)
+        call.accept()
+        try:
+            call.finish(call(), None)
+        except ZeroDivisionError as error:
+            call.finish(None, error)
+        with contextlib.suppress(ZeroDivisionError):
+            await call
+    call = kernel.SyncCall(loop, function)
+    assert call.call_by(lambda target: target())
+    call.call_instead(function)
     kernel.SyncCall(loop, function).revoke()
     given_up = kernel.SyncCall(loop, function)
     given_up.cancel()
@@ -203,15 +218,36 @@ def contexts(kernel):
 
 
 @plain
-def handler(kernel):
-    local = threading.local()
+def awaiting(kernel):
+    assert kernel.awaiting(threading.local()) == (None, None)
+
+
+@plain
+def future_call(kernel):
     for target in (function, lambda: 1 // 0):
-        call = kernel.ThreadHandler(local, None, [], contextvars.copy_context(), target)
-        try:
-            call()
-        except ZeroDivisionError:
-            pass
-    assert kernel.awaiting(local) == (None, None)
+        future = Future()
+        call = kernel.FutureCall(future, target, (), {})
+        call.run()
+        call.deliver()
+        future.exception()
+    future = Future()
+    kernel.FutureCall(future, function, (), {}).cancel()
+    assert future.cancelled()
+    future = Future()
+    kernel.FutureCall(future, function, (), {}).fail(ValueError())
+    raises(ValueError, future.result)
+
+
+@plain
+def task_context(kernel):
+    tasks = kernel.TaskContext()
+    tasks.append(function)
+    tasks.append(variable)
+    assert (tasks.outermost(), tasks.innermost(), tasks.is_cancelled) == (function, variable, False)
+    tasks.is_cancelled = True
+    assert tasks == [function, variable]
+    tasks.clear()
+    assert tasks.outermost() is tasks.innermost() is None
 
 
 @plain
@@ -259,8 +295,6 @@ def start_run(kernel):
 @plain
 def sight(kernel):
     kernel.collect_timings(kernel.__name__ == "asgibridge._speedups")  # as it is by default
-    kernel.run_counted(function)
-    raises(ZeroDivisionError, kernel.run_counted, lambda: 1 // 0)
     kernel.report_slow(0, None)
     kernel.details(kernel.Inbox())
     kernel.counts()
@@ -294,19 +328,21 @@ EXERCISES = {
     "AsyncWrapper SyncWrapper adopt is_async_def": wrappers,
     "ContextStorage ThreadStorage peek": locals_,
     "CurrentThreadExecutor": current_thread_executor,
+    "FutureCall": future_call,
     "Home at_home current_home": homes,
     "Inbox": inbox,
     "PoolInbox": pool_inbox,
     "QueueCore": queue_core,
     "SyncCall": sync_call,
-    "ThreadHandler awaiting": handler,
+    "TaskContext": task_context,
+    "awaiting": awaiting,
     "ThreadSensitiveExecutor end_idle_workers": thread_sensitive_executor,
     "WakeChannel": wake_channel,
     "are_same restore_context": contexts,
     "attach_reader": attach_reader,
     "begin_task": begin_task,
     "call_soon": call_soon,
-    "collect_timings counts details idle_workers now report_slow run_counted running": sight,
+    "collect_timings counts details idle_workers now report_slow running": sight,
     "drive": drive,
     "placement": placement,
     "set_idle_seconds": set_idle_seconds,

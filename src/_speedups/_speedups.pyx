@@ -48,13 +48,14 @@ __all__ = [
     "AsyncWrapper",
     "ContextStorage",
     "CurrentThreadExecutor",
+    "FutureCall",
     "Home",
     "Inbox",
     "PoolInbox",
     "QueueCore",
     "SyncCall",
     "SyncWrapper",
-    "ThreadHandler",
+    "TaskContext",
     "ThreadSensitiveExecutor",
     "ThreadStorage",
     "WakeChannel",
@@ -78,7 +79,6 @@ __all__ = [
     "placement",
     "report_slow",
     "restore_context",
-    "run_counted",
     "running",
     "set_idle_seconds",
     "start_run",
@@ -126,7 +126,7 @@ include "channel.pxi"
 include "wait.pxi"
 include "calls.pxi"
 include "drive.pxi"
-include "handler.pxi"
+include "awaiting.pxi"
 include "cores.pxi"
 include "inbox.pxi"
 include "parking.pxi"
@@ -134,6 +134,7 @@ include "wakeups.pxi"
 include "renewal.pxi"
 include "workers.pxi"
 include "pool.pxi"
+include "future_call.pxi"
 include "executors.pxi"
 include "queue.pxi"
 include "wrappers.pxi"

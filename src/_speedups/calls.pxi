@@ -1,5 +1,23 @@
 # The hops: a call on its way to a thread, and a call on its way to an event loop.
 
+cdef class TaskContext(list):
+    """The tasks that a call's function waits for in `async_to_sync`, innermost last."""
+
+    cdef public bint is_cancelled
+
+    def outermost(self):
+        """The task that the function itself waits for; None if there is none. From any thread."""
+        for task in self:
+            return task
+        return None
+
+    def innermost(self):
+        """The task of the innermost frame; None if there is none. From any thread."""
+        for task in reversed(self):
+            return task
+        return None
+
+
 @cython.final
 @cython.freelist(32)
 cdef class SyncCall:
@@ -7,22 +25,32 @@ cdef class SyncCall:
 
     Made and awaited on the loop's thread; `run` and `deliver` are the other thread's.
 
-    :param task_context: lists the task that the function waits for in `async_to_sync`, if it does.
+    :param shown: the user's function that it is about; by default ``function``.
+    :param context: the contextvars.Context to run in, at the home where this object is made.
+    :param threadlocal: ``SyncToAsync.threadlocal``, in which the calls that the function makes look
+        up ``loop`` and ``task_context``. Goes with ``context``.
     """
 
-    # Of any thread, under the critical section: who takes the function owns it. It stays here while
-    # it runs, to be seen.
+    cdef object __weakref__
+    # Of any thread, under the critical section: who takes the function owns the call. The function
+    # stays here while it runs, and the user's until the call has ended or was given up.
     cdef object function
+    cdef readonly object shown
     cdef bint is_taken
     # Of who puts it into an inbox, before anybody else can see it.
     cdef bint is_counted
     cdef long long submitted
+    cdef public object guard
+    cdef object context
+    cdef object threadlocal
+    cdef object home
     # Of the thread that runs it; a mere look is free to all.
+    cdef readonly bint has_begun
     cdef long long thread_ident
     cdef long long started
     # Of any thread, under the critical section.
     cdef Inbox inbox  # where it was put last; None if nowhere yet, or if that has many threads
-    cdef readonly list task_context  # nothing changes it
+    cdef readonly TaskContext task_context  # nothing changes it
     # Handed from one thread to the other: the worker's until it delivers, then the loop's.
     cdef WakeChannel channel
     cdef object value
@@ -34,27 +62,64 @@ cdef class SyncCall:
     cdef bint is_abandoned
     cdef readonly bint is_held  # written where it is posted, before
 
-    def __cinit__(self, loop, function, list task_context=None):
+    def __cinit__(self, loop, function, shown=None, context=None, threadlocal=None):
         self.loop = loop
         self.channel = _wake_channel(loop)
         self.function = (function,) if function is None else function
-        self.task_context = task_context
+        self.shown = self.function if shown is None else shown
+        if context is not None:
+            self.context = context
+            self.threadlocal = threadlocal
+            self.home = _this_thread().home
+            self.task_context = TaskContext.__new__(TaskContext)
+
+    def __repr__(self):
+        return f"<call of {self.shown!r}>"
+
+    def call_instead(self, function):
+        """Have ``function()`` called as it is, in no context. Before the call is put anywhere."""
+        self.function = function
+        self.context = None
+
+    def call_by(self, caller):
+        """Have ``caller(function)`` called, if the call has no context. As `call_instead`."""
+        if self.context is not None:
+            return False
+        self.function = functools.partial(caller, self.function)
+        return True
+
+    def accept(self):
+        """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
+        self.count()
 
     cdef inline bint is_first(self):
         # Whether the loop knows of all calls that have finished. Only a hint, for the GIL's sake.
         return ASGIBRIDGE_HAS_GIL and self.channel is not None and self.channel.idle
 
-    cdef object take_function(self):
-        # None if somebody else has it.
+    cdef bint take_function(self) except -1:
+        # False if somebody else has it.
+        cdef bint is_ours
         with cython.critical_section(self):
-            function = None if self.is_taken else self.function
+            is_ours = not self.is_taken
             self.is_taken = True
-            if function is not None:
-                self.function = None
-        return function
+        if is_ours:
+            self.is_given_up()
+        return is_ours
+
+    cdef int is_given_up(self) except -1:
+        # Taken, and not to be run.
+        with cython.critical_section(self):
+            function, shown = self.function, self.shown
+            self.function = self.shown = None
+        function = shown = None
+        if self.is_counted:
+            asgibridge_add(&_this_thread().tally.cancelled, 1)
+        if self.guard is not None:
+            self.guard.given_up(self)
+        return 0
 
     cdef object begin(self):
-        # The same, by who is going to run it.
+        # By who is going to run it; None if somebody else has it.
         with cython.critical_section(self):
             function = None if self.is_taken else self.function
             self.is_taken = True
@@ -70,11 +135,6 @@ cdef class SyncCall:
         if _timing:
             self.submitted = asgibridge_now()
 
-    cdef int count_cancelled(self) except -1:
-        if self.is_counted:
-            asgibridge_add(&_this_thread().tally.cancelled, 1)
-        return 0
-
     cdef int execute(self) except -1:
         cdef _Thread thread
         cdef SyncCall outer
@@ -87,13 +147,19 @@ cdef class SyncCall:
         tally = thread.tally
         outer = thread.call
         thread.call = self
+        self.has_begun = True
         if self.is_counted:
             outer_started = _begin_to_count(tally, &self.started)
             self.thread_ident = tally.thread_ident
             if self.submitted and self.started:
                 asgibridge_note_wait(tally, self.started - self.submitted)
         try:
-            self.value = function()
+            if self.guard is not None:
+                self.guard.begins(self)
+            if self.context is None:
+                self.value = function()
+            else:
+                self.value = self.run_in_context(thread, function)
         except StopIteration as error:
             # It can't be thrown into a coroutine: PEP 479, and Future.set_exception refuses it.
             self.error = RuntimeError("the sync function raised StopIteration")
@@ -102,11 +168,57 @@ cdef class SyncCall:
             self.error = error
         finally:
             thread.call = outer
+            if self.guard is not None:
+                self.guard.ends(self)
             if self.is_counted:
-                _end_to_count(tally, outer_started, self.started, function)
+                _end_to_count(tally, outer_started, self.started, self.shown)
             with cython.critical_section(self):
-                self.function = None
+                function = self.function
+                shown = self.shown
+                self.function = self.shown = None
+            shown = None
         return 0
+
+    cdef inline object run_in_context(self, _Thread thread, object function):
+        # The same as the shell's ``SyncToAsync.thread_handler``, which is there to be overridden.
+        cdef dict names = self.threadlocal.__dict__
+        cdef object outer_loop = None, outer_pid = None, outer_task_context = None
+        cdef bint is_outermost = not names
+        if not is_outermost:
+            outer_loop = names.get("main_event_loop")
+            outer_pid = names.get("main_event_loop_pid")
+            outer_task_context = names.get("task_context")
+        names["main_event_loop"] = self.loop
+        names["main_event_loop_pid"] = _pid
+        names["task_context"] = self.task_context
+        outer_home = thread.home
+        thread.home = self.home
+        try:
+            return self.context.run(function)
+        finally:
+            thread = _this_thread()
+            thread.home = outer_home
+            if is_outermost:
+                names.pop("main_event_loop", None)
+                names.pop("main_event_loop_pid", None)
+                names.pop("task_context", None)
+                old = thread.names
+                thread.names = names
+            else:
+                names["main_event_loop"] = outer_loop
+                names["main_event_loop_pid"] = outer_pid
+                names["task_context"] = outer_task_context
+
+    def __call__(self):
+        """Run the function, and return or raise what it does: for an executor of somebody's own."""
+        self.execute()
+        return self.take_outcome() if self.has_begun else None
+
+    def finish(self, value, error):
+        """The outcome has come from an executor of somebody's own. On the loop's thread."""
+        self.value = value
+        self.error = error
+        self.woken(False)
 
     cdef int send_back(self) except -1:
         # The channel is let go, or one that nobody empties any more would be in a cycle with us.
@@ -122,7 +234,7 @@ cdef class SyncCall:
         return channel
 
     def run(self):
-        """Run the function, unless it was revoked. On the thread it was sent to."""
+        """Run the function, unless it was given up. On the thread it was sent to."""
         self.execute()
 
     def deliver(self):
@@ -131,8 +243,7 @@ cdef class SyncCall:
 
     def cancel(self):
         """Give up a call that the thread will not run any more, in place of `run`. Any thread."""
-        if self.take_function() is not None:
-            self.count_cancelled()
+        if self.take_function():
             self.error = asyncio.CancelledError()
 
     cdef int put_into(self, Inbox inbox) except -1:
@@ -148,17 +259,22 @@ cdef class SyncCall:
         None if nothing does. From any thread.
         """
         cdef Inbox inbox
-        cdef list holder
+        cdef object holder = None
         cdef bint is_queued
         with cython.critical_section(self):
             inbox = self.inbox
-        holder = self.task_context if inbox is None else inbox.current_holder()
+        if inbox is not None:
+            holder = inbox.current_holder()
+        elif self.guard is not None:
+            holder = self.guard.holder(self)
         # Asked afterwards: a call that has ended is not held by the next one.
         with cython.critical_section(self):
             is_queued = not self.is_taken
+        if is_queued:
+            return holder
         if inbox is None:
-            return None if is_queued else holder
-        return holder if is_queued or holder is self.task_context else None
+            return self.task_context
+        return holder if holder is self.task_context else None
 
     def fail(self, error):
         """Raise ``error`` in the waiting task in place of `run`; False if that has begun, or if
@@ -175,11 +291,9 @@ cdef class SyncCall:
             if is_ours:
                 self.is_taken = True
                 self.error = error
-                function = self.function
-                self.function = None
         if not is_ours:
             return False
-        self.count_cancelled()
+        self.is_given_up()
         self.send_back()
         return True
 
@@ -192,10 +306,7 @@ cdef class SyncCall:
         self.is_abandoned = True
         if self.is_done:  # cancelled in the moment it was woken
             self.report()
-        if self.take_function() is None:
-            return False
-        self.count_cancelled()
-        return True
+        return self.take_function()
 
     def wake(self):
         """The call has run: wake the task. On the loop's thread."""
@@ -237,7 +348,8 @@ cdef class SyncCall:
                 raise RuntimeError("await wasn't used with future")
         return self.take_outcome()
 
-    cdef object take_outcome(self):
+    cpdef object take_outcome(self):
+        """Take the result, or raise the exception. Once, by who waits."""
         value, error = self.value, self.error
         self.value = self.error = None
         if error is None:

@@ -6,7 +6,6 @@ def details(thing):
     From any thread: a look at what may be changing, without waiting for anybody.
     """
     cdef SyncCall call
-    cdef ThreadHandler handler
     cdef _CurrentThread frame
     cdef _ThreadSensitive executor
     cdef Inbox inbox
@@ -14,18 +13,14 @@ def details(thing):
     if type(thing) is SyncCall:
         call = <SyncCall>thing
         with cython.critical_section(call):
-            function = call.function
+            shown = call.shown
+            inbox = call.inbox
         return {
-            "kind": "call", "loop": call.loop, "waiter": call.wait, "function": function,
-            "is_taken": call.is_taken, "is_done": call.is_done, "is_counted": call.is_counted,
+            "kind": "call", "loop": call.loop, "waiter": call.wait, "function": shown,
+            "tasks": call.task_context, "inbox": inbox, "is_taken": call.has_begun,
+            "is_done": call.is_done, "is_counted": call.is_counted,
             "thread_ident": call.thread_ident,
             "submitted": call.submitted * 1e-9, "started": call.started * 1e-9,
-        }
-    if type(thing) is ThreadHandler:
-        handler = <ThreadHandler>thing
-        return {
-            "kind": "handler", "loop": handler.loop, "tasks": handler.task_context,
-            "function": handler.function,
         }
     if isinstance(thing, _CurrentThread):
         frame = <_CurrentThread>thing

@@ -77,7 +77,7 @@ cdef class _Drive:
     # The coroutine of `drive`. What a native one can't do: tell that it was thrown into, closed or
     # dropped before its first step. Of the loop's thread.
     cdef object call
-    cdef list task_context
+    cdef object task_context
     cdef list context
     cdef object awaitable
     cdef object iterator  # None before the first step

@@ -3,55 +3,6 @@
 # Each is a thin Python class over a cdef one: that alone can be a `concurrent.futures.Executor`, and
 # have subclasses, attributes and weak references like any other.
 
-@cython.final
-cdef class _FutureCall:
-    # What ``submit`` puts into an inbox: the call, and the Future its outcome goes to. Of the
-    # thread that runs it or gives it up, whichever took it out of the inbox.
-    cdef object future
-    cdef tuple call
-    cdef object value
-    cdef object error
-
-    def run(self):
-        cdef tuple call = self.call
-        self.call = None
-        if self.future is None or call is None:
-            return
-        if not self.future.set_running_or_notify_cancel():
-            self.future = None
-            return
-        function, args, kwargs = call
-        call = None
-        try:
-            self.value = function(*args, **kwargs)
-        except BaseException as error:
-            self.error = error
-
-    def deliver(self):
-        future, value, error = self.future, self.value, self.error
-        self.future = self.value = self.error = None
-        if future is None:
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-
-    def cancel(self):
-        future, call = self.future, self.call
-        self.future = self.call = None
-        if future is not None:
-            future.cancel()
-            future.set_running_or_notify_cancel()
-
-
-cdef _FutureCall _future_call(future, function, args, kwargs):
-    cdef _FutureCall call = _FutureCall.__new__(_FutureCall)
-    call.future = future
-    call.call = (function, args, kwargs)
-    return call
-
-
 cdef class _CurrentThread:
     # Nothing of it changes but what is in the inbox.
     cdef unsigned long thread_ident
@@ -86,7 +37,7 @@ cdef class _CurrentThread:
         """
         cdef _CurrentThread executor
         future = Future()
-        call = _future_call(future, fn, args, kwargs)
+        call = FutureCall(future, fn, args, kwargs)
         executor = self.find_serving()
         while True:
             if (self if executor is None else executor).is_mine():
@@ -218,7 +169,7 @@ cdef class _ThreadSensitive:
         Raises RuntimeError after `shutdown`.
         """
         future = Future()
-        if not self.add(_future_call(future, fn, args, kwargs)):
+        if not self.add(FutureCall(future, fn, args, kwargs)):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return future
 

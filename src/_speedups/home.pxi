@@ -41,7 +41,7 @@ cdef class _Thread:
     cdef WakeChannel channel  # of the loop that last ran here, or None
     cdef SyncCall call  # which it is running, or None
     cdef Inbox served  # if it is a worker: what it serves
-    cdef dict names  # what the last ThreadHandler saw of SyncToAsync.threadlocal
+    cdef dict names  # what the last call saw in SyncToAsync.threadlocal
     cdef asgibridge_tally* tally
 
     def __dealloc__(self):

@@ -92,7 +92,7 @@ cdef class Inbox:
     cdef readonly Py_ssize_t posted
     cdef readonly Py_ssize_t finished  # counted by the owner
     # The `task_context` of the call that the owner runs, while that waits in `async_to_sync`.
-    cdef list holder
+    cdef object holder
     # A worker's (see workers.pxi).
     cdef _Kept kept  # of the owner; None if this is not a worker that can be kept
     cdef Py_ssize_t lease  # the number of the current or next one
@@ -108,7 +108,7 @@ cdef class Inbox:
     cdef bint is_frame  # of the owner: it waits in `serve_on`
     cdef object loop  # of the owner: what a frame waits for
     cdef Inbox outer  # of the owner: the inbox of the call that a frame is in, while it waits
-    cdef list outer_holder  # and what held that before
+    cdef object outer_holder  # and what held that before
     cdef bint is_suspicious  # of the owner: calls were queued beneath when its wait began
 
     def __cinit__(self):
@@ -264,8 +264,8 @@ cdef class Inbox:
             outer.change_holder(holder)
         return 0
 
-    cdef list change_holder(self, list holder):
-        cdef list old
+    cdef object change_holder(self, object holder):
+        cdef object old
         with cython.critical_section(self):
             old = self.holder
             self.holder = holder
@@ -289,8 +289,8 @@ cdef class Inbox:
             found = self.begin < len(self.items)
         return found
 
-    cdef list current_holder(self):
-        cdef list holder
+    cdef object current_holder(self):
+        cdef object holder
         with cython.critical_section(self):
             holder = self.holder
         return holder

@@ -262,20 +262,6 @@ cdef int _tell_slow(object function, long long spent) except -1:
     return 0
 
 
-def run_counted(function):
-    """``function()``, counted as a call that is submitted and begins now."""
-    cdef asgibridge_tally* tally = _this_thread().tally
-    cdef long long outer, started
-    asgibridge_add(&tally.submitted, 1)
-    if _timing:
-        asgibridge_note_wait(tally, 0)
-    outer = _begin_to_count(tally, &started)
-    try:
-        return function()
-    finally:
-        _end_to_count(_this_thread().tally, outer, started, function)
-
-
 cdef inline long long _begin_to_count(asgibridge_tally* tally, long long* started) noexcept:
     # Returns what `_end_to_count` is to put back.
     cdef long long outer = tally.since

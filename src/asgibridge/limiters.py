@@ -11,23 +11,15 @@ the threads that it does not have. One more item always lies in the queue, becau
 ``maxsize`` of 0 is no limit, and to a limiter it is no token.
 
 State: ``_tickets``, from the moment that somebody asks for a token until they give it back, by
-borrower; who puts a ticket in owns it. ``_calls``, of those that are calls, what their functions
-wait for: put in when the token has been borrowed, and taken out before it is given back. The dicts'
-own steps are atomic; no other lock is needed.
+borrower; who puts a ticket in owns it. ``known_calls``, of those that are calls, what their
+functions wait for: put in when the token has been borrowed, and taken out before it is given back.
+The dicts' own steps are atomic; no other lock is needed.
 
-A **call** (`LimitedCall`) borrows its token on the loop's thread, and then goes (`_Job`) to its
-executor. Its function lies in a list of one, and whoever pops it owns it, and the token with it::
-
-    waiting --> queued --pop--> running --> over     the thread gives the token back, whether
-       |           |                                 anybody waits for the outcome or not
-       '--withdraw, pop--> never run                 the task gives it back
-
-So the token goes back exactly once: when the function has returned, in any way, or when the task
-was cancelled or destroyed, or its executor refused or dropped the call, before that has begun.
+Calls with a limiter are in `asgibridge._bridge.options`.
 
 **Deadlocks.** A wait for a token (`_TokenWait`) ends when any that is borrowed is given back. If
-all are borrowed by calls (each of them in ``_calls``, and as many as the queue holds), and each has
-a function that waits, in the end, for this very wait, it never does: see
+all are borrowed by calls (each of them in ``known_calls``, and as many as the queue holds), and
+each has a function that waits, in the end, for this very wait, it never does: see
 `asgibridge._waits.deadlocks`. A token that was borrowed by hand is in nobody's chain, and ends the
 search. The wait drives the queue's turn by hand, to know the future that its task is suspended on,
 and to be ended: then it is woken, looks whether it has got a token after all, and if not raises.
@@ -44,17 +36,17 @@ giving back, in the main thread, may cost that token; asyncio's own handler rais
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from . import current_thread_executor, sync
+from . import current_thread_executor
+from ._bridge import state
 from ._kernel import kernel
 from ._process.queue_errors import QueueFull
 from ._waits import deadlocks
@@ -111,7 +103,7 @@ class CapacityLimiter:
 
     def __init__(self, total_tokens: float) -> None:
         self._tickets: dict[object, _Ticket] = {}
-        self._calls: dict[_Job, list[Any]] = {}  # that have a token, and their `task_context`
+        self.known_calls: dict[Any, Any] = {}  # that have a token, and their `task_context`
         self._places = _places(0)
         self._total_tokens: float = 0
         self.total_tokens = total_tokens
@@ -226,7 +218,7 @@ class CapacityLimiter:
 
     def release(self) -> None:
         """Give back what the current task or thread has borrowed. RuntimeError if it has not."""
-        if self._give_back(_caller()):
+        if self.give_back(_caller()):
             return
         # In a forked child asyncio does not know any more which task has forked.
         if not any(ticket.is_of_parent for ticket in list(self._tickets.values())):
@@ -234,14 +226,15 @@ class CapacityLimiter:
 
     def release_on_behalf_of(self, borrower: object) -> None:
         """Give back the token of ``borrower``. RuntimeError if it has none. From any thread."""
-        if not self._give_back(borrower):
+        if not self.give_back(borrower):
             raise RuntimeError(_NO_TOKEN)
 
-    def _give_back(self, borrower: object) -> bool:
+    def give_back(self, borrower: object) -> bool:
+        """Give back the token of ``borrower``; False if it has none. From any thread."""
         ticket = self._tickets.get(borrower)
         if ticket is None or not ticket.has_token or self._tickets.pop(borrower, None) is None:
             return False
-        self._calls.pop(borrower, None)  # type: ignore[call-overload]
+        self.known_calls.pop(borrower, None)
         if ticket.is_of_parent:
             return True
         try:
@@ -255,13 +248,14 @@ class CapacityLimiter:
     def _held_by(self) -> list[list[Any]] | None:
         # The `task_context` of each call that has a token; None if somebody else has one, or there
         # is one left, or somebody is in the middle of borrowing or giving back.
-        if len(self._calls) > _MOST_HOLDERS:
+        if len(self.known_calls) > _MOST_HOLDERS:
             return None
-        known = list(self._calls.values())
+        known = list(self.known_calls.values())
         is_all = len(known) == self.borrowed_tokens >= max(1, self._total_tokens)
         return known if is_all else None
 
-    def _begins_here(self, borrower: object) -> None:
+    def begins_here(self, borrower: object) -> None:
+        """It is this thread that uses the token of ``borrower``."""
         ticket = self._tickets.get(borrower)
         if ticket is not None:
             ticket.ident = threading.get_ident()
@@ -300,7 +294,7 @@ class CapacityLimiter:
         # In a forked child. The parent's queue may be in anybody's hands.
         here = threading.get_ident()
         places = _places(self._places.maxsize)
-        self._calls = {}
+        self.known_calls = {}
         for ticket in list(self._tickets.values()):
             if not ticket.has_token or ticket.ident != here:
                 ticket.is_of_parent = True
@@ -359,10 +353,10 @@ class _TokenWait:
 
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         held = []
-        for job in list(self._limiter._calls)[:5]:
-            ticket = self._limiter._tickets.get(job)
+        for call in list(self._limiter.known_calls)[:5]:
+            ticket = self._limiter._tickets.get(call)
             name = names.get(None if ticket is None else ticket.ident)
-            held.append(f"{snapshot.function_words(job._function)} in thread {name!r}")
+            held.append(f"{snapshot.function_words(call.shown)} in thread {name!r}")
         return RuntimeError(
             f"This call would deadlock: it needs a token of {self._limiter!r}, and what has them "
             f"({', '.join(held)}) waits for {why}. Give the inner call a limiter of its own, or "
@@ -401,186 +395,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-class CallOptions:
-    """How the calls of one `SyncToAsync` run, where that is not as usual."""
-
-    __slots__ = ("abandon_on_cancel", "limiter", "thread_name")
-
-    def __init__(
-        self,
-        thread_sensitive: bool,
-        limiter: CapacityLimiter | None,
-        thread_name: str | None,
-        abandon_on_cancel: bool,
-    ) -> None:
-        if limiter is not None:
-            if thread_sensitive:
-                raise TypeError(
-                    "limiter must not be set when thread_sensitive is True: such calls run one at "
-                    "a time on each thread"
-                )
-            if not isinstance(limiter, CapacityLimiter):
-                raise TypeError(
-                    f"limiter={limiter!r}: must be an asgibridge.limiters.CapacityLimiter"
-                )
-        if thread_name is not None:
-            if thread_sensitive:
-                raise TypeError(
-                    "thread_name must not be set when thread_sensitive is True: the thread is not "
-                    "the call's alone"
-                )
-            if not isinstance(thread_name, str):
-                raise TypeError(f"thread_name={thread_name!r}: must be a string")
-        self.limiter = limiter
-        self.thread_name = thread_name
-        self.abandon_on_cancel = abandon_on_cancel
-
-    def send(
-        self,
-        wrapper: sync.SyncToAsync[Any, Any],
-        loop: asyncio.AbstractEventLoop,
-        handler: Callable[[], Any],
-        task_context: list[Any],
-    ) -> LimitedCall:
-        """In place of ``wrapper._send`` with the same; that is called when the call is awaited."""
-        return LimitedCall(self, wrapper, loop, handler, task_context)
-
-
-class _Job:
-    """The function of a `LimitedCall`, as its executor has it, and who borrows the token.
-
-    It knows nothing of the waiting side: an exception's traceback refers to it.
-    """
-
-    __slots__ = ("_function", "_handler", "_limiter", "_thread_name")
-
-    def __init__(self, options: CallOptions, function: object, handler: Callable[[], Any]) -> None:
-        self._limiter = options.limiter
-        self._thread_name = options.thread_name
-        self._function = function
-        self._handler = [handler]  # popped by whoever owns it from then on
-
-    def __repr__(self) -> str:
-        return f"<call of {self._function!r}>"
-
-    def withdraw(self) -> bool:
-        """Have it never run; returns whether it has not begun. On the loop's thread."""
-        try:
-            self._handler.pop()
-        except IndexError:
-            return False
-        if self._limiter is not None:
-            self._limiter._give_back(self)
-        return True
-
-    def __call__(self) -> Any:
-        # In the thread.
-        __traceback_hide__ = True
-        try:
-            handler = self._handler.pop()
-        except IndexError:
-            return None  # withdrawn: nobody waits for this
-        limiter, name = self._limiter, self._thread_name
-        try:
-            if limiter is not None:
-                limiter._begins_here(self)
-            counted = functools.partial(kernel.run_counted, handler)
-            return counted() if name is None else _run_under_name(name, counted)
-        finally:
-            if limiter is not None:
-                limiter._give_back(self)
-            del handler
-
-
-class LimitedCall:
-    """A call that has options, with the part of `SyncCall` that `SyncToAsync` uses.
-
-    Of the loop's thread.
-    """
-
-    __slots__ = (
-        *("_call", "_is_withdrawn", "_job", "_loop", "_options", "_task_context", "_wrapper"),
-    )
-
-    def __init__(
-        self,
-        options: CallOptions,
-        wrapper: sync.SyncToAsync[Any, Any],
-        loop: asyncio.AbstractEventLoop,
-        handler: Callable[[], Any],
-        task_context: list[Any],
-    ) -> None:
-        self._options = options
-        self._task_context = task_context
-        self._wrapper = wrapper
-        self._loop = loop
-        self._job = _Job(options, wrapper.func, handler)
-        self._call: Any = None
-        self._is_withdrawn = False
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        try:
-            if self._call is None:
-                limiter = self._options.limiter
-                if limiter is not None:
-                    yield from limiter.acquire_on_behalf_of(self._job).__await__()
-                    limiter._calls[self._job] = self._task_context
-                self._call = self._wrapper._send(self._loop, self._job, self._task_context)
-            return (yield from self._call.__await__())
-        except BaseException:
-            # What has not begun by now never will: its task was cancelled or destroyed, or its
-            # executor refused or dropped it.
-            self._withdraw()
-            raise
-        finally:
-            del self  # an exception's traceback refers to this frame, and we to the exception
-
-    def done(self) -> bool:
-        """Whether the outcome is there."""
-        return self._call is not None and bool(self._call.done())
-
-    def revoke(self) -> None:
-        """Nobody waits for this call any more."""
-        self._withdraw()
-        if self._call is not None:
-            self._call.revoke()
-
-    async def outwait(self, task_context: list[Any]) -> tuple[bool, Any]:
-        """Wait for the end of the function though the task was cancelled, as often as it may be.
-
-        A cancellation goes on to the coroutine that the function waits for in `async_to_sync`.
-        Returns whether that has survived it, so that the function's result counts, and the result.
-        Raises what the function raises.
-        """
-        while not self._is_withdrawn:
-            survived = not self.done() and await sync._cancel_inner_task(self._loop, task_context)
-            try:
-                return survived, await self._call
-            except asyncio.CancelledError:
-                if self._call.done():  # the function's own; or cancelled as the outcome came
-                    self._call.revoke()
-                    raise
-        return False, None
-
-    def _withdraw(self) -> None:
-        if self._job.withdraw():
-            self._is_withdrawn = True
-            if self._call is not None:
-                self._call.revoke()
-
-
-def _run_under_name(name: str, handler: Callable[[], Any]) -> Any:
-    __traceback_hide__ = True
-    thread = threading.current_thread()
-    outer = thread.name
-    thread.name = name
-    try:
-        return handler()
-    finally:
-        thread.name = outer
-        del thread, handler
-
-
 def check_cancelled() -> None:
     """Raise `asyncio.CancelledError` if the task that awaits this call was cancelled.
 
@@ -590,15 +404,15 @@ def check_cancelled() -> None:
     called this function, also for the tasks further out. Raises RuntimeError where no
     `sync_to_async` call runs; in async code, the exception comes by itself.
     """
-    task_context = sync.SyncToAsync.threadlocal.__dict__.get("task_context")
+    task_context = state.threadlocal.__dict__.get("task_context")
     if task_context is None or asyncio._get_running_loop() is not None:
         raise RuntimeError(
             "check_cancelled() is for functions that sync_to_async runs, on the thread that it "
             "runs them in"
         )
-    frame: Any = kernel.peek(sync.AsyncToSync.executors, "current", None)
+    frame: Any = kernel.peek(state.executors, "current", None)
     while True:
-        if task_context is not None and any(each is sync.CANCELLED for each in task_context):
+        if task_context is not None and task_context.is_cancelled:
             raise asyncio.CancelledError("the task that awaits this call was cancelled")
         # Outwards, to the function that waits in async_to_sync. A frame that does so no more has
         # nothing to do with a task that has outlived it.

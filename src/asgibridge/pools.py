@@ -49,8 +49,8 @@ class LoopExecutor(ThreadPoolExecutor):
     _work_queue: Any
     _threads: Any
 
-    def __init__(self) -> None:
-        super().__init__(thread_name_prefix="asyncio")
+    def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "asyncio") -> None:
+        super().__init__(max_workers, thread_name_prefix)
         self._begin()
         _executors.add(self)
 

@@ -215,8 +215,11 @@ class TopLevelRun:
             close()  # or Python warns that it was never awaited
 
     def _execute_in(self, executor: Executor) -> None:
-        with deadlocks.occupied(executor, self._tasks):
+        outer = deadlocks.begin_to_occupy(executor, self._tasks)
+        try:
             self._execute()
+        finally:
+            deadlocks.end_to_occupy(executor, outer)
 
     def _execute(self) -> None:
         # On the runner. asyncio.run is looked up now: a program may have replaced it.
@@ -374,3 +377,8 @@ class _LeasedItem:
     def cancel(self) -> None:
         self._run._error = CancelledError()
         self._run._drop_awaitable()
+
+    def fail(self, error: BaseException) -> None:
+        self._run._error = error
+        self._run._drop_awaitable()
+        self.deliver()

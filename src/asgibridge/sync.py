@@ -34,23 +34,20 @@ import os
 import sys
 import threading
 import warnings
-import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _kernel, current_thread_executor, observers, pools, runners, workers
+from . import _kernel, current_thread_executor, observers, pools, runners
+from ._bridge import contexts, routes, state
+from ._bridge.cancelling import cancel_inner_task, outwait
+from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext
+from ._bridge.options import CallOptions
 from ._kernel import kernel
 from ._loops.persistent import PersistentLoop
 from ._process import threads
-from ._start import install
-from ._waits import deadlocks
 from ._workers import leases
-from ._workers.leases import Lease
-from ._workers.pool import pool as worker_pool
 from .current_thread_executor import CurrentThreadExecutor
-from .local import Local
 from .runners import TopLevelRun
 
 if sys.version_info >= (3, 10):
@@ -59,12 +56,9 @@ else:
     from typing_extensions import ParamSpec
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from _typeshed import OptExcInfo
 
-    from .limiters import CallOptions, CapacityLimiter
-    from .workers import Policy
+    from .limiters import CapacityLimiter
 
 __all__ = [
     "AsyncSingleThreadContext",
@@ -112,7 +106,7 @@ def _go_on_under_monkey_patching() -> None:
     global _get_ident, kernel, CurrentThreadExecutor
     if _kernel.leave_compiled_kernel():
         compiled, kernel = kernel, _kernel.kernel
-        runners.kernel = pools.kernel = kernel  # type: ignore[attr-defined]
+        runners.kernel = pools.kernel = contexts.kernel = kernel  # type: ignore[attr-defined]
         leases.go_over_to(kernel)
         CurrentThreadExecutor = kernel.CurrentThreadExecutor
         current_thread_executor.CurrentThreadExecutor = CurrentThreadExecutor
@@ -125,265 +119,6 @@ def _is_async(function: Any) -> bool:
     return iscoroutinefunction(function) or iscoroutinefunction(
         getattr(function, "__call__", function)  # noqa: B004
     )
-
-
-class AsyncSingleThreadContext:
-    """Run all top-level `async_to_sync` calls within a ``with`` block on one thread.
-
-    Outside such a block each of them gets a thread of its own. Each still gets a new event loop,
-    unless that is to persist. Within a running loop's sync code, where calls go to that loop, it
-    changes nothing. Nested blocks join the outermost. Leaving the block waits for the thread's end.
-
-    :param persistent_loop: have one event loop for all the calls, so that what is bound to a loop
-        (HTTP clients, connection pools) can be used by one call after the other. It runs until the
-        block is left, also between the calls. Leaving ends it as `asyncio.run` does: leftover tasks
-        are cancelled, async generators and the default executor shut down. It is not for
-        ``async_to_sync(force_new_loop=True)``. Inside a block without one, such a block does not
-        join that, but has a thread of its own.
-    """
-
-    def __init__(self, *, persistent_loop: bool = False) -> None:
-        self.token: contextvars.Token[AsyncSingleThreadContext] | None = None
-        self._persistent_loop = persistent_loop
-        self._persistent: PersistentLoop | None = None
-        self._lock = threading.RLock()  # guards the one above
-        self._generation = threads.generation()
-
-    def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
-        outer = AsyncToSync.async_single_thread_context.get(None)
-        if outer is None or (self._persistent_loop and not outer._persistent_loop):
-            self.token = AsyncToSync.async_single_thread_context.set(self)
-        return self
-
-    def __exit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self.token is None:
-            return
-        token, self.token = self.token, None
-        wait = False
-        try:
-            with self._lock:
-                persistent, self._persistent = self._persistent, None
-            if persistent is not None:
-                persistent.close(CurrentThreadExecutor(None))
-            wait = True
-        finally:
-            executor = AsyncToSync.context_to_thread_executor.pop(self, None)
-            try:
-                if executor is not None:
-                    executor.shutdown(wait=wait)
-            finally:
-                AsyncToSync.async_single_thread_context.reset(token)
-
-    def _runs_on(self) -> Executor | PersistentLoop | None:
-        # Where a top-level call runs; None: on a thread of its own, as outside of any block.
-        executors = AsyncToSync.context_to_thread_executor
-        if not self._persistent_loop:
-            executor = executors.get(self)
-            if executor is None:
-                executor = executors[self] = leases.executor_of_runs()
-            return executor
-        if self._generation != threads.generation():
-            # In a forked child: a thread that is not there may hold the lock.
-            self._generation = threads.generation()
-            self._lock = threading.RLock()
-        with self._lock:
-            persistent = self._persistent
-            if persistent is not None and persistent.is_usable():
-                return persistent
-            if self.token is None or threads.is_exiting():
-                return None
-            if persistent is not None:
-                if persistent.is_abandoned:
-                    executors.pop(self, None)
-                self._persistent = None
-                if persistent.has_failed():
-                    return persistent  # which says so
-            executor = executors.get(self)
-            if executor is None:
-                executor = executors[self] = leases.executor_of_runs()
-            persistent = PersistentLoop(executor, AsyncToSync.loop_thread_executors)
-            self._persistent = persistent
-            weakref.finalize(self, persistent.end).atexit = False
-            return persistent
-
-
-class ThreadSensitiveContext:
-    """Run all thread-sensitive calls within an ``async with`` block on one thread of its own.
-
-    Outside any such block (and with no sync code further out) the whole process shares one thread.
-    Web frameworks enter one for each request. Nested blocks join the outermost. Leaving the block
-    waits for the calls already submitted, without blocking the loop; cancelled, it stops waiting.
-
-    :param executor: run the calls there instead, even inside another context or an `async_to_sync`
-        call; on leaving, what was in force before is again. It must run one call at a time on one
-        thread, such as ``ThreadPoolExecutor(max_workers=1)``, and is the caller's: it is not shut
-        down. Such a context can be entered once, and tasks started inside must have ended when it
-        is left: the thread-sensitive calls they make later raise RuntimeError.
-    :param policy: of the worker, instead of the process's (`asgibridge.workers`): a kind, with the
-        hooks of the process's policy, or a Policy with a kind and hooks. It counts in the outermost
-        context.
-    """
-
-    _owner: weakref.ref[asyncio.Task[Any]] | None = None
-    """The task that is inside, if there was a limit on workers when it came."""
-
-    def __init__(
-        self,
-        *,
-        executor: Executor | None = None,
-        policy: Literal["fresh", "keep"] | Policy | None = None,
-    ) -> None:
-        if policy is not None:
-            if executor is not None:
-                raise TypeError("an executor of your own takes no policy: give one or the other")
-            policy = workers.checked_for_context(policy)  # type: ignore[assignment]
-        self._executor = executor
-        self._policy = policy
-        self.token: contextvars.Token[ThreadSensitiveContext] | None = None
-        self._old_executor: CurrentThreadExecutor | None = None
-        self._left: kernel.ThreadSensitiveExecutor | None = None  # of the last time
-        self._exited = False
-
-    async def __aenter__(self) -> ThreadSensitiveContext:  # noqa: PYI034
-        if self._executor is not None:
-            if self.token is not None:
-                raise RuntimeError("ThreadSensitiveContext is already entered")
-            if self._exited:
-                # A task that outlived the first block would be let into the second.
-                raise RuntimeError(
-                    "ThreadSensitiveContext with an executor cannot be entered again: "
-                    "make a new one for each block"
-                )
-            self.token = SyncToAsync.thread_sensitive_context.set(self)
-            SyncToAsync.context_to_thread_executor[self] = self._executor
-            # A frame further out would come first: hide it. A frame further in hides nothing, it
-            # waits on this very executor's thread.
-            self._old_executor = kernel.peek(AsyncToSync.executors, "current", None)
-            AsyncToSync.executors.current = None
-        elif SyncToAsync.thread_sensitive_context.get(None) is None:
-            self.token = SyncToAsync.thread_sensitive_context.set(self)
-            if worker_pool.limit is not None:
-                task = asyncio.current_task()
-                self._owner = None if task is None else weakref.ref(task)
-        return self
-
-    async def __aexit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if self.token is None:
-            return
-        token, self.token = self.token, None
-        if self._owner is not None:
-            self._owner = None
-        executor = SyncToAsync.context_to_thread_executor.pop(self, None)
-        try:
-            SyncToAsync.thread_sensitive_context.reset(token)
-        finally:
-            if self._executor is not None:
-                AsyncToSync.executors.current = self._old_executor
-                self._old_executor = None
-                self._exited = True
-            elif executor is not None:
-                if type(executor) is kernel.ThreadSensitiveExecutor:
-                    self._left = executor
-                elif type(executor) is Lease:
-                    self._left = executor.former_executor()
-                await _retire(executor)
-
-
-async def _retire(executor: Executor) -> None:
-    # Shut it down and wait for what it has, without a thread to wait in.
-    if type(executor) is kernel.ThreadSensitiveExecutor:
-        last: Any = executor.retire(asyncio.get_running_loop())
-        if (
-            last is not None
-            and last.is_held
-            and deadlocks.chain(last.held_by(), asyncio.current_task()) is not None
-        ):
-            last = None  # that thread waits for us: it goes when it can
-    elif type(executor) is Lease:
-        loop = asyncio.get_running_loop()
-        last = loop.create_future()
-        is_on_its_way = executor.end(functools.partial(_tell, loop, last))
-        if (
-            not is_on_its_way
-            or executor.owns_current_thread()
-            or deadlocks.chain(executor.held_by(), asyncio.current_task()) is not None
-        ):
-            return
-    else:  # a user put it in
-        last = None
-        try:
-            last = asyncio.wrap_future(executor.submit(_nothing))
-        except RuntimeError:
-            pass  # somebody has shut it down already
-        executor.shutdown(wait=False)
-    if last is not None:
-        leaving = _Leaving(executor, last, asyncio.get_running_loop())
-        task = deadlocks.begin_wait(leaving)
-        try:
-            await last
-        finally:
-            deadlocks.end_wait(leaving, task)
-            del task
-
-
-class _Leaving:
-    """A task's wait for the last of the context that it leaves: see `asgibridge._waits.deadlocks`.
-
-    If that waits for the task in its turn, it goes when it can, and the task goes on at once.
-    """
-
-    __slots__ = ("_executor", "item", "loop")
-
-    what = "the thread of the context that it leaves"
-    is_harmless = True  # to break a ring here
-
-    def __init__(self, executor: Executor, last: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._executor = executor
-        self.item = last
-        self.loop = loop
-
-    def holders(self) -> list[list[asyncio.Task[Any]]] | None:
-        holder = None
-        if type(self.item) is kernel.SyncCall:
-            holder = self.item.held_by()
-        elif type(self._executor) is Lease:
-            holder = self._executor.end_held_by()
-        return None if holder is None else [holder]
-
-    def refusal(self, why: str) -> RuntimeError:
-        return deadlocks.would_never_run("Leaving a ThreadSensitiveContext", why)
-
-    def end(self, error: BaseException) -> None:
-        if type(self.item) is kernel.SyncCall:
-            self.item.wake()
-        else:
-            _wake(self.item)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    try:
-        loop.call_soon_threadsafe(_wake, future)
-    except RuntimeError:
-        pass  # closed: nobody waits any more
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _nothing() -> None:
-    pass
 
 
 class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
@@ -401,19 +136,14 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
     :param force_new_loop: use a new loop in any case.
     """
 
-    executors: Any = Local()
+    executors = state.executors
     """``current`` is the CurrentThreadExecutor of the innermost `AsyncToSync` frame, if any."""
 
-    loop_thread_executors: dict[asyncio.AbstractEventLoop, CurrentThreadExecutor] = {}  # noqa: RUF012
+    loop_thread_executors = state.loop_thread_executors
     """Who serves the tasks of a loop, started by us, that have not inherited it."""
 
-    async_single_thread_context: contextvars.ContextVar[AsyncSingleThreadContext] = (
-        contextvars.ContextVar("async_single_thread_context")
-    )
-
-    context_to_thread_executor: weakref.WeakKeyDictionary[AsyncSingleThreadContext, Executor] = (
-        weakref.WeakKeyDictionary()  # noqa: RUF012
-    )
+    async_single_thread_context = state.single_thread_context
+    context_to_thread_executor = state.executors_of_runs
 
     def __init__(
         self,
@@ -614,24 +344,21 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         CancelledError is raised, or what the function raised.
     """
 
-    threadlocal = threading.local()
+    threadlocal = state.threadlocal
     """In a thread that runs our calls: ``main_event_loop``, ``main_event_loop_pid`` and
     ``task_context`` of the call."""
 
     single_thread_executor: Executor = kernel.ThreadSensitiveExecutor()
 
-    thread_sensitive_context: contextvars.ContextVar[ThreadSensitiveContext] = (
-        contextvars.ContextVar("thread_sensitive_context")
-    )
+    thread_sensitive_context = state.thread_sensitive_context
 
     deadlock_context: contextvars.ContextVar[bool] = contextvars.ContextVar("deadlock_context")
     """Here for those who read it; nothing sets it (see "Deadlocks" above)."""
 
-    context_to_thread_executor: weakref.WeakKeyDictionary[ThreadSensitiveContext, Executor] = (
-        weakref.WeakKeyDictionary()  # noqa: RUF012
-    )
+    context_to_thread_executor = state.executors_of_contexts
 
     _options: CallOptions | None = None
+    _send = routes.send
 
     def __init__(
         self,
@@ -654,8 +381,6 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         self._thread_sensitive = thread_sensitive
         self._executor = executor
         if limiter is not None or thread_name is not None or not abandon_on_cancel:
-            from .limiters import CallOptions  # which imports us
-
             self._options = CallOptions(thread_sensitive, limiter, thread_name, abandon_on_cancel)
 
     async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -668,50 +393,39 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             context = before.copy()
         else:
             before = context = self.context
-        task_context: list[Any] = []
         wrap = observers.wrap
         func = self.func if wrap is None else wrap(self, self.func, False)
-        child: Callable[[], _R]
-        handler: Callable[[], _R]
+        child: Any = functools.partial(func, *args, **kwargs) if args or kwargs else func
+        call: Any = kernel.SyncCall(loop, child, self.func, context, self.threadlocal)
         exc_info = sys.exc_info()
         if (
-            exc_info[1] is None
-            and type(self).thread_handler is _THREAD_HANDLER
-            and "thread_handler" not in self.__dict__
+            exc_info[1] is not None
+            or type(self).thread_handler is not _THREAD_HANDLER
+            or "thread_handler" in self.__dict__
         ):
-            child = functools.partial(func, *args, **kwargs) if args or kwargs else func
-            handler = kernel.ThreadHandler(self.threadlocal, loop, task_context, context, child)
-        else:
-            child = functools.partial(func, *args, **kwargs)
-            handler = functools.partial(
-                self.thread_handler,
-                loop,
-                exc_info,
-                task_context,
-                functools.partial(_run_in_context, context, kernel.current_home()),
-                child,
-            )
+            self._handle_in_thread(call, loop, exc_info, context, child)
         del func, child, exc_info
-        options = self._options
-        call: Any
-        if options is None:
-            call = self._send(loop, handler, task_context)
-        else:
-            call = options.send(self, loop, handler, task_context)
-        del handler
+        own = self._options
         try:
-            return await call  # type: ignore[no-any-return]
+            if own is not None:
+                return await own.run(self, loop, call)  # type: ignore[no-any-return]
+            return await self._send(loop, call)  # type: ignore[no-any-return]
         except asyncio.CancelledError:
-            task_context.append(CANCELLED)
-            if options is not None and not options.abandon_on_cancel:
-                survived, result = await call.outwait(task_context)
+            task_context = call.task_context
+            task_context.is_cancelled = True
+            if own is not None and not own.abandon_on_cancel:
+                survived, result = await outwait(loop, call)
                 if survived:
                     return result  # type: ignore[no-any-return]
                 raise
-            if call.done() or not await _cancel_inner_task(loop, task_context):
+            if call.done() or not await cancel_inner_task(loop, task_context):
                 call.revoke()
                 raise
-            return await call  # type: ignore[no-any-return]
+            try:
+                return await call  # type: ignore[no-any-return]
+            except asyncio.CancelledError:
+                call.revoke()
+                raise
         finally:
             # A function that goes on unheard still changes its context, which cannot be read
             # meanwhile where there is no GIL.
@@ -719,6 +433,24 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             del call
             if has_ended and before is not context:
                 kernel.restore_context(context, before)
+
+    def _handle_in_thread(
+        self,
+        call: Any,
+        loop: asyncio.AbstractEventLoop,
+        exc_info: OptExcInfo,
+        context: contextvars.Context,
+        child: Any,
+    ) -> None:
+        # Have `thread_handler` called, with what asgiref passes.
+        if type(child) is not functools.partial:
+            child = functools.partial(child)
+        run_child = functools.partial(_run_in_context, context, kernel.current_home())
+        call.call_instead(
+            functools.partial(
+                self.thread_handler, loop, exc_info, call.task_context, run_child, child
+            )
+        )
 
     def thread_handler(
         self,
@@ -758,255 +490,13 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
                 else:
                     threadlocal.pop(name, None)
 
-    def _send(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        handler: Callable[[], _R],
-        task_context: list[asyncio.Task[Any]],
-    ) -> Any:
-        # Have the handler run in the right thread; what is returned can be awaited.
-        if not self._thread_sensitive:
-            if self._executor is None:
-                pool = pools.executor_of(loop)
-                if pool is not None:
-                    call = kernel.SyncCall(loop, handler, task_context)
-                    pool.post(call)
-                    return call
-            return _ExecutorCall(
-                loop.run_in_executor(self._executor, _guarded, handler), task_context
-            )
-        if sys.modules.get("asgiref.sync") is not _asgiref:
-            _look_at_asgiref()
-        call = kernel.SyncCall(loop, handler, task_context)
-        frame = kernel.peek(AsyncToSync.executors, "current", None)
-        if frame is not None:
-            if type(frame) is not CurrentThreadExecutor:
-                return _send_to_foreign(loop, frame, handler, task_context)
-            if _send_to_frame(frame, call):
-                return call
-        context = self.thread_sensitive_context.get(None)
-        executor: Executor | None
-        if context is not None:
-            if context._exited:
-                raise RuntimeError(
-                    "ThreadSensitiveContext has exited. Tasks created inside a context with an "
-                    "executor must finish before it exits."
-                )
-            executor = self.context_to_thread_executor.get(context)
-            if executor is None:
-                # A call that comes after the exit must not meet what is on the thread it had.
-                executor = leases.executor_of_context(
-                    context._policy, context._left, context._owner
-                )
-                self.context_to_thread_executor[context] = executor
-        else:
-            frame = AsyncToSync.loop_thread_executors.get(loop)
-            if frame is not None and _send_to_frame(frame, call):
-                return call
-            executor = self.single_thread_executor
-        if type(executor) is not kernel.ThreadSensitiveExecutor:
-            if type(executor) is not Lease:
-                return _send_to_foreign(loop, executor, handler, task_context)
-            if executor.owns_current_thread():
-                raise _would_deadlock("Single thread executor already being used")
-            sent = executor.send(call, loop, handler, self.func)
-            if type(sent) is kernel.SyncCall and sent.is_held:
-                _raise_if_never_run(sent)
-            return sent
-        if executor.owns_current_thread():
-            raise _would_deadlock("Single thread executor already being used")
-        if not executor.post(call):
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        if call.is_held:
-            _raise_if_never_run(call)
-        return call
-
 
 _THREAD_HANDLER = SyncToAsync.thread_handler
-deadlocks.threadlocal = SyncToAsync.threadlocal
 
 
 def _run_in_context(context: contextvars.Context, home: kernel.Home, child: Callable[[], _R]) -> _R:
     __traceback_hide__ = True
     return kernel.at_home(home, context.run, child)  # type: ignore[no-any-return]
-
-
-def _send_to_frame(frame: CurrentThreadExecutor, call: kernel.SyncCall) -> bool:
-    while True:
-        serving = frame.serving()
-        if serving is None:
-            return False
-        if serving.owns_current_thread():
-            raise _would_deadlock(
-                "You cannot submit onto CurrentThreadExecutor from its own thread"
-            )
-        if serving.post(call):
-            if call.is_held:
-                _raise_if_never_run(call)
-            return True
-
-
-def _raise_if_never_run(call: kernel.SyncCall) -> None:
-    why = deadlocks.chain(call.held_by(), asyncio.current_task())
-    if why is not None and call.revoke():
-        raise deadlocks.would_never_run("This call", why)
-
-
-def _would_deadlock(what: str) -> RuntimeError:
-    return RuntimeError(
-        f"{what}, would deadlock: the call has to run in thread "
-        f"{threading.current_thread().name!r}, but that thread is running this event loop, inside "
-        "a sync function that waits for it. Call the coroutine by async_to_sync there instead of "
-        "starting a loop, or make this call with thread_sensitive=False."
-    )
-
-
-CANCELLED: Any = object()
-"""Listed in a call's ``task_context`` when its awaiting task has been cancelled."""
-
-
-async def _cancel_inner_task(loop: asyncio.AbstractEventLoop, task_context: list[Any]) -> bool:
-    # The awaiting task was cancelled. If its sync function waits for a task in turn, cancel that,
-    # and say whether to wait for what the function makes of it.
-    inner = next((task for task in task_context if task is not CANCELLED), None)
-    if inner is None:
-        return False
-    inner_loop = inner.get_loop()
-    if inner_loop is not loop:  # force_new_loop: not ours to touch, or to await
-        try:
-            inner_loop.call_soon_threadsafe(inner.cancel)
-        except RuntimeError:
-            pass  # closed: the task has ended, and so will the function
-        return True
-    inner.cancel()
-    try:
-        await inner
-    except asyncio.CancelledError:
-        return False
-    return True
-
-
-class _ExecutorCall:
-    """A call in somebody else's executor, with the part of `SyncCall` that is used above.
-
-    :param executor: if that runs one call at a time.
-    """
-
-    __slots__ = ("_begun", "_executor", "_future", "_is_given_up", "task_context")
-
-    def __init__(
-        self,
-        future: asyncio.Future[Any],
-        task_context: list[asyncio.Task[Any]],
-        executor: Executor | None = None,
-        begun: list[bool] | None = None,
-    ) -> None:
-        self._future = future
-        self._is_given_up = False
-        self._executor = executor
-        self._begun = begun
-        self.task_context = task_context
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        outer = asyncio.shield(self._future)
-        outer.asgibridge_call = self  # type: ignore[attr-defined]
-        try:
-            return (yield from outer.__await__())
-        finally:
-            del outer.asgibridge_call  # type: ignore[attr-defined]
-            del outer, self  # an exception's traceback refers to this frame, and we to it
-
-    def held_by(self) -> list[asyncio.Task[Any]] | None:
-        # Its own come first: what is listed has not ended, and its function waits for it.
-        if self.task_context or self._executor is None:
-            return self.task_context
-        holder = deadlocks.busy_with(self._executor)
-        return None if self._begun else holder  # in this order: see SyncCall's
-
-    def fail(self, error: BaseException) -> bool:
-        return False
-
-    def done(self) -> bool:
-        return not self._is_given_up and self._future.done()
-
-    def revoke(self) -> None:
-        if not self._future.done():
-            self._is_given_up = True  # the function may be running, and nothing tells when it ends
-            self._future.cancel()
-
-
-class _Held(threading.local):
-    """The foreign executors whose thread-sensitive calls this thread is in the middle of."""
-
-    def __init__(self) -> None:
-        self.executors: list[Executor] = []
-
-
-_held = _Held()
-
-
-def _send_to_foreign(
-    loop: asyncio.AbstractEventLoop,
-    executor: Executor,
-    handler: Callable[[], Any],
-    task_context: list[asyncio.Task[Any]],
-) -> _ExecutorCall:
-    # A thread-sensitive call to an executor that a user put in: one thread, by contract.
-    if executor in _held.executors:
-        raise _would_deadlock("Single thread executor already being used")
-    holder = deadlocks.busy_with(executor)
-    if holder:
-        why = deadlocks.chain(holder, asyncio.current_task())
-        if why is not None:
-            raise deadlocks.would_never_run("This call", why)
-    begun: list[bool] = []
-    future = loop.run_in_executor(executor, _guarded_in, executor, handler, task_context, begun)
-    return _ExecutorCall(future, task_context, executor, begun)
-
-
-def _guarded_in(
-    executor: Executor,
-    handler: Callable[[], _R],
-    task_context: list[asyncio.Task[Any]],
-    begun: list[bool],
-) -> _R:
-    __traceback_hide__ = True
-    begun.append(True)
-    _held.executors.append(executor)
-    try:
-        with deadlocks.occupied(executor, task_context):
-            return _guarded(handler)
-    finally:
-        _held.executors.pop()
-
-
-def _guarded(handler: Callable[[], _R]) -> _R:
-    # A Future can't carry StopIteration: the awaiting task would never be woken (CPython #112182).
-    __traceback_hide__ = True
-    try:
-        return kernel.run_counted(handler)  # type: ignore[no-any-return]
-    except StopIteration as error:
-        raise RuntimeError("the sync function raised StopIteration") from error
-
-
-_asgiref: Any = None
-"""What was the module ``asgiref.sync`` when last looked at."""
-_warned = False
-
-
-def _look_at_asgiref() -> None:
-    global _asgiref, _warned
-    _asgiref = sys.modules.get("asgiref.sync")
-    if _warned or not install.real_asgiref_loaded():
-        return
-    _warned = True
-    warnings.warn(
-        "asgiref is imported beside asgibridge, and each has its own thread for thread-sensitive "
-        "code: database work may happen on the wrong one. Call asgibridge.install() before "
-        "anything imports asgiref, or start the program with `asgibridge run`.",
-        RuntimeWarning,
-        stacklevel=4,
-    )
 
 
 @overload

@@ -26,7 +26,7 @@ from ._wsgi.environ import TooManyDuplicates, add_headers, build_environ, build_
 from ._wsgi.exchange import ClientDisconnected, Exchange, body_of
 from ._wsgi.input import KEPT, StreamingInput
 from ._wsgi.service import LoopThread
-from ._wsgi.workers import Pool, PooledCall
+from ._wsgi.workers import RunInPool
 from .sync import sync_to_async
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ class WsgiToAsgi:
         self.duplicate_header_limit = duplicate_header_limit
         self.workers = workers
         self.buffer_body = buffer_body
-        self._run: PooledCall | None = None
+        self._run: RunInPool | None = None
         if workers is not None:
             run = WsgiToAsgiInstance.__dict__["run_wsgi_app"].func
-            self._run = PooledCall(run, Pool(workers))
+            self._run = RunInPool(run, workers)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handles one connection, on the event loop it is awaited on."""

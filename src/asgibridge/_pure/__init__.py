@@ -6,21 +6,22 @@ kernel `asgibridge._kernel` chose.
 
 from __future__ import annotations
 
-from .calls import AsyncCall, SyncCall
+from .awaiting import awaiting
+from .calls import AsyncCall, SyncCall, TaskContext
 from .channel import WakeChannel, attach_reader, call_soon
 from .context import are_same, restore_context
 from .cores import placement
 from .details import details, idle_workers
 from .drive import begin_task, drive
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
-from .handler import ThreadHandler, awaiting
+from .future_call import FutureCall
 from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
 from .parking import set_idle_seconds
 from .pool import PoolInbox
 from .queue import QueueCore
-from .tally import collect_timings, counts, now, report_slow, run_counted, running
+from .tally import collect_timings, counts, now, report_slow, running
 from .workers import end_idle_workers, start_run
 from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
 
@@ -29,13 +30,14 @@ __all__ = [
     "AsyncWrapper",
     "ContextStorage",
     "CurrentThreadExecutor",
+    "FutureCall",
     "Home",
     "Inbox",
     "PoolInbox",
     "QueueCore",
     "SyncCall",
     "SyncWrapper",
-    "ThreadHandler",
+    "TaskContext",
     "ThreadSensitiveExecutor",
     "ThreadStorage",
     "WakeChannel",
@@ -59,7 +61,6 @@ __all__ = [
     "placement",
     "report_slow",
     "restore_context",
-    "run_counted",
     "running",
     "set_idle_seconds",
     "start_run",

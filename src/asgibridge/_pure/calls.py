@@ -1,21 +1,34 @@
-"""The hops: a call on its way to a thread, a call on its way to an event loop, and the way back.
+"""A call on its way to a thread, a call on its way to an event loop, and the way back.
 
 `SyncCall`, a task's call of a sync function
-    One object is the item in the thread's inbox, the awaitable the task waits on, and the slot for
-    the result. The function lies in a one-element list, and whoever pops it owns it: the thread
-    that is about to run it, or the task that revokes it. So it runs once or not at all. ::
+    There is one class for all of them: thread-sensitive, pooled, leased, limited, in an executor of
+    somebody's own. One object is the item in the thread's inbox, the awaitable that the task waits
+    on, and the slot for the result. It carries the user's function, for names (``shown``), and the
+    function to call, in a list of one: whoever pops that owns the call, be it the thread that runs
+    it or the task that gives it up. So the function runs once or not at all. ::
 
-        queued --run()--> running --deliver()--> delivered --await--> taken
-           `----revoke()----> revoked
+        accepted --(put)--> queued --run()--> running --deliver()--> delivered --await--> taken
+           '----------------`----revoke(), fail(), cancel()----> given up
 
-    The waiting task is woken through its loop's `WakeChannel`. A cancelled wait ends at once and
-    leaves the call alone, as `asyncio.shield` does; the call can be awaited again.
+    A call is counted when it is *accepted*: when it is put into an inbox, or before, if it has to
+    wait for a token or for a worker. The waiting task is woken through its loop's `WakeChannel`. A
+    cancelled wait ends at once and leaves the call alone, as `asyncio.shield` does; the call can be
+    awaited again.
+
+    What is particular about some calls is the business of their ``guard``, an object of the
+    shell's with these methods, or None: ``begins(call)`` and ``ends(call)``, on the thread, around
+    the function; ``given_up(call)``, once, on any thread, if the function will never run;
+    ``holder(call)``, for `SyncCall.held_by`, while the call is in no inbox of ours.
+
+`TaskContext`, what a call's function waits for
+    The tasks that the function waits for in `async_to_sync`, innermost last. To searches for
+    deadlocks it stands for the call. To agents it is asgiref's ``task_context``, a list.
 
 `AsyncCall`, a thread's call of an async function
     The slot that the coroutine's outcome goes to; the thread serves its CurrentThreadExecutor
     meanwhile, which the done callback stops.
 
-References: the function and its arguments are dropped before the result is delivered, and the
+References: the functions and their arguments are dropped before the result is delivered, and the
 result when it is taken; an exception's traceback refers to our frames, so none of those keeps the
 exception. Nothing outlives its call because a thread is idle or the garbage collector is off.
 """
@@ -25,17 +38,43 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Generator
 from concurrent.futures import InvalidStateError
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
+from .._process import threads
 from . import tally
 from .channel import call_soon, wake_channel
 from .drive import begin_task
+from .home import Home, current_home, this_thread
 
 if TYPE_CHECKING:
     from .executors import CurrentThreadExecutor
     from .inbox import Inbox
 
-__all__ = ["AsyncCall", "SyncCall"]
+    _List = list[asyncio.Task[Any]]
+else:
+    _List = list
+
+__all__ = ["AsyncCall", "SyncCall", "TaskContext"]
+
+
+class TaskContext(_List):
+    """The tasks that a call's function waits for in `async_to_sync`, innermost last."""
+
+    is_cancelled = False
+    """Whether the task that awaits the call has been cancelled."""
+
+    def outermost(self) -> asyncio.Task[Any] | None:
+        """The task that the function itself waits for; None if there is none. From any thread."""
+        for task in self:
+            return task
+        return None
+
+    def innermost(self) -> asyncio.Task[Any] | None:
+        """The task of the innermost frame; None if there is none. From any thread."""
+        for task in reversed(self):
+            return task
+        return None
 
 
 class SyncCall:
@@ -43,25 +82,60 @@ class SyncCall:
 
     Made and awaited on the loop's thread; `run` and `deliver` are the other thread's.
 
-    :param task_context: lists the task that the function waits for in `async_to_sync`, if it does.
+    :param shown: the user's function that it is about; by default ``function``.
+    :param context: the contextvars.Context to run in, at the home where this object is made.
+    :param threadlocal: ``SyncToAsync.threadlocal``, in which the calls that the function makes look
+        up ``loop`` and ``task_context``. Goes with ``context``.
     """
 
     __slots__ = (
-        *("_abandoned", "_channel", "_done", "_error", "_failure", "_function", "_inbox"),
-        *("_is_counted", "_loop", "_started", "_submitted", "_thread_ident", "_value", "_waiter"),
-        *("_work", "is_held", "task_context"),
+        "__weakref__",
+        "_abandoned",
+        "_channel",
+        "_context",
+        "_done",
+        "_error",
+        "_failure",
+        "_home",
+        "_inbox",
+        "_is_counted",
+        "_loop",
+        "_started",
+        "_submitted",
+        "_thread_ident",
+        "_threadlocal",
+        "_value",
+        "_waiter",
+        "_work",
+        "guard",
+        "has_begun",
+        "is_held",
+        "shown",
+        "task_context",
     )
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         function: Callable[[], Any],
-        task_context: list[asyncio.Task[Any]] | None = None,
+        shown: Callable[..., Any] | None = None,
+        context: Context | None = None,
+        threadlocal: Any = None,
     ) -> None:
         self._loop = loop
         self._channel = wake_channel(loop)
         self._work = [function]
-        self._function: Callable[[], Any] | None = None  # while it runs, to be seen
+        # The user's function, until the call has ended or was given up.
+        self.shown: Callable[..., Any] | None = function if shown is None else shown
+        self._context = context
+        self._threadlocal = threadlocal
+        self._home: Home | None = None
+        # Lists what the function waits for; None of a call that is not the user's.
+        self.task_context: TaskContext | None = None
+        if context is not None:
+            self._home = current_home()
+            self.task_context = TaskContext()
+        self.guard: Any = None
         self._is_counted: bool | None = False  # None: it is not to be
         self._submitted = self._started = 0.0
         self._thread_ident = 0
@@ -73,36 +147,26 @@ class SyncCall:
         # Where it was put last; None if nowhere yet, or if that has many threads.
         self._inbox: Inbox | None = None
         self._failure: BaseException | None = None  # what `fail` is about to make of it
-        self.task_context = task_context
+        self.has_begun = False
         self.is_held = False
 
-    def run(self) -> None:
-        """Run the function, unless it was revoked. On the thread it was sent to."""
-        try:
-            function = self._work.pop()
-        except IndexError:
-            self._has_failed()
-            return
-        counted = tally.mine.tally if self._is_counted else None
-        if counted is not None:
-            begin = counted.begin(self._submitted)
-            self._started = begin[1]
-            self._thread_ident = counted.thread_ident
-            self._function = function
-        try:
-            self._value = function()
-        except StopIteration as error:
-            # It can't be thrown into a coroutine: PEP 479, and Future.set_exception refuses it.
-            self._error = RuntimeError("the sync function raised StopIteration")
-            self._error.__cause__ = error
-        except BaseException as error:
-            self._error = error
-        finally:
-            if counted is not None:
-                counted.end(begin, function)
-                self._function = None
+    def __repr__(self) -> str:
+        return f"<call of {self.shown!r}>"
 
-    def _count(self) -> None:
+    def call_instead(self, function: Callable[[], Any]) -> None:
+        """Have ``function()`` called as it is, in no context. Before the call is put anywhere."""
+        self._work = [function]
+        self._context = None
+
+    def call_by(self, caller: Callable[[Callable[[], Any]], Any]) -> bool:
+        """Have ``caller(function)`` called, if the call has no context. As `call_instead`."""
+        if self._context is not None:
+            return False
+        function = self._work[0]
+        self._work = [lambda: caller(function)]
+        return True
+
+    def accept(self) -> None:
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
         if self._is_counted is False:
             tally.mine.tally.submitted += 1
@@ -110,34 +174,116 @@ class SyncCall:
             if tally._timing:
                 self._submitted = tally.now()
 
+    def run(self) -> None:
+        """Run the function, unless it was given up. On the thread it was sent to."""
+        try:
+            function = self._work.pop()
+        except IndexError:
+            self._has_failed()
+            return
+        thread = this_thread
+        outer, thread.call = thread.call, self
+        self.has_begun = True
+        guard = self.guard
+        counted = tally.mine.tally if self._is_counted else None
+        if counted is not None:
+            begin = counted.begin(self._submitted)
+            self._started = begin[1]
+            self._thread_ident = counted.thread_ident
+        try:
+            if guard is not None:
+                guard.begins(self)
+            if self._context is None:
+                self._value = function()
+            else:
+                self._run_in_context(self._context, function)
+        except StopIteration as error:
+            # It can't be thrown into a coroutine: PEP 479, and Future.set_exception refuses it.
+            self._error = RuntimeError("the sync function raised StopIteration")
+            self._error.__cause__ = error
+        except BaseException as error:
+            self._error = error
+        finally:
+            thread.call = outer
+            if guard is not None:
+                guard.ends(self)
+            if counted is not None:
+                counted.end(begin, self.shown)
+            self.shown = None
+
+    def _run_in_context(self, context: Context, function: Callable[[], Any]) -> None:
+        # The same as the shell's ``SyncToAsync.thread_handler``, which is there to be overridden.
+        __traceback_hide__ = True
+        thread = this_thread
+        names = self._threadlocal.__dict__
+        outer = names.copy()
+        names["main_event_loop"] = self._loop
+        names["main_event_loop_pid"] = threads.pid()
+        names["task_context"] = self.task_context
+        outer_home, thread.home = thread.home, self._home
+        try:
+            self._value = context.run(function)
+        finally:
+            thread.home = outer_home
+            for name in ("main_event_loop", "main_event_loop_pid", "task_context"):
+                if name in outer:
+                    names[name] = outer[name]
+                else:
+                    names.pop(name, None)
+
+    def __call__(self) -> Any:
+        """Run the function, and return or raise what it does: for an executor of somebody's own."""
+        __traceback_hide__ = True
+        self.run()
+        return self.take_outcome() if self.has_begun else None
+
+    def finish(self, value: Any, error: BaseException | None) -> None:
+        """The outcome has come from an executor of somebody's own. On the loop's thread."""
+        self._value = value
+        self._error = error
+        self.wake()
+
     def deliver(self) -> None:
         """Tell the waiting task. On the thread that ran it."""
         self._channel.post(self)
 
     def cancel(self) -> None:
         """Give up a call that the thread will not run any more, in place of `run`. Any thread."""
+        if self._take_function():
+            self._error = asyncio.CancelledError()
+        else:
+            self._has_failed()
+
+    def _take_function(self) -> bool:
+        # False if somebody else has it.
         try:
             self._work.pop()
         except IndexError:
-            self._has_failed()
-            return
+            return False
+        self.shown = None
         if self._is_counted:
             tally.mine.tally.cancelled += 1
-        self._error = asyncio.CancelledError()
+        if self.guard is not None:
+            self.guard.given_up(self)
+        return True
 
-    def held_by(self) -> list[asyncio.Task[Any]] | None:
+    def held_by(self) -> TaskContext | None:
         """What keeps this call from going on: the ``task_context`` of a call (or of this one) whose
         function waits in `async_to_sync`, on the thread that has to run this one to its end.
 
         None if nothing does. From any thread.
         """
         inbox = self._inbox
-        holder = self.task_context if inbox is None else inbox._holder
+        if inbox is not None:
+            holder = inbox._holder
+        else:
+            holder = None if self.guard is None else self.guard.holder(self)
         # Asked afterwards: a call that has ended is not held by the next one.
-        is_queued = bool(self._work)
+        if self._work:
+            return holder
         if inbox is None:
-            return None if is_queued else holder
-        return holder if is_queued or holder is self.task_context else None
+            return self.task_context
+        return holder if holder is self.task_context else None
 
     def fail(self, error: BaseException) -> bool:
         """Raise ``error`` in the waiting task in place of `run`; False if that has begun, or if
@@ -148,13 +294,9 @@ class SyncCall:
         if self.task_context is None:
             return False
         self._failure = error
-        try:
-            self._work.pop()
-        except IndexError:
+        if not self._take_function():
             self._failure = None
             return False
-        if self._is_counted:
-            tally.mine.tally.cancelled += 1
         self._has_failed()
         self.deliver()
         return True
@@ -173,13 +315,7 @@ class SyncCall:
         self._abandoned = True
         if self._done:  # cancelled in the moment it was woken
             self._report()
-        try:
-            self._work.pop()
-        except IndexError:
-            return False
-        if self._is_counted:
-            tally.mine.tally.cancelled += 1
-        return True
+        return self._take_function()
 
     def wake(self) -> None:
         """The call has run: wake the task. On the loop's thread."""
@@ -203,9 +339,10 @@ class SyncCall:
                 yield from waiter.__await__()
             finally:
                 self._waiter = waiter.asgibridge_call = None  # type: ignore[attr-defined]
-        return self._take()
+        return self.take_outcome()
 
-    def _take(self) -> Any:
+    def take_outcome(self) -> Any:
+        """Take the result, or raise the exception. Once, by who waits."""
         value, error = self._value, self._error
         self._value = self._error = self._failure = None
         if error is None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from . import executors
 from .calls import AsyncCall, SyncCall
-from .handler import ThreadHandler
 from .inbox import Inbox
 from .pool import PoolInbox
 
@@ -20,25 +19,19 @@ def details(thing: Any) -> dict[str, Any] | None:
     From any thread: a look at what may be changing, without waiting for anybody.
     """
     if type(thing) is SyncCall:
-        work = list(thing._work)
         return {
             "kind": "call",
             "loop": thing._loop,
             "waiter": thing._waiter,
-            "function": work[0] if work else thing._function,
-            "is_taken": not work,
+            "function": thing.shown,
+            "tasks": thing.task_context,
+            "inbox": thing._inbox,
+            "is_taken": thing.has_begun,
             "is_done": thing._done,
             "is_counted": bool(thing._is_counted),
             "thread_ident": thing._thread_ident,
             "submitted": thing._submitted,
             "started": thing._started,
-        }
-    if type(thing) is ThreadHandler:
-        return {
-            "kind": "handler",
-            "loop": thing._loop,
-            "tasks": thing._task_context,
-            "function": thing._function,
         }
     if isinstance(thing, executors.CurrentThreadExecutor):
         return {

@@ -32,59 +32,13 @@ from typing import Any, TypeVar
 
 from .._process import threads
 from .._process.threads import Item, Worker
-from .calls import SyncCall
+from .calls import SyncCall, TaskContext
+from .future_call import FutureCall
 from .inbox import Inbox
 
 __all__ = ["CurrentThreadExecutor", "ThreadSensitiveExecutor"]
 
 _R = TypeVar("_R")
-
-
-class _FutureCall:
-    """What ``submit`` puts into an inbox: the call, and the Future its outcome goes to."""
-
-    __slots__ = ("_call", "_error", "_future", "_value")
-
-    def __init__(self, future: Future[Any], call: tuple[Any, Any, Any]) -> None:
-        self._future: Future[Any] | None = future
-        self._call: tuple[Any, Any, Any] | None = call
-        self._value: Any = None
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        call, self._call = self._call, None
-        if self._future is None or call is None:
-            return
-        if not self._future.set_running_or_notify_cancel():
-            self._future = None
-            return
-        function, args, kwargs = call
-        del call
-        try:
-            self._value = function(*args, **kwargs)
-        except BaseException as error:
-            self._error = error
-        finally:
-            del function, args, kwargs
-
-    def deliver(self) -> None:
-        future, self._future = self._future, None
-        value, error = self._value, self._error
-        self._value = self._error = None
-        if future is None:
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-        del future, value, error, self
-
-    def cancel(self) -> None:
-        future, self._future = self._future, None
-        self._call = None
-        if future is not None:
-            future.cancel()
-            future.set_running_or_notify_cancel()
 
 
 class CurrentThreadExecutor(Executor):
@@ -115,7 +69,7 @@ class CurrentThreadExecutor(Executor):
         further out waits for async code any more.
         """
         future: Future[_R] = Future()
-        call = _FutureCall(future, (fn, args, kwargs))
+        call = FutureCall(future, fn, args, kwargs)
         executor = self.serving()
         while True:
             if (executor or self).owns_current_thread():
@@ -203,7 +157,7 @@ class ThreadSensitiveExecutor(Executor):
         Raises RuntimeError after `shutdown`.
         """
         future: Future[_R] = Future()
-        if not self.post(_FutureCall(future, (fn, args, kwargs))):
+        if not self.post(FutureCall(future, fn, args, kwargs)):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return future
 
@@ -253,7 +207,7 @@ class ThreadSensitiveExecutor(Executor):
         inbox = self._inbox
         return inbox is None or inbox.is_idle()
 
-    def held_by(self) -> list[asyncio.Task[Any]] | None:
+    def held_by(self) -> TaskContext | None:
         """The ``task_context`` of the call that the thread is in the middle of, while that waits in
         `async_to_sync`; else None. From any thread.
         """

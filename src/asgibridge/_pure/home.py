@@ -14,7 +14,10 @@ that runs it, for as long as it runs it.
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .calls import SyncCall
 
 __all__ = ["Home", "at_home", "current_home"]
 
@@ -25,29 +28,26 @@ class Home:
     __slots__ = ()
 
 
-class _Threads(threading.local):
-    home: Home
+class _Thread(threading.local):
+    """What is kept per thread."""
+
+    def __init__(self) -> None:
+        self.home: Home | None = Home()
+        self.call: SyncCall | None = None  # which it is running
 
 
-_threads = _Threads()
+this_thread = _Thread()
 
 
 def current_home() -> Home:
     """The calling thread's home."""
-    try:
-        return _threads.home
-    except AttributeError:
-        home = _threads.home = Home()
-        return home
+    return this_thread.home  # type: ignore[return-value]
 
 
 def at_home(home: Home, call: Any, *args: Any) -> Any:
     """Call ``call(*args)`` on this thread as a part of the chain that ``home`` stands for."""
-    outer = current_home()
-    if outer is home:
-        return call(*args)
-    _threads.home = home
+    outer, this_thread.home = this_thread.home, home
     try:
         return call(*args)
     finally:
-        _threads.home = outer
+        this_thread.home = outer

@@ -20,7 +20,6 @@ behind it. `threading` and `queue` are looked up when used: gevent replaces what
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import sys
 import threading
@@ -30,7 +29,8 @@ from typing import Any
 from .._process.threads import Item
 from .._waits import deadlocks
 from . import parking
-from .calls import SyncCall
+from .calls import SyncCall, TaskContext
+from .home import this_thread
 
 __all__ = ["Inbox"]
 
@@ -45,19 +45,22 @@ _LONG_PATIENCE = 0.5
 _SHORT_PATIENCE = 0.01
 
 
-class _Here(threading.local):
-    inbox: Inbox | None = None  # which the thread serves, the innermost
-
-
-_here = _Here()
-
-
 class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
     __slots__ = (
-        *("_beneath", "_holder", "_is_frame", "_lock", "_loop", "_outer", "_outer_holder"),
-        *("_patience", "_queue", "_running", "_when_idle", "closed", "finished", "posted"),
+        "_holder",
+        "_is_frame",
+        "_lock",
+        "_loop",
+        "_outer",
+        "_outer_holder",
+        "_patience",
+        "_queue",
+        "_when_idle",
+        "closed",
+        "finished",
+        "posted",
     )
 
     def __init__(self) -> None:
@@ -68,17 +71,15 @@ class Inbox:
         self.closed = False
         self.posted = 0
         self.finished = 0
-        self._running: Item | None = None
         self._is_frame = False  # it has waited in `_serve_on`
-        # Of a frame, while it waits: the loop it waits for; the call it is in, that one's inbox,
+        # Of a frame, while it waits: the loop it waits for; the inbox of the call that it is in,
         # and what held that before.
         self._loop: Any = None
-        self._beneath: SyncCall | None = None
         self._outer: Inbox | None = None
-        self._outer_holder: list[asyncio.Task[Any]] | None = None
+        self._outer_holder: TaskContext | None = None
         self._patience = _LONG_PATIENCE
         # The `task_context` of the call that the owner runs, while that waits in `async_to_sync`.
-        self._holder: list[asyncio.Task[Any]] | None = None
+        self._holder: TaskContext | None = None
 
     def put(self, item: Item) -> bool:
         """Add ``item``, or return False if the inbox is closed. From any thread."""
@@ -86,7 +87,7 @@ class Inbox:
             if self.closed:
                 return False
             if type(item) is SyncCall:
-                item._count()
+                item.accept()
                 item._inbox = self
                 item.is_held = self._holder is not None
             # Nothing is called between these two: it might raise (a signal's handler, or near the
@@ -113,30 +114,21 @@ class Inbox:
 
     def serve(self) -> None:
         """Run what comes, until the inbox is closed and empty. On the owning thread."""
-        outer, _here.inbox = _here.inbox, self
-        try:
-            while True:
-                item = self._get()
-                if item is None:
-                    break
-                self._running = item
-                item.run()
-                self._running = None
-                self.finished += 1
-                item.deliver()
-                del item
-            for item in self.drain():
-                self._running = item
-                item.run()
-                self._running = None
-                self.finished += 1
-                item.deliver()
-        finally:
-            self._running = None  # an item may raise: it ends the serving, that is its way
-            _here.inbox = outer
+        while True:
+            item = self._take()
+            if item is None:
+                break
+            item.run()
+            self.finished += 1
+            item.deliver()
+            del item
+        for item in self.drain():
+            item.run()
+            self.finished += 1
+            item.deliver()
 
     def _serve_on(self, loop: Any) -> None:
-        # `serve`, by a frame that waits for a task of `loop`; or for something else, if None.
+        """`serve`, by a frame that waits for a task of ``loop``; or for something else, if None."""
         self._hold()
         self._is_frame = True
         self._loop = loop
@@ -147,25 +139,29 @@ class Inbox:
             self._let_go_of_outer()
 
     def _hold(self) -> None:
-        # A frame is about to wait: say so where the call came from that it is in.
-        outer = _here.inbox
+        """A frame is about to wait: say so where the call came from that it is in."""
+        call = this_thread.call
         # Greenlets of one thread are not told apart by what was made before they came.
-        if outer is None or self._outer is not None or threading.local not in _Here.__mro__:
+        if (
+            call is None
+            or call._inbox is None
+            or self._outer is not None
+            or threading.local not in type(this_thread).__mro__
+        ):
             return
-        call = outer._running
-        if type(call) is SyncCall:
-            self._outer, self._beneath = outer, call
-            self._outer_holder, outer._holder = outer._holder, call.task_context
-            self._patience = _SHORT_PATIENCE if outer._has_items() else _LONG_PATIENCE
+        self._outer = outer = call._inbox
+        self._outer_holder, outer._holder = outer._holder, call.task_context
+        self._patience = _SHORT_PATIENCE if outer._has_items() else _LONG_PATIENCE
 
     def _let_go_of_outer(self) -> None:
+        """The frame has waited."""
         outer, self._outer = self._outer, None
         if outer is not None:
-            outer._holder, self._outer_holder, self._beneath = self._outer_holder, None, None
+            outer._holder, self._outer_holder = self._outer_holder, None
 
     def _look(self) -> None:
         try:
-            deadlocks.look(self._loop, self._beneath)
+            deadlocks.look(self._loop, this_thread.call)
         except RuntimeError:
             # The loop was closed. Its task may have ended just before: then we have been woken.
             if not self.closed and self._queue.empty():
@@ -192,7 +188,8 @@ class Inbox:
             self._queue.put(None)  # that one was for the owner
         return items
 
-    def _get(self) -> Item | None:
+    def _take(self) -> Item | None:
+        """The first item; waits for one. None at the end. On the owning thread."""
         patience = _PATIENCE if self._when_idle is None else parking.IDLE_SECONDS
         if self._is_frame:
             # Never for ever: a signal that comes when the interpreter has looked for signals, and

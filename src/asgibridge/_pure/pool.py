@@ -52,7 +52,7 @@ class PoolInbox:
             if self.closed:
                 return False
             if type(item) is SyncCall:
-                item._count()
+                item.accept()
             self._items.append(item)
             if self._parked and len(self._items) > self._looking:
                 self._looking += 1

@@ -23,7 +23,7 @@ from typing import Any
 
 from .._process.buckets import BOUNDS
 
-__all__ = ["collect_timings", "counts", "now", "report_slow", "run_counted", "running"]
+__all__ = ["collect_timings", "counts", "now", "report_slow", "running"]
 
 
 class Tally:
@@ -60,7 +60,7 @@ class Tally:
             started = self.since = 0.0
         return outer, started
 
-    def end(self, begin: tuple[float, float], function: Callable[[], Any]) -> None:
+    def end(self, begin: tuple[float, float], function: Any) -> None:
         self.since, started = begin
         self.finished += 1
         if started:
@@ -76,7 +76,7 @@ _free: list[Tally] = []
 _generation = 0
 _timing = False
 _slow = 0.0
-_when_slow: Callable[[Callable[[], Any], float], object] | None = None
+_when_slow: Callable[[Any, float], object] | None = None
 
 
 class _Mine(threading.local):
@@ -167,9 +167,7 @@ def running() -> list[tuple[int, float]]:
     return [(ident, since) for ident, since in found if ident and since]
 
 
-def report_slow(
-    seconds: float, report: Callable[[Callable[[], Any], float], object] | None
-) -> None:
+def report_slow(seconds: float, report: Callable[[Any, float], object] | None) -> None:
     """Have ``report(function, seconds)`` called for a call that has run for ``seconds`` or longer.
 
     On the thread that ran it, before its task is told; if timings are collected. 0: not any more.
@@ -180,7 +178,7 @@ def report_slow(
     _slow = seconds
 
 
-def _tell_slow(function: Callable[[], Any], spent: float) -> None:
+def _tell_slow(function: Any, spent: float) -> None:
     report = _when_slow
     try:
         if report is not None:
@@ -189,15 +187,3 @@ def _tell_slow(function: Callable[[], Any], spent: float) -> None:
         threading.excepthook(
             threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()])
         )
-
-
-def run_counted(function: Callable[[], Any]) -> Any:
-    """``function()``, counted as a call that is submitted and begins now."""
-    __traceback_hide__ = True
-    tally = mine.tally
-    tally.submitted += 1
-    begin = tally.begin(time.monotonic() if _timing else 0.0)
-    try:
-        return function()
-    finally:
-        mine.tally.end(begin, function)

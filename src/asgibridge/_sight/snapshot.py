@@ -342,11 +342,8 @@ class _Look:
                 main = run._main
                 return [] if main is None else [("task", id(main[1]))]
         if calls:
-            loop, tasks = _handler_of(calls[-1]["function"], self.kernel)
-            if tasks:
-                return [("task", id(tasks[-1]))]
-            if loop is not None:
-                return [("loop", id(loop))]
+            task = calls[-1]["tasks"] and calls[-1]["tasks"].innermost()
+            return [("task", id(task)) if task else ("loop", id(calls[-1]["loop"]))]
         return []
 
     def _is_busy(self, ident: int) -> bool:
@@ -600,32 +597,11 @@ def _parse(text: str) -> dict[int, tuple[Frame, ...]]:
 # --- functions -----------------------------------------------------------------------------------
 
 
-def _handler_of(function: Any, kernel: Any) -> tuple[Any, list[Any]]:
-    # The loop that a call came from, and the tasks that its function waits for.
-    details = kernel.details(function)
-    if details is not None and details["kind"] == "handler":
-        return details["loop"], _tasks_in(details["tasks"])
-    if isinstance(function, functools.partial) and len(function.args) >= 3:
-        loop, _exc_info, tasks = function.args[:3]  # a thread_handler's
-        if isinstance(loop, asyncio.AbstractEventLoop) and isinstance(tasks, list):
-            return loop, _tasks_in(tasks)
-    return None, []
-
-
-def _tasks_in(tasks: list[Any]) -> list[Any]:
-    return [task for task in list(tasks) if isinstance(task, asyncio.Task)]
-
-
 def function_words(function: Any) -> str:
     """The qualified name of the user's function that a call is about, with its file and line."""
-    kernel = _kernel.kernel
     while True:
-        details = kernel.details(function)
-        if details is not None and details["kind"] == "handler":
-            function = details["function"]
-        elif isinstance(function, functools.partial):
-            handler = _handler_of(function, kernel)[0]
-            function = function.func if handler is None else function.args[-1]
+        if isinstance(function, functools.partial):
+            function = function.func
         elif type(function).__name__ == "_ObservedFunction":
             function = function._function
         elif isinstance(function, sync.AsyncToSync):

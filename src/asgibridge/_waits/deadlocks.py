@@ -47,14 +47,12 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 __all__ = [
     *("NeverRuns", "Submitted", "Wait", "Waiting", "begin_wait", "busy_with", "chain"),
-    *("end_wait", "look", "look_from", "occupied", "would_never_run"),
+    *("end_wait", "begin_to_occupy", "end_to_occupy", "look", "look_from", "would_never_run"),
 ]
 
 _MOST = 1000  # steps of a search, so that it never takes longer than a millisecond
@@ -102,8 +100,6 @@ class Wait(Protocol):
 
 
 _busy: dict[int, Tasks] = {}
-# `SyncToAsync.threadlocal`, set there: names the call that a thread is in the middle of.
-threadlocal: Any = None
 # So that of two threads that look at the same time only one finds what both could.
 _looking = threading.Lock()
 
@@ -119,19 +115,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-@contextmanager
-def occupied(executor: Executor, tasks: Tasks) -> Iterator[None]:
-    """While ``executor``'s one thread is in the middle of something that waits for ``tasks``."""
-    key = id(executor)
-    outer = _busy.get(key)
-    _busy[key] = tasks
-    try:
-        yield
-    finally:
-        if outer is None:
-            _busy.pop(key, None)  # a forked child has forgotten it
-        else:
-            _busy[key] = outer
+def begin_to_occupy(executor: Executor, tasks: Tasks) -> Tasks | None:
+    """``executor``'s one thread begins something that waits for ``tasks``. On that thread.
+
+    What is returned is for `end_to_occupy`.
+    """
+    outer = _busy.get(id(executor))
+    _busy[id(executor)] = tasks
+    return outer
+
+
+def end_to_occupy(executor: Executor, outer: Tasks | None) -> None:
+    """It has ended."""
+    if outer is None:
+        _busy.pop(id(executor), None)  # a forked child has forgotten it
+    else:
+        _busy[id(executor)] = outer
 
 
 def busy_with(executor: Executor) -> Tasks | None:
@@ -305,12 +304,10 @@ _Gathering: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
 
 
 def _push_last(holder: Tasks, todo: list[Any]) -> bool:
-    # The task of the innermost frame: while that is in the list, the call is in that frame. (What
-    # is no task is `sync.CANCELLED`: the call goes on, also if nobody waits for it any more.)
-    for each in reversed(list(holder)):
-        if type(each) is not object:
-            todo.append(each)
-            return True
+    # The task of the innermost frame: while that is in the list, the call is in that frame.
+    for task in reversed(holder):
+        todo.append(task)
+        return True
     return False
 
 
@@ -364,10 +361,7 @@ def look(loop: asyncio.AbstractEventLoop | Submitted | None, beneath: Any) -> No
             "the event loop was closed while a thread waited in async_to_sync for a task of it, "
             "which can never end: let the task end before closing the loop"
         )
-    if beneath is not None:
-        mine = beneath.held_by()
-    else:  # the thread is a pool's
-        mine = None if threadlocal is None else threadlocal.__dict__.get("task_context")
+    mine = None if beneath is None else beneath.held_by()
     if mine:
         with _looking:
             calls: list[Waiting | Wait] = []

@@ -36,7 +36,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .._kernel import kernel
 from .._loops import kept
@@ -49,6 +49,12 @@ __all__ = ["Lease"]
 
 _R = TypeVar("_R")
 _NEW, _WAITING, _BEGINNING, _READY, _ENDED = range(5)
+
+
+class Held(Item, Protocol):
+    """An item that a lease holds until there is a worker."""
+
+    def fail(self, error: BaseException) -> object: ...
 
 
 class _Over:
@@ -132,97 +138,18 @@ class _Last:
         self._over()
 
 
-class _Gate:
-    """What a held call calls: its function, or the error that it has come to instead."""
-
-    __slots__ = ("error", "function")
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self.function: Callable[[], Any] | None = function
-        self.error: BaseException | None = None
-
-    def __call__(self) -> Any:
-        __traceback_hide__ = True
-        function, self.function = self.function, None
-        if self.error is not None:
-            error, self.error = self.error, None
-            raise error
-        assert function is not None
-        return function()
-
-
-class _Held:
-    """A call that waits until its lease is READY."""
-
-    __slots__ = ("gate", "item")
-
-    def __init__(self, gate: _Gate, item: Item) -> None:
-        self.gate = gate
-        self.item = item
-
-    def __call__(self) -> _Held:
-        # As a weak reference answers.
-        return self
-
-
-class _Submitted:
-    """What ``submit`` makes: the call, and the Future its outcome goes to."""
-
-    __slots__ = ("_future", "_gate", "_outcome")
-
-    def __init__(self, future: Future[Any], gate: _Gate) -> None:
-        self._future: Future[Any] | None = future
-        self._gate = gate
-        self._outcome: tuple[Any, BaseException | None] = (None, None)
-
-    def run(self) -> None:
-        if self._future is None or not self._future.set_running_or_notify_cancel():
-            self._future = None
-            return
-        try:
-            self._outcome = (self._gate(), None)
-        except BaseException as error:
-            self._outcome = (None, error)
-
-    def deliver(self) -> None:
-        future, self._future = self._future, None
-        (value, error), self._outcome = self._outcome, (None, None)
-        if future is None:
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-        del future, value, error, self
-
-    def cancel(self) -> None:
-        future, self._future = self._future, None
-        if future is not None:
-            future.cancel()
-            future.set_running_or_notify_cancel()
-
-
 class _Waiting:
-    """A call whose lease waits for its turn, with the part of a `SyncCall` that is used.
+    """A task's wait for a call whose lease waits for its turn."""
 
-    The lease knows it weakly: the call holds its context, which holds the ThreadSensitiveContext,
-    which must not be kept by its own lease when its task has been dropped.
-    """
-
-    __slots__ = (*("__weakref__", "_lease", "_timeout", "_timer", "gate", "item", "loop"),)
+    __slots__ = ("__weakref__", "_lease", "_timeout", "_timer", "item", "loop")
 
     what = "a worker for its context"
     is_harmless = False
 
     def __init__(
-        self,
-        lease: Lease,
-        gate: _Gate,
-        call: kernel.SyncCall,
-        loop: asyncio.AbstractEventLoop,
+        self, lease: Lease, call: kernel.SyncCall, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._lease = lease
-        self.gate = gate
         self.item = call
         self.loop = loop
         self._timeout = pool.wait_timeout
@@ -242,21 +169,16 @@ class _Waiting:
             self.look_later()
         try:
             return (yield from self.item.__await__())
-        except GeneratorExit:  # the task is dropped, with its loop
-            self.revoke()
+        except BaseException as error:
+            self._lease.forget(self.item)
+            if isinstance(error, GeneratorExit):  # the task is dropped, with its loop
+                self.item.revoke()
             raise
         finally:
             self._timer.cancel()
             self._timer = None
             deadlocks.end_wait(self, task)
             del task
-
-    def done(self) -> bool:
-        return self.item.done()
-
-    def revoke(self) -> None:
-        self.item.revoke()
-        self._lease.forget(self.item)
 
     def holders(self) -> list[list[asyncio.Task[Any]]] | None:
         return pool.held_by(self._lease)
@@ -279,9 +201,7 @@ class _Waiting:
 
     def _give_up(self) -> None:
         if self._lease.forget(self.item):
-            self.gate.error = LimitReached(pool.explain())
-            self.item.run()
-            self.item.deliver()
+            self.item.fail(LimitReached(pool.explain()))
 
 
 def _look(reference: weakref.ref[_Waiting]) -> None:
@@ -315,7 +235,10 @@ class Lease(Executor):
         self._lock = threading.RLock()
         # Guarded by the lock.
         self._state = _NEW
-        self._pending: list[Callable[[], _Held | _Waiting | None]] = []
+        # The held items. Calls that wait at the limit are known weakly: a call holds its context,
+        # which holds the ThreadSensitiveContext, which must not be kept by its own lease when its
+        # task has been dropped.
+        self._pending: list[Held | weakref.ref[Held]] = []
         self._worker: Worker | None = None
         self._slot: Slot | None = None
         self._over: _Over | None = None  # since it has been told to end
@@ -327,43 +250,35 @@ class Lease(Executor):
 
     # Calls.
 
-    def send(
-        self,
-        call: kernel.SyncCall,
-        loop: asyncio.AbstractEventLoop,
-        handler: Callable[[], Any],
-        function: Callable[..., Any],
-    ) -> Any:
-        """Have ``call``, which is of ``handler``, run on the worker; what is returned is awaited.
+    def send(self, call: kernel.SyncCall, loop: asyncio.AbstractEventLoop) -> Any:
+        """Have ``call`` run on the worker; what is returned is awaited.
 
         On the loop's thread. RuntimeError after the end, or what keeps a thread from starting.
-
-        :param function: what the user called, for messages.
         """
-        if self._family.keeps and type(handler) is not kernel.ThreadHandler:
-            handler = self._at_home(handler)
-            call = kernel.SyncCall(loop, handler, call.task_context)
+        what = ""
+        if pool.limit is not None:  # asked for here: it may run anybody's code
+            what = getattr(call.shown, "__qualname__", None) or type(call.shown).__name__
+        if self._family.keeps:
+            call.call_by(functools.partial(kernel.at_home, self._home, self._context.run))
         with self._lock:
             if self._generation != threads.generation():
                 self._forget_parent()
             if self._state != _READY or self._over is not None:
-                gate = _Gate(handler)
-                call = kernel.SyncCall(loop, gate, call.task_context)
-                self._hold(gate, call)
+                call.accept()
+                self._hold(call)
                 if self._state == _WAITING:
-                    waiting = _Waiting(self, gate, call, loop)
-                    self._pending[-1] = weakref.ref(waiting)
-                    return waiting
+                    self._pending[-1] = weakref.ref(call)
+                    return _Waiting(self, call, loop)
             elif self._worker is None or not self._worker.executor.post(call):
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._slot is not None:
-                self._slot.what = getattr(function, "__qualname__", type(function).__name__)
+            if what and self._slot is not None:
+                self._slot.what = what
         return call
 
-    def post(self, item: Item) -> None:
+    def post(self, item: Held) -> None:
         """Have a run's ``item`` run on the worker."""
         with self._lock:
-            self._hold(_Gate(_nothing), item)
+            self._hold(item)
 
     def submit(self, fn: Callable[..., _R], /, *args: Any, **kwargs: Any) -> Future[_R]:
         """Have ``fn(*args, **kwargs)`` run on the worker. From any thread.
@@ -371,12 +286,13 @@ class Lease(Executor):
         At the limit it waits for its turn without a time-out. Raises RuntimeError after the end.
         """
         future: Future[_R] = Future()
-        gate = _Gate(self._at_home(functools.partial(fn, *args, **kwargs)))
-        item = _Submitted(future, gate)
+        item = kernel.FutureCall(
+            future, self._at_home(functools.partial(fn, *args, **kwargs)), (), {}
+        )
         with self._lock:
             if self._generation != threads.generation():
                 self._forget_parent()
-            self._hold(gate, item)
+            self._hold(item)
             is_waiting = self._state == _WAITING
         if is_waiting:
             future.add_done_callback(
@@ -391,11 +307,11 @@ class Lease(Executor):
             return function
         return functools.partial(kernel.at_home, self._home, self._context.run, function)
 
-    def _hold(self, gate: _Gate, item: Item) -> None:
+    def _hold(self, item: Held) -> None:
         # Under the lock.
         if self._over is not None or self._state == _ENDED:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        self._pending.append(_Held(gate, item))
+        self._pending.append(item)
         if self._state == _NEW:
             slot = pool.apply(self) if self._is_counted else None
             if self._is_counted and slot is None:
@@ -417,13 +333,12 @@ class Lease(Executor):
                 return False
             found = False
             rest = []
-            for reference in self._pending:
-                held = reference()
-                if held is not None:
-                    if held.item is item:
-                        found = True
-                    else:
-                        rest.append(reference)
+            for entry in self._pending:
+                held = _item_of(entry)
+                if held is item:
+                    found = True
+                elif held is not None:
+                    rest.append(entry)
             self._pending = rest
             if not rest:
                 pool.leave(self)
@@ -441,12 +356,10 @@ class Lease(Executor):
             self._worker = None
             self._state = _NEW if self._over is None else _ENDED
             over = self._over
-        for reference in pending:
-            held = reference()
+        for entry in pending:
+            held = _item_of(entry)
             if held is not None:
-                held.gate.error = error
-                held.item.run()
-                held.item.deliver()
+                held.fail(error)
         pool.release(slot)
         if over is not None:
             over()
@@ -502,9 +415,9 @@ class Lease(Executor):
         executor = self._worker.executor
         self._state = _READY
         while self._pending:  # the first may fail to start a thread, none after it
-            held = self._pending[0]()
+            held = _item_of(self._pending[0])
             if held is not None:
-                executor.post(held.item)
+                executor.post(held)
             del self._pending[0]
         if self._over is not None:
             self._finish()
@@ -575,11 +488,11 @@ class Lease(Executor):
         if cancel_futures:
             with self._lock:
                 pending = list(self._pending) if self._state == _WAITING else []
-            for reference in pending:
-                held = reference()
-                if held is not None and self.forget(held.item):
-                    held.item.cancel()
-                    held.item.deliver()
+            for entry in pending:
+                held = _item_of(entry)
+                if held is not None and self.forget(held):
+                    held.cancel()
+                    held.deliver()
         over = threading.Event()
         is_on_its_way = self.end(over.set)
         if wait and is_on_its_way and not self._abandoned and not self.owns_current_thread():
@@ -628,18 +541,19 @@ class Lease(Executor):
             return
         if state == _WAITING:
             pool.leave(self)
-            for reference in self._pending:
-                held = reference()
+            for entry in self._pending:
+                held = _item_of(entry)
                 if held is not None:
-                    held.item.cancel()
-                    held.item.deliver()
+                    held.cancel()
+                    held.deliver()
         elif state == _READY:
             self._over = _Over()
             self._finish()
 
 
-def _nothing() -> None:
-    pass
+def _item_of(entry: Held | weakref.ref[Held]) -> Held | None:
+    # None if nobody waits for it any more.
+    return entry() if isinstance(entry, weakref.ref) else entry
 
 
 def _forget_if_cancelled(lease: weakref.ref[Lease], item: Item, future: Future[Any]) -> None:

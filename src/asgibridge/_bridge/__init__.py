@@ -1,0 +1,1 @@
+"""What the two bridges of `asgibridge.sync` are made of."""

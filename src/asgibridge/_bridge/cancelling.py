@@ -1,0 +1,56 @@
+"""What a cancellation of the awaiting task does to what its sync function waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .._kernel import kernel
+
+__all__ = ["cancel_inner_task", "outwait"]
+
+
+async def cancel_inner_task(
+    loop: asyncio.AbstractEventLoop, task_context: kernel.TaskContext
+) -> bool:
+    """Cancel the task that the function waits for in `async_to_sync`, if it does.
+
+    On the thread of ``loop``, in the task that was cancelled. Returns whether to wait for what the
+    function makes of it.
+    """
+    inner = task_context.outermost()
+    if inner is None:
+        return False
+    inner_loop = inner.get_loop()
+    if inner_loop is not loop:  # force_new_loop: not ours to touch, or to await
+        try:
+            inner_loop.call_soon_threadsafe(inner.cancel)
+        except RuntimeError:
+            pass  # closed: the task has ended, and so will the function
+        return True
+    inner.cancel()
+    try:
+        await inner
+    except asyncio.CancelledError:
+        return False
+    return True
+
+
+async def outwait(loop: asyncio.AbstractEventLoop, call: kernel.SyncCall) -> tuple[bool, Any]:
+    """Wait for the end of the function though the task was cancelled, as often as it may be.
+
+    A cancellation goes on to the coroutine that the function waits for in `async_to_sync`. Returns
+    whether that has survived it, so that the function's result counts, and the result. Raises what
+    the function raises.
+    """
+    while call.has_begun:
+        assert call.task_context is not None
+        survived = not call.done() and await cancel_inner_task(loop, call.task_context)
+        try:
+            return survived, await call
+        except asyncio.CancelledError:
+            if call.done():  # the function's own; or cancelled as the outcome came
+                call.revoke()
+                raise
+    return False, None

@@ -1,0 +1,289 @@
+"""The two contexts that say where code runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import threading
+import weakref
+from concurrent.futures import Executor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .. import workers
+from .._kernel import kernel
+from .._loops.persistent import PersistentLoop
+from .._process import threads
+from .._waits import deadlocks
+from .._workers import leases
+from .._workers.leases import Lease
+from .._workers.pool import pool as worker_pool
+from . import state
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from ..current_thread_executor import CurrentThreadExecutor
+    from ..workers import Policy
+
+__all__ = ["AsyncSingleThreadContext", "ThreadSensitiveContext"]
+
+
+class AsyncSingleThreadContext:
+    """Run all top-level `async_to_sync` calls within a ``with`` block on one thread.
+
+    Outside such a block each of them gets a thread of its own. Each still gets a new event loop,
+    unless that is to persist. Within a running loop's sync code, where calls go to that loop, it
+    changes nothing. Nested blocks join the outermost. Leaving the block waits for the thread's end.
+
+    :param persistent_loop: have one event loop for all the calls, so that what is bound to a loop
+        (HTTP clients, connection pools) can be used by one call after the other. It runs until the
+        block is left, also between the calls. Leaving ends it as `asyncio.run` does: leftover tasks
+        are cancelled, async generators and the default executor shut down. It is not for
+        ``async_to_sync(force_new_loop=True)``. Inside a block without one, such a block does not
+        join that, but has a thread of its own.
+    """
+
+    def __init__(self, *, persistent_loop: bool = False) -> None:
+        self.token: contextvars.Token[AsyncSingleThreadContext] | None = None
+        self._persistent_loop = persistent_loop
+        self._persistent: PersistentLoop | None = None
+        self._lock = threading.RLock()  # guards the one above
+        self._generation = threads.generation()
+
+    def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
+        outer = state.single_thread_context.get(None)
+        if outer is None or (self._persistent_loop and not outer._persistent_loop):
+            self.token = state.single_thread_context.set(self)
+        return self
+
+    def __exit__(
+        self,
+        exc: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.token is None:
+            return
+        token, self.token = self.token, None
+        wait = False
+        try:
+            with self._lock:
+                persistent, self._persistent = self._persistent, None
+            if persistent is not None:
+                persistent.close(kernel.CurrentThreadExecutor(None))
+            wait = True
+        finally:
+            executor = state.executors_of_runs.pop(self, None)
+            try:
+                if executor is not None:
+                    executor.shutdown(wait=wait)
+            finally:
+                state.single_thread_context.reset(token)
+
+    def _runs_on(self) -> Executor | PersistentLoop | None:
+        # Where a top-level call runs; None: on a thread of its own, as outside of any block.
+        executors = state.executors_of_runs
+        if not self._persistent_loop:
+            executor = executors.get(self)
+            if executor is None:
+                executor = executors[self] = leases.executor_of_runs()
+            return executor
+        if self._generation != threads.generation():
+            # In a forked child: a thread that is not there may hold the lock.
+            self._generation = threads.generation()
+            self._lock = threading.RLock()
+        with self._lock:
+            persistent = self._persistent
+            if persistent is not None and persistent.is_usable():
+                return persistent
+            if self.token is None or threads.is_exiting():
+                return None
+            if persistent is not None:
+                if persistent.is_abandoned:
+                    executors.pop(self, None)
+                self._persistent = None
+                if persistent.has_failed():
+                    return persistent  # which says so
+            executor = executors.get(self)
+            if executor is None:
+                executor = executors[self] = leases.executor_of_runs()
+            persistent = PersistentLoop(executor, state.loop_thread_executors)
+            self._persistent = persistent
+            weakref.finalize(self, persistent.end).atexit = False
+            return persistent
+
+
+class ThreadSensitiveContext:
+    """Run all thread-sensitive calls within an ``async with`` block on one thread of its own.
+
+    Outside any such block (and with no sync code further out) the whole process shares one thread.
+    Web frameworks enter one for each request. Nested blocks join the outermost. Leaving the block
+    waits for the calls already submitted, without blocking the loop; cancelled, it stops waiting.
+
+    :param executor: run the calls there instead, even inside another context or an `async_to_sync`
+        call; on leaving, what was in force before is again. It must run one call at a time on one
+        thread, such as ``ThreadPoolExecutor(max_workers=1)``, and is the caller's: it is not shut
+        down. Such a context can be entered once, and tasks started inside must have ended when it
+        is left: the thread-sensitive calls they make later raise RuntimeError.
+    :param policy: of the worker, instead of the process's (`asgibridge.workers`): a kind, with the
+        hooks of the process's policy, or a Policy with a kind and hooks. It counts in the outermost
+        context.
+    """
+
+    _owner: weakref.ref[asyncio.Task[Any]] | None = None
+    """The task that is inside, if there was a limit on workers when it came."""
+
+    def __init__(
+        self,
+        *,
+        executor: Executor | None = None,
+        policy: Literal["fresh", "keep"] | Policy | None = None,
+    ) -> None:
+        if policy is not None:
+            if executor is not None:
+                raise TypeError("an executor of your own takes no policy: give one or the other")
+            policy = workers.checked_for_context(policy)  # type: ignore[assignment]
+        self._executor = executor
+        self._policy = policy
+        self.token: contextvars.Token[ThreadSensitiveContext] | None = None
+        self._old_executor: CurrentThreadExecutor | None = None
+        self._left: kernel.ThreadSensitiveExecutor | None = None  # of the last time
+        self._exited = False
+
+    async def __aenter__(self) -> ThreadSensitiveContext:  # noqa: PYI034
+        if self._executor is not None:
+            if self.token is not None:
+                raise RuntimeError("ThreadSensitiveContext is already entered")
+            if self._exited:
+                # A task that outlived the first block would be let into the second.
+                raise RuntimeError(
+                    "ThreadSensitiveContext with an executor cannot be entered again: "
+                    "make a new one for each block"
+                )
+            self.token = state.thread_sensitive_context.set(self)
+            state.executors_of_contexts[self] = self._executor
+            # A frame further out would come first: hide it. A frame further in hides nothing, it
+            # waits on this very executor's thread.
+            self._old_executor = kernel.peek(state.executors, "current", None)
+            state.executors.current = None
+        elif state.thread_sensitive_context.get(None) is None:
+            self.token = state.thread_sensitive_context.set(self)
+            if worker_pool.limit is not None:
+                task = asyncio.current_task()
+                self._owner = None if task is None else weakref.ref(task)
+        return self
+
+    async def __aexit__(
+        self,
+        exc: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self.token is None:
+            return
+        token, self.token = self.token, None
+        if self._owner is not None:
+            self._owner = None
+        executor = state.executors_of_contexts.pop(self, None)
+        try:
+            state.thread_sensitive_context.reset(token)
+        finally:
+            if self._executor is not None:
+                state.executors.current = self._old_executor
+                self._old_executor = None
+                self._exited = True
+            elif executor is not None:
+                if type(executor) is kernel.ThreadSensitiveExecutor:
+                    self._left = executor
+                elif type(executor) is Lease:
+                    self._left = executor.former_executor()
+                await _retire(executor)
+
+
+async def _retire(executor: Executor) -> None:
+    # Shut it down and wait for what it has, without a thread to wait in.
+    if type(executor) is kernel.ThreadSensitiveExecutor:
+        last: Any = executor.retire(asyncio.get_running_loop())
+        if (
+            last is not None
+            and last.is_held
+            and deadlocks.chain(last.held_by(), asyncio.current_task()) is not None
+        ):
+            last = None  # that thread waits for us: it goes when it can
+    elif type(executor) is Lease:
+        loop = asyncio.get_running_loop()
+        last = loop.create_future()
+        is_on_its_way = executor.end(functools.partial(_tell, loop, last))
+        if (
+            not is_on_its_way
+            or executor.owns_current_thread()
+            or deadlocks.chain(executor.held_by(), asyncio.current_task()) is not None
+        ):
+            return
+    else:  # a user put it in
+        last = None
+        try:
+            last = asyncio.wrap_future(executor.submit(_nothing))
+        except RuntimeError:
+            pass  # somebody has shut it down already
+        executor.shutdown(wait=False)
+    if last is not None:
+        leaving = _Leaving(executor, last, asyncio.get_running_loop())
+        task = deadlocks.begin_wait(leaving)
+        try:
+            await last
+        finally:
+            deadlocks.end_wait(leaving, task)
+            del task
+
+
+class _Leaving:
+    """A task's wait for the last of the context that it leaves: see `asgibridge._waits.deadlocks`.
+
+    If that waits for the task in its turn, it goes when it can, and the task goes on at once.
+    """
+
+    __slots__ = ("_executor", "item", "loop")
+
+    what = "the thread of the context that it leaves"
+    is_harmless = True  # to break a ring here
+
+    def __init__(self, executor: Executor, last: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._executor = executor
+        self.item = last
+        self.loop = loop
+
+    def holders(self) -> list[list[asyncio.Task[Any]]] | None:
+        holder: Any = None
+        if isinstance(self.item, kernel.SyncCall):
+            holder = self.item.held_by()
+        elif type(self._executor) is Lease:
+            holder = self._executor.end_held_by()
+        return None if holder is None else [holder]
+
+    def refusal(self, why: str) -> RuntimeError:
+        return deadlocks.would_never_run("Leaving a ThreadSensitiveContext", why)
+
+    def end(self, error: BaseException) -> None:
+        if isinstance(self.item, kernel.SyncCall):
+            self.item.wake()
+        else:
+            _wake(self.item)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    try:
+        loop.call_soon_threadsafe(_wake, future)
+    except RuntimeError:
+        pass  # closed: nobody waits any more
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,245 @@
+"""Which thread runs a call: see the four rules in the header of `asgibridge.sync`.
+
+`send` is ``SyncToAsync._send``. It gives the call to its thread, on the thread of the event loop
+that waits for it, and returns what to await: the call itself, or, at the limit on workers, the wait
+for one. It raises RuntimeError if the call can never run, or if its thread takes no further calls.
+
+A call goes to an executor of ours as it is. Any other executor gets a function, and what comes of
+that goes to the call when the executor's future is done (`_send_to_foreign`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import threading
+import warnings
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+from .. import _kernel, pools
+from .._start import install
+from .._waits import deadlocks
+from .._workers import leases
+from .._workers.leases import Lease
+from . import state
+
+if TYPE_CHECKING:
+    from .._kernel import kernel
+    from ..sync import SyncToAsync
+
+__all__ = ["send"]
+
+
+def send(
+    wrapper: SyncToAsync[Any, Any], loop: asyncio.AbstractEventLoop, call: kernel.SyncCall
+) -> Any:
+    """Give ``call`` to its thread, on the thread of ``loop``, and return what to await.
+
+    RuntimeError if it would deadlock, or if there is no such thread any more.
+    """
+    if not wrapper._thread_sensitive:
+        return _send_to_pool(loop, call, wrapper._executor)
+    if sys.modules.get("asgiref.sync") is not _asgiref:
+        _look_at_asgiref()
+    kernel = _kernel.kernel
+    frame = kernel.peek(state.executors, "current", None)
+    if frame is not None:
+        if type(frame) is not kernel.CurrentThreadExecutor:
+            return _send_to_foreign(loop, call, frame)
+        if _send_to_frame(frame, call):
+            return call
+    context = state.thread_sensitive_context.get(None)
+    if context is not None:
+        return _send_to_executor(loop, call, _executor_of(context))
+    frame = state.loop_thread_executors.get(loop)
+    if frame is not None and _send_to_frame(frame, call):
+        return call
+    return _send_to_executor(loop, call, wrapper.single_thread_executor)
+
+
+def _send_to_pool(
+    loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor | None
+) -> Any:
+    if executor is None:
+        pool = pools.executor_of(loop)
+        if pool is not None:
+            pool.post(call)
+            return call
+    return _run_in_executor(loop, call, executor, call)
+
+
+def _send_to_frame(frame: kernel.CurrentThreadExecutor, call: kernel.SyncCall) -> bool:
+    # False if neither this frame nor one further out serves any more.
+    while True:
+        serving = frame.serving()
+        if serving is None:
+            return False
+        if serving.owns_current_thread():
+            raise _would_deadlock(
+                "You cannot submit onto CurrentThreadExecutor from its own thread"
+            )
+        if serving.post(call):
+            if call.is_held:
+                _raise_if_never_run(call)
+            return True
+
+
+def _executor_of(context: Any) -> Executor:
+    # A foreign object may stand in for a ThreadSensitiveContext, as asgiref lets it.
+    if getattr(context, "_exited", False):
+        raise RuntimeError(
+            "ThreadSensitiveContext has exited. Tasks created inside a context with an executor "
+            "must finish before it exits."
+        )
+    executor = state.executors_of_contexts.get(context)
+    if executor is None:
+        # A call that comes after the exit must not meet what is on the thread it had.
+        executor = leases.executor_of_context(
+            getattr(context, "_policy", None),
+            getattr(context, "_left", None),
+            getattr(context, "_owner", None),
+        )
+        state.executors_of_contexts[context] = executor
+    return executor
+
+
+def _send_to_executor(
+    loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor
+) -> Any:
+    if type(executor) is _kernel.kernel.ThreadSensitiveExecutor:
+        if executor.owns_current_thread():
+            raise _would_deadlock("Single thread executor already being used")
+        if not executor.post(call):
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if call.is_held:
+            _raise_if_never_run(call)
+        return call
+    if type(executor) is Lease:
+        if executor.owns_current_thread():
+            raise _would_deadlock("Single thread executor already being used")
+        sent = executor.send(call, loop)
+        if call.is_held:
+            _raise_if_never_run(call)
+        return sent
+    return _send_to_foreign(loop, call, executor)
+
+
+def _raise_if_never_run(call: kernel.SyncCall) -> None:
+    why = deadlocks.chain(call.held_by(), asyncio.current_task())
+    if why is not None and call.revoke():
+        raise deadlocks.would_never_run("This call", why)
+
+
+def _would_deadlock(what: str) -> RuntimeError:
+    return RuntimeError(
+        f"{what}, would deadlock: the call has to run in thread "
+        f"{threading.current_thread().name!r}, but that thread is running this event loop, inside "
+        "a sync function that waits for it. Call the coroutine by async_to_sync there instead of "
+        "starting a loop, or make this call with thread_sensitive=False."
+    )
+
+
+# --- executors of somebody's own -----------------------------------------------------------------
+
+
+class _Busy(threading.local):
+    """The foreign executors whose thread-sensitive calls this thread is in the middle of."""
+
+    def __init__(self) -> None:
+        self.executors: list[Executor] = []
+
+
+_busy = _Busy()
+
+
+def _send_to_foreign(
+    loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor
+) -> kernel.SyncCall:
+    # A thread-sensitive call: the executor has one thread, by contract.
+    if executor in _busy.executors:
+        raise _would_deadlock("Single thread executor already being used")
+    holder = deadlocks.busy_with(executor)
+    if holder:
+        why = deadlocks.chain(holder, asyncio.current_task())
+        if why is not None:
+            raise deadlocks.would_never_run("This call", why)
+    call.guard = _OneThread(executor, call.guard)
+    return _run_in_executor(loop, call, executor, call)
+
+
+def _run_in_executor(
+    loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor | None, function: Any
+) -> kernel.SyncCall:
+    call.accept()
+    try:
+        future = loop.run_in_executor(executor, function)
+    except BaseException:
+        call.cancel()
+        raise
+    future.add_done_callback(functools.partial(_take_outcome, call))
+    return call
+
+
+def _take_outcome(call: kernel.SyncCall, future: asyncio.Future[Any]) -> None:
+    # On the loop's thread. A call that was given up has its outcome already; one that has not begun
+    # was dropped by its executor, which may say why.
+    error = asyncio.CancelledError() if future.cancelled() else future.exception()
+    if call.has_begun:
+        call.finish(None if error is not None else future.result(), error)
+    elif error is not None:
+        call.fail(error)
+
+
+class _OneThread:
+    """The guard of a call in a foreign executor of one thread, in front of the call's own."""
+
+    __slots__ = ("_executor", "_inner", "_outer_tasks")
+
+    def __init__(self, executor: Executor, inner: Any) -> None:
+        self._executor = executor
+        self._inner = inner
+        self._outer_tasks: Any = None
+
+    def begins(self, call: kernel.SyncCall) -> None:
+        _busy.executors.append(self._executor)
+        assert call.task_context is not None
+        self._outer_tasks = deadlocks.begin_to_occupy(self._executor, call.task_context)
+        if self._inner is not None:
+            self._inner.begins(call)
+
+    def ends(self, call: kernel.SyncCall) -> None:
+        if self._inner is not None:
+            self._inner.ends(call)
+        deadlocks.end_to_occupy(self._executor, self._outer_tasks)
+        _busy.executors.pop()
+
+    def given_up(self, call: kernel.SyncCall) -> None:
+        if self._inner is not None:
+            self._inner.given_up(call)
+
+    def holder(self, call: kernel.SyncCall) -> Any:
+        return deadlocks.busy_with(self._executor)
+
+
+# --- the other asgiref ---------------------------------------------------------------------------
+
+_asgiref: Any = None
+"""What was the module ``asgiref.sync`` when last looked at."""
+_warned = False
+
+
+def _look_at_asgiref() -> None:
+    global _asgiref, _warned
+    _asgiref = sys.modules.get("asgiref.sync")
+    if _warned or not install.real_asgiref_loaded():
+        return
+    _warned = True
+    warnings.warn(
+        "asgiref is imported beside asgibridge, and each has its own thread for thread-sensitive "
+        "code: database work may happen on the wrong one. Call asgibridge.install() before "
+        "anything imports asgiref, or start the program with `asgibridge run`.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
