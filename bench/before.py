@@ -16,12 +16,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from implementations import OURS
-from results import Results, Rounds, conditions
+from results import COUNTS, Results, Rounds, conditions
 
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = 0.03
@@ -99,9 +100,11 @@ def before(commit: str) -> Contest:
 
 def placements() -> Contest:
     """Woken workers on their waker's core against the scheduler's choice of a core."""
-    sides = (Side(name, {"ASGIBRIDGE_PLACEMENT": name}) for name in ("waker", "scheduler"))
+    waker, scheduler = (
+        Side(name, {"ASGIBRIDGE_PLACEMENT": name}) for name in ("waker", "scheduler")
+    )
     about = "ASGIBRIDGE_PLACEMENT=waker against ASGIBRIDGE_PLACEMENT=scheduler"
-    return Contest(*sides, about, ("compiled",))
+    return Contest(waker, scheduler, about, ("compiled",))
 
 
 def _run(step: str, command: list[str], **more: str) -> str:
@@ -200,3 +203,49 @@ def _over(one: float, other: float) -> float:
     if other == 0:
         return 1.0 if one == 0 else math.inf
     return one / other
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a contest measured of one case, and the comparison."""
+
+    name: str
+    """The pass's."""
+    case: str
+    implementation: str
+    measure: str
+    old: float
+    """The median of the processes' best."""
+    new: float
+    comparison: Comparison
+
+
+def rows(
+    results: Results,
+    contest: Contest,
+    implementations: Iterable[str],
+    measures: Container[str] | None = None,
+) -> list[Row]:
+    """A contest's rows, of these measures or of all that say how well something was done."""
+    return [
+        Row(name, case, implementation, measure, *_compared(by_label, labels, measure))
+        for name, measured in results.passes.items()
+        for case, by_label in measured.cases.items()
+        for implementation in implementations
+        for labels in [[side.label(implementation) for side in contest.turns(0)]]
+        for measure in by_label.get(labels[0], ())
+        # On one core, with nothing else on it, the CPU time is the wall time once more.
+        if not (measure == "cpu" and measured.pinned)
+        and measure not in COUNTS
+        and (measures is None or measure in measures)
+    ]
+
+
+def _compared(
+    by_label: dict[str, dict[str, Rounds]], labels: list[str], measure: str
+) -> tuple[float, float, Comparison]:
+    rate = measure == "rps"
+    new, old, again = (by_label[label][measure] for label in labels)
+    best = max if rate else min
+    medians = [statistics.median(best(each) for each in rounds) for rounds in (old, new)]
+    return medians[0], medians[1], judge(new, old, again, more_is_better=rate)

@@ -9,22 +9,18 @@ compare too; of requests per second more is better, and the rounds' maxima count
 
 from __future__ import annotations
 
-import statistics
 import sys
-from collections.abc import Container, Iterable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from before import TOLERANCE, Contest, judge
-from results import Measured, Results, load_all
+from before import TOLERANCE, Contest, Row
+from results import COUNTS, Measured, load_all
 
 THRESHOLD = 1.05
 PLAIN = {"bytes", "rss", "peak", "rps", "threads", "started", "hops"}
 """Measures that are no seconds."""
-COUNTS = {"threads", "started", "hops"}
-"""Measures that say what happened, not how well."""
 OURS = ("pure", "compiled", "compiled, keep")
 
 
@@ -74,13 +70,9 @@ def _add_rows(table: Table, name: str, old: Measured, new: Measured) -> int:
     return slower
 
 
-def sides(
-    results: Results,
-    contest: Contest,
-    names: Iterable[str],
-    measures: Container[str] | None = None,
-) -> int:
-    """Print a contest's rows, of these measures or of all; 1 if the new side is slower in any."""
+def sides(contest: Contest, found: list[Row]) -> int:
+    """Print a contest's rows; 1 if the new side is slower in any."""
+    new, old, again = (side.name for side in (contest.new, contest.old, contest.again))
     table = Table(
         *("pass", "case", "implementation", "measure"),
         title=contest.about,
@@ -88,49 +80,24 @@ def sides(
         caption=(
             "µs, bytes, requests per second: median of the processes' best; the ratio is of what "
             "it takes, so that more is always worse; ± what half of the rounds of "
-            f"{contest.old.name} and {contest.again.name} were apart. Slower, faster: by more than "
-            f"{TOLERANCE:.0%} beyond that"
+            f"{old} and {again} were apart. Slower, faster: by more than {TOLERANCE:.0%} beyond it"
         ),
     )
-    ratio = f"{contest.new.name} / {contest.old.name}"
-    for heading in (contest.old.name, contest.new.name, ratio, "± itself", ""):
+    for heading in (old, new, f"{new} / {old}", "± itself", ""):
         table.add_column(heading, justify="right")
-    verdicts: list[str] = []
-    for name, measured in results.passes.items():
-        for case, by_label in measured.cases.items():
-            for implementation in names:
-                labels = [
-                    side.label(implementation) for side in (contest.new, contest.old, contest.again)
-                ]
-                if not all(label in by_label for label in labels):
-                    continue
-                for measure in by_label[labels[0]]:
-                    if (
-                        measure in COUNTS
-                        or (measures is not None and measure not in measures)
-                        # On one core, with nothing else on it, that is the wall time once more.
-                        or (measure == "cpu" and measured.pinned)
-                    ):
-                        continue
-                    rate = measure == "rps"
-                    new, old, again = (by_label[label][measure] for label in labels)
-                    found = judge(new, old, again, more_is_better=rate)
-                    verdicts.append(found.verdict)
-                    best = max if rate else min
-                    scale = 1 if measure in PLAIN else 1e6
-                    figures = (
-                        statistics.median(map(best, rounds)) * scale for rounds in (old, new)
-                    )
-                    table.add_row(
-                        *(name, case, implementation, measure),
-                        *(f"{figure:,.2f}" for figure in figures),
-                        f"{found.ratio:.3f}",
-                        f"{found.spread:.1%}",
-                        found.verdict,
-                    )
+    for row in found:
+        scale = 1 if row.measure in PLAIN else 1e6
+        figures = (figure * scale for figure in (row.old, row.new))
+        table.add_row(
+            *(row.name, row.case, row.implementation, row.measure),
+            *(f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}" for figure in figures),
+            f"{row.comparison.ratio:.3f}",
+            f"{row.comparison.spread:.1%}",
+            row.comparison.verdict,
+        )
     Console(width=None if sys.stdout.isatty() else 150).print(table)
-    slower = verdicts.count("slower")
-    faster = verdicts.count("faster")
+    verdicts = [row.comparison.verdict for row in found]
+    slower, faster = (verdicts.count(each) for each in ("slower", "faster"))
     print(f"{len(verdicts)} rows: {slower} slower, {faster} faster ({contest.about})")
     return 1 if slower else 0
 

@@ -38,7 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import compare
 import report
 import site_load as load
-from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before, placements
+from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before, placements, rows
 from implementations import OURS, available
 from results import Measured, Results, conditions
 from site_report import FOLDER, PREFIX, VIEWS
@@ -267,7 +267,7 @@ def main() -> None:
         results.save(target)
     if contest is not None:
         names = [each.name for each in CONTESTANTS if each.implementation in OURS]
-        status = compare.sides(results, contest, names, ("rps", "cpu", "peak"))
+        status = compare.sides(contest, rows(results, contest, names, ("rps", "cpu", "peak")))
         sys.exit(status if options.before else 0)
     report.show(results, tables(results))
     if publish and options.json is None:

@@ -31,8 +31,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import compare
 import report
-from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before
-from implementations import OURS, available, environment
+from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before, rows
+from implementations import available, environment
 from passes import PASSES, Pass
 from results import Measured, Results, conditions
 
@@ -190,7 +190,7 @@ def main() -> None:
     if target is not None:
         results.save(target)
     if contest is not None:
-        sys.exit(compare.sides(results, contest, OURS))
+        sys.exit(compare.sides(contest, rows(results, contest, contest.implementations)))
     report.show(results)
     if publish and options.json is None:
         report.write(DOCS)
