@@ -95,7 +95,7 @@ class Plan:
 def measure_round(
     contestant: Contestant, loop: str, database: Path, plan: Plan, measured: Measured
 ) -> None:
-    """One server process: each view under load."""
+    """One server: each view under load."""
     name = contestant.name
     with Server(
         contestant, loop, database, core=plan.server_core, processes=plan.processes
@@ -139,7 +139,7 @@ def count(
 
 def measure(loops: list[str], plan: Plan, results: Results) -> None:
     """All servers under all loops, into ``results``."""
-    # What is counted is no more or less than what a contest's sides are held to.
+    # A contest compares what takes time or memory; nobody is slower for the hops that it counts.
     counted = plan.turns(0) if plan.contest is None else []
     columns = (
         TextColumn("{task.description:<24}"),
