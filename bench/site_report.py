@@ -167,34 +167,27 @@ def is_of_the_site(results: Results) -> bool:
     return any(name.startswith(PREFIX) for name in results.passes)
 
 
-def readme(found: list[Results]) -> str:
+def readme(results: Results) -> str:
     """The README's short table, and the lines that say how it was made."""
-    machines = "; ".join(dict.fromkeys(results.conditions["machine"] for results in found))
-    rounds = "/".join(
-        dict.fromkeys(str(each.rounds) for results in found for each in results.passes.values())
-    )
-    django, load = (
-        "/".join(dict.fromkeys(results.conditions[name] for results in found))
-        for name in ("django", "load")
-    )
+    rounds = "/".join(dict.fromkeys(str(each.rounds) for each in results.passes.values()))
+    machine, django, load = (results.conditions[name] for name in ("machine", "django", "load"))
     how = filled(
         f"`make bench-site`: Django {django} with five middlewares under uvicorn; {load}; requests "
         f"per second, and in parentheses the server's CPU time per request in µs (medians of "
-        f"{rounds} processes each, in turn; {machines}). `keep` is `ASGIBRIDGE_WORKERS=keep` with "
+        f"{rounds} processes each, in turn; {machine}). `keep` is `ASGIBRIDGE_WORKERS=keep` with "
         "`CONN_MAX_AGE = 60`; the ceiling makes no hop at all, which no site may do. Percentiles, "
         "threads, memory and the spread: [docs/benchmarks.md](docs/benchmarks.md)."
     )
     titles = [_HEADINGS.get(name, name) for name in NAMES]
-    lines = ["| " + " | ".join(["", *titles]) + " |", "|---" * (len(NAMES) + 1) + "|"]
-    for results in found:
-        for loop in AT_LEAST:
-            measured = results.passes.get(PREFIX + loop)
-            if measured is None:
-                continue
-            for view in measured.cases:
-                cells = [_short(measured, view, name) for name in NAMES]
-                title = f"{results.python}, {loop}, {TITLES[view]}"
-                lines.append("| " + " | ".join([title, *cells]) + " |")
+    lines = ["| " + " | ".join([f"CPython {results.python}", *titles]) + " |"]
+    lines.append("|---" * (len(NAMES) + 1) + "|")
+    for loop in AT_LEAST:
+        measured = results.passes.get(PREFIX + loop)
+        if measured is None:
+            continue
+        for view in measured.cases:
+            cells = [_short(measured, view, name) for name in NAMES]
+            lines.append("| " + " | ".join([f"{loop}, {TITLES[view]}", *cells]) + " |")
     return f"{how}\n\n" + "\n".join(lines)
 
 
