@@ -37,7 +37,9 @@ def table(results: Results) -> str:
     """The table of the key rows, below the line that says how it was made."""
     measured = results.passes["pinned"]
     columns = [name for name in IMPLEMENTATIONS if _has(measured, name)]
-    rows = [f"| CPython {results.python} | " + " | ".join(HEADINGS[name] for name in columns) + " |"]
+    rows = [
+        f"| CPython {results.python} | " + " | ".join(HEADINGS[name] for name in columns) + " |"
+    ]
     rows.append("|---" * (len(columns) + 1) + "|")
     for case in ROWS:
         if case.key in KEY_ROWS and case.key in measured.cases:

@@ -351,7 +351,9 @@ class TestATaskGoesOn:
             await sync_to_async(int)()
             turns = []
             call_soon = loop.call_soon
-            loop.call_soon = lambda *args, **options: turns.append(args) or call_soon(*args, **options)
+            loop.call_soon = lambda *args, **options: (
+                turns.append(args) or call_soon(*args, **options)
+            )
             await sync_to_async(int)()
             del loop.call_soon
             let_go = threading.Event()

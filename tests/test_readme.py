@@ -1,4 +1,4 @@
-"""README.md's examples run as pasted; it stays short; what the documents name is there.
+"""README.md's examples run as pasted; it stays short; what the documents name exists.
 
 An example that cannot run here has ``<!-- not run: REASON -->`` on a line of its own before it.
 """
@@ -16,7 +16,8 @@ from children import run
 from conftest import KERNELS
 
 ROOT = next(
-    (each for each in Path(__file__).parents if (each / "README.md").exists()), Path(__file__).parent
+    (each for each in Path(__file__).parents if (each / "README.md").exists()),
+    Path(__file__).parent,
 )
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 TESTS = next(each for each in Path(__file__).parents if each.name == "tests")
@@ -58,11 +59,29 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def places(name: str) -> list[Path]:
+    """The files that a name in the table of entry points stands for: a room has one or two."""
+    package = ROOT / "src" / "asgibridge"
+    if name.startswith("test_"):
+        return list(TESTS.rglob(name))
+    if name.endswith("/"):
+        return sorted((package / name).glob("*.py"))
+    if "." in name:
+        return [ROOT / name if (ROOT / name).exists() else package / name]
+    rooms = package / "_pure" / f"{name}.py", ROOT / "src" / "_speedups" / f"{name}.pxi"
+    return [room for room in rooms if room.exists()]
+
+
 def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
 README = examples(read(ROOT / "README.md")) if DOCUMENTS else []
+ENTRIES = [  # the rows of four cells of which the last names a test
+    row
+    for row in (read(ROOT / "CONTRIBUTING.md").splitlines() if DOCUMENTS else ())
+    if row.count("|") == 5 and row.endswith(".py` |")
+]
 
 
 # --- the documents -------------------------------------------------------------------------------
@@ -79,7 +98,8 @@ def test_an_example_of_the_readme_runs(example: Example, kernel: str, tmp_path: 
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_has_examples() -> None:
+def test_the_documents_have_examples_and_entry_points() -> None:
+    assert len(ENTRIES) >= 25
     assert len([each for each in README if each.is_run]) >= 9
 
 
@@ -103,7 +123,27 @@ def test_the_tests_that_a_document_names_exist(document: Path) -> None:
     for text in files.values():
         defined.update(re.findall(r"^ *(?:async def|def|class) (\w+)", text, re.MULTILINE))
     named = {name for match in _TEST.findall(read(document)) for name in match if name}
-    assert named - {"py"} <= defined
+    assert sorted(named - defined) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_files_that_a_document_names_exist(document: Path) -> None:
+    named = set(
+        re.findall(r"\b(?:tests|bench|src)/[\w/.-]*\.(?:py|pyx|pxi|supp)\b", read(document))
+    )
+    assert [each for each in sorted(named) if not (ROOT / each).exists()] == []
+
+
+@pytest.mark.parametrize("row", ENTRIES, ids=lambda row: row.split("|")[1].strip())
+def test_an_entry_point_is_where_the_table_says(row: str) -> None:
+    """CONTRIBUTING.md's: each file exists, and each name is defined in one of them."""
+    where, names = row.split("|")[2:4]
+    files = [path for name in re.findall(r"`([^`]+)`", where) for path in places(name)]
+    assert files
+    text = "\n".join(map(read, files))
+    for name in re.findall(r"`(?:\w+\.)?(\w+)`", names):
+        definition = rf"^ *(?:(?:async )?def|(?:cdef )?class) {name}\b|^{name}\b.* = "
+        assert re.search(definition, text, re.MULTILINE), name
 
 
 def test_every_page_is_in_the_index() -> None:
