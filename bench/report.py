@@ -245,7 +245,7 @@ def sections(results: Results) -> list[Section]:
         found.append(
             Section(
                 "Targets",
-                f"{met} of {len(judged)} met; the compiled kernel's unless another is named",
+                f"{met} of {len(judged)} met, by the compiled kernel unless a row names another",
                 ["case", "target", "measured", "met"],
                 rows,
             )

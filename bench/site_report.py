@@ -26,15 +26,15 @@ CPU_PART = 1 / 2
 """Of asgiref's CPU time per request, at most."""
 
 _INTRODUCTION = """\
-A Django site with five middlewares runs under uvicorn, and the load comes from the same machine. The
-tables show requests per second, and what each request costs the server from the first byte to the
-last. The database is a file of SQLite's. Django connects to it anew for each request
+A Django site with five middlewares runs under uvicorn, and the load comes from the same machine.
+The tables show requests per second, and what each request costs the server from the first byte to
+the last. The database is a file of SQLite's. Django connects to it anew for each request
 (`CONN_MAX_AGE = 0`, its default), which costs the same with every bridge. The database's calls
 release the GIL, which then goes from thread to thread. `keep` is `ASGIBRIDGE_WORKERS=keep` with
-`CONN_MAX_AGE = 60`, which needs threads that outlive their request. `ceiling` is no bridge: for this
-benchmark alone every hop is a plain call on the event loop's thread, and all requests share one
-connection, which no site may do. It shows how many requests the site would serve if crossing cost
-nothing. `make bench-site` measures all of this again.
+`CONN_MAX_AGE = 60`, which needs threads that outlive their request. `ceiling` is no bridge: for
+this benchmark alone every hop is a plain call on the event loop's thread, and all requests share
+one connection, which no site may do. It shows how many requests the site would serve if crossing
+cost nothing. `make bench-site` measures all of this again.
 """
 
 
@@ -155,7 +155,7 @@ def sections(results: Results) -> list[Section]:
             for verdict in judged
         ]
         note = (
-            f"{met} of {len(judged)} met; the compiled kernel's, with nothing set but where `keep` "
+            f"{met} of {len(judged)} met, by the compiled kernel, with nothing set but where `keep` "
             "is named"
         )
         header = ["site", "target", "measured", "met"]
