@@ -155,8 +155,8 @@ def sections(results: Results) -> list[Section]:
             for verdict in judged
         ]
         note = (
-            f"{met} of {len(judged)} met, by the compiled kernel, with nothing set but where `keep` "
-            "is named"
+            f"{met} of {len(judged)} met, by the compiled kernel, with nothing set but where "
+            "`keep` is named"
         )
         header = ["site", "target", "measured", "met"]
         found.append(Section("The site's targets", note, header, rows))
