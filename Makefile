@@ -12,12 +12,13 @@ help:
 	@echo "make demo         a Django and Channels site, on asgiref and on asgibridge"
 	@echo "                  (DEMOFLAGS=--quick)"
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
-	@echo "                  docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing)"
+	@echo "                  docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing;"
+	@echo "                  BENCHFLAGS='--before HEAD~5': our kernels now and then, and nothing else)"
 	@echo "make bench-callgrind  instructions of a hop and of a queue's item, against those stored"
 	@echo "                  (BENCHFLAGS=--update; '--quick --lenient': in a minute)"
 	@echo "make bench-queue  the message queues: janus's, culsans's, aiologic's, the library's and ours"
 	@echo "make bench-site   a Django site under uvicorn and load, on asgiref and on asgibridge; its part"
-	@echo "                  of docs/benchmarks.md (BENCHFLAGS=--quick)"
+	@echo "                  of docs/benchmarks.md (BENCHFLAGS=--quick; '--before HEAD~5'; --placement)"
 	@echo "make bench-tools  the communicator, and iteration over sync generators"
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
@@ -49,7 +50,9 @@ demo:
 bench:
 	$(PYTHON) tests/environment.py .venv/bench bench
 	.venv/bench/bin/python bench/paired.py $(BENCHFLAGS)
+ifeq (,$(findstring --before,$(BENCHFLAGS)))
 	.venv/bench/bin/python bench/suite.py $(filter --quick,$(BENCHFLAGS))
+endif
 
 bench-callgrind:
 	$(PYTHON) tests/environment.py .venv/bench-callgrind bench-callgrind

@@ -3,6 +3,8 @@
 A difference counts if even the rounds' minima do not overlap, and it is 5 % or more; else it is
 noise. Both must have been measured on the same machine and Python. The macro-benchmark's files
 compare too; of requests per second more is better, and the rounds' maxima count.
+
+`sides` is the stricter judge: of two sides that one run has taken in turn (before.py).
 """
 
 from __future__ import annotations
@@ -13,13 +15,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from results import Measured, load_all
+from before import TOLERANCE, Contest, Row
+from results import COUNTS, Measured, load_all
 
 THRESHOLD = 1.05
 PLAIN = {"bytes", "rss", "peak", "rps", "threads", "started", "hops"}
 """Measures that are no seconds."""
-COUNTS = {"threads", "started", "hops"}
-"""Measures that say what happened, not how well."""
 OURS = ("pure", "compiled", "compiled, keep")
 
 
@@ -67,6 +68,38 @@ def _add_rows(table: Table, name: str, old: Measured, new: Measured) -> int:
                     verdict,
                 )
     return slower
+
+
+def sides(contest: Contest, found: list[Row]) -> int:
+    """Print a contest's rows; 1 if the new side is slower in any."""
+    new, old, again = (side.name for side in (contest.new, contest.old, contest.again))
+    table = Table(
+        *("pass", "case", "implementation", "measure"),
+        title=contest.about,
+        title_justify="left",
+        caption=(
+            "µs, bytes, requests per second: median of the processes' best; the ratio is of what "
+            "it takes, so that more is always worse; ± what half of the rounds of "
+            f"{old} and {again} were apart. Slower, faster: by more than {TOLERANCE:.0%} beyond it"
+        ),
+    )
+    for heading in (old, new, f"{new} / {old}", "± itself", ""):
+        table.add_column(heading, justify="right")
+    for row in found:
+        scale = 1 if row.measure in PLAIN else 1e6
+        figures = (figure * scale for figure in (row.old, row.new))
+        table.add_row(
+            *(row.name, row.case, row.implementation, row.measure),
+            *(f"{figure:,.0f}" if figure >= 1000 else f"{figure:.3g}" for figure in figures),
+            f"{row.comparison.ratio:.3f}",
+            f"{row.comparison.spread:.1%}",
+            row.comparison.verdict,
+        )
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    verdicts = [row.comparison.verdict for row in found]
+    slower, faster = (verdicts.count(each) for each in ("slower", "faster"))
+    print(f"{len(verdicts)} rows: {slower} slower, {faster} faster ({contest.about})")
+    return 1 if slower else 0
 
 
 def main(old: Path, new: Path) -> int:

@@ -8,9 +8,12 @@ cannot do is not measured.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +29,8 @@ PEERS = {
 }
 """The module of each."""
 
+OURS = ("pure", "compiled")
+
 _CHOICES = {"pure": "off", "compiled": "require"}
 _KERNELS = {"pure": "pure", "compiled": "speedups"}
 
@@ -39,11 +44,26 @@ class Library:
     local: Any
 
 
+@functools.cache
+def has_compiled_kernel() -> bool:
+    """Whether it is installed; CalledProcessError if it is, but does not load."""
+    # By the package's public names, which every commit has; and in another process, since this one
+    # keeps the kernel that it loads.
+    answer = subprocess.run(
+        [sys.executable, "-c", "import asgibridge; print(asgibridge.IMPLEMENTATION)"],
+        env=environment("auto"),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    return answer.strip() == _KERNELS["compiled"]
+
+
 def available() -> tuple[str, ...]:
     """All of them, without the compiled kernel if it is not installed."""
-    if importlib.util.find_spec("asgibridge._speedups") is None:
-        return tuple(name for name in IMPLEMENTATIONS if name != "compiled")
-    return IMPLEMENTATIONS
+    if has_compiled_kernel():
+        return IMPLEMENTATIONS
+    return tuple(name for name in IMPLEMENTATIONS if name != "compiled")
 
 
 def available_peers() -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The macro-benchmark: a Django site under uvicorn and load, on asgiref and on asgibridge in turn.
 
     python bench/macro.py [--quick] [--loops asyncio] [--rounds 3] [--add] [--json FILE] [--no-docs]
+    python bench/macro.py --before COMMIT | --placement [--processes 2] [--views five,template]
 
 A round starts a server for each of asgiref, the pure kernel, the compiled one, that with kept
 workers, and the ceiling (asgiref with every hop made a plain call: see site/benchsite/inlined.py),
@@ -10,8 +11,15 @@ what it runs, and one that runs anything else is refused. Threads and hops are c
 of their own, which are not timed.
 
 Prints the tables, and writes every figure to docs/benchmarks/site/ (or to FILE) and from there its
-part of docs/benchmarks.md; `bench/paired.py --compare` compares two such files. Takes a quarter of
-an hour. Exits with 2 if something cannot be measured.
+part of docs/benchmarks.md; `bench/paired.py --compare` compares two such files. Takes half an hour.
+Exits with 2 if something cannot be measured.
+
+``--before COMMIT`` takes each of ours now and at that commit in turn, as paired.py does, with
+ASGIBRIDGE_PLACEMENT=scheduler on both sides; the exit status is 1 if requests per second, CPU time
+or memory are worse by more than 3 % beyond the spread of the commit against itself. ``--placement``
+compares ASGIBRIDGE_PLACEMENT=waker with scheduler in the same way, on the compiled kernel, and
+holds nothing against either. Neither writes to docs/, nor do ``--processes``, which has uvicorn
+start so many (its ``--workers``), and ``--views``.
 """
 
 from __future__ import annotations
@@ -21,14 +29,17 @@ import importlib.util
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+import compare
 import report
 import site_load as load
-from implementations import available
+from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before, placements, rows
+from implementations import OURS, available
 from results import Measured, Results, conditions
 from site_report import FOLDER, PREFIX, VIEWS
 from site_report import sections as tables
@@ -41,11 +52,15 @@ COUNTED = 200
 
 
 class Plan:
-    """How long, how often, with how many connections, and on which cores."""
+    """Which views, how long, how often, with how many connections and processes, on which cores."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, contest: Contest | None) -> None:
         quick: bool = options.quick
-        self.rounds: int = options.rounds or (1 if quick else 5)
+        few, many = (1, 5) if contest is None else (QUICK_ROUNDS, LEAST_ROUNDS)
+        self.contest = contest
+        self.views = {name: VIEWS[name] for name in options.views.split(",")}
+        self.processes: int = options.processes
+        self.rounds: int = options.rounds or (few if quick else many)
         self.seconds: float = options.seconds or (1 if quick else 3)
         self.warm_up: float = 1
         self.connections: int = options.connections
@@ -54,16 +69,38 @@ class Plan:
 
     def __str__(self) -> str:
         where = "a core each for server and load" if self.server_core is not None else "all cores"
-        return f"{load.generator()}, {self.connections} connections, {self.seconds:g} s, {where}"
+        parts = [load.generator(), f"{self.connections} connections", f"{self.seconds:g} s", where]
+        if self.processes > 1:
+            parts.append(f"{self.processes} server processes")
+        return ", ".join(parts)
+
+    def turns(self, number: int) -> list[Contestant]:
+        """Who is measured in the round of that number, in this order."""
+        found = [each for each in CONTESTANTS if each.implementation in available()]
+        if self.contest is None:
+            return found if number % 2 == 0 else found[::-1]
+        return [
+            replace(
+                each,
+                name=side.label(each.name),
+                environment={**each.environment, **side.environment},
+                answers={**each.answers, **side.answers},
+            )
+            for each in found
+            if each.implementation in self.contest.implementations
+            for side in self.contest.turns(number)
+        ]
 
 
 def measure_round(
     contestant: Contestant, loop: str, database: Path, plan: Plan, measured: Measured
 ) -> None:
-    """One server process: each view under load."""
+    """One server: each view under load."""
     name = contestant.name
-    with Server(contestant, loop, database, core=plan.server_core) as server:
-        for view, path in VIEWS.items():
+    with Server(
+        contestant, loop, database, core=plan.server_core, processes=plan.processes
+    ) as server:
+        for view, path in plan.views.items():
             url = server.base_url + path
             load.for_seconds(url, plan.connections, plan.warm_up, plan.load_core)
             before = server.usage()
@@ -87,7 +124,7 @@ def count(
 ) -> None:
     """Another one, which counts the threads that it starts for so many requests, and the hops."""
     with Server(contestant, loop, database, counting=True) as server:
-        for view, path in VIEWS.items():
+        for view, path in plan.views.items():
             url = server.base_url + path
             load.so_many(url, plan.connections, 5 * plan.connections)
             before = server.stats()
@@ -102,7 +139,8 @@ def count(
 
 def measure(loops: list[str], plan: Plan, results: Results) -> None:
     """All servers under all loops, into ``results``."""
-    contestants = [each for each in CONTESTANTS if each.implementation in available()]
+    # A contest compares what takes time or memory; nobody is slower for the hops that it counts.
+    counted = plan.turns(0) if plan.contest is None else []
     columns = (
         TextColumn("{task.description:<24}"),
         BarColumn(),
@@ -114,7 +152,7 @@ def measure(loops: list[str], plan: Plan, results: Results) -> None:
         Progress(*columns, console=Console(stderr=True)) as progress,
     ):
         database = prepare(Path(scratch))
-        total = len(loops) * len(contestants) * (plan.rounds + 1)
+        total = len(loops) * (len(plan.turns(0)) * plan.rounds + len(counted))
         bar = progress.add_task("", total=total)
         for loop in loops:
             measured = results.passes.setdefault(
@@ -122,11 +160,11 @@ def measure(loops: list[str], plan: Plan, results: Results) -> None:
             )
             measured.rounds += plan.rounds
             for number in range(plan.rounds):
-                for contestant in contestants if number % 2 == 0 else contestants[::-1]:
+                for contestant in plan.turns(number):
                     progress.update(bar, description=f"{loop}: {contestant.name}")
                     measure_round(contestant, loop, database, plan, measured)
                     progress.advance(bar)
-            for contestant in contestants:
+            for contestant in counted:
                 progress.update(bar, description=f"{loop}: {contestant.name}, counting")
                 count(contestant, loop, database, plan, measured)
                 progress.advance(bar)
@@ -157,29 +195,53 @@ def chosen_loops(only: str | None, parser: argparse.ArgumentParser) -> list[str]
     return wanted
 
 
+def chosen_contest(options: argparse.Namespace) -> Contest | None:
+    if options.placement:
+        return placements()
+    if options.before:
+        try:
+            return before(options.before)
+        except BuildFailure as failure:
+            print(failure, file=sys.stderr)
+            sys.exit(2)
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--quick", action="store_true", help="one short round: rough, in two minutes"
+        "--quick", action="store_true", help="short rounds, one or three: rough, in minutes"
     )
     parser.add_argument("--loops", metavar="LOOP,…", help="the others' results are kept")
-    parser.add_argument("--rounds", type=int, help="processes of each (default: 5)")
+    parser.add_argument("--rounds", type=int, help="servers of each (default: 5; of a contest 7)")
     parser.add_argument("--add", action="store_true", help="rounds to those that the file has")
     parser.add_argument("--seconds", type=float, help="of load on each view (default: 3)")
     parser.add_argument("--connections", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--views", default=",".join(VIEWS), help="default: %(default)s")
+    parser.add_argument("--processes", type=int, default=1, help="of a server (default: 1)")
     parser.add_argument("--pin", action="store_true", help="server on core 0, load on core 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/ as it is")
+    contests = parser.add_mutually_exclusive_group()
+    contests.add_argument("--before", metavar="COMMIT", help="ours now and at that commit")
+    contests.add_argument("--placement", action="store_true", help="waker against scheduler")
     options = parser.parse_args()
+    for name in options.views.split(","):
+        if name not in VIEWS:
+            parser.error(f"--views: {name!r} is none of {', '.join(VIEWS)}")
     if trouble := what_is_missing():
         print(f"the site cannot be measured here: {trouble}", file=sys.stderr)
         sys.exit(2)
     if trouble := load.install_wrk():
         print(f"{trouble}\nthe load comes from {load.generator()} instead", file=sys.stderr)
-    plan = Plan(options)
+    contest = chosen_contest(options)
+    plan = Plan(options, contest)
     results = Results({**conditions(PACKAGES), "load": str(plan)})
-    # A quick run is too rough to be published.
-    publish = not options.quick and not options.no_docs
+    if contest is not None:
+        results.conditions["sides"] = contest.about
+    # A quick run is too rough to be published, and docs/ has one process and every view.
+    whole = contest is None and plan.views == VIEWS and plan.processes == 1
+    publish = whole and not options.quick and not options.no_docs
     target = options.json or (DOCS / FOLDER / f"{results.name}.json" if publish else None)
     loops = chosen_loops(options.loops, parser)
     if (options.loops or options.add) and target is not None and target.exists():
@@ -203,6 +265,10 @@ def main() -> None:
         sys.exit(130)
     if target is not None:
         results.save(target)
+    if contest is not None:
+        names = [each.name for each in CONTESTANTS if each.implementation in OURS]
+        status = compare.sides(contest, rows(results, contest, names, ("rps", "cpu", "peak")))
+        sys.exit(status if options.before else 0)
     report.show(results, tables(results))
     if publish and options.json is None:
         report.write(DOCS)

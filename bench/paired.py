@@ -2,10 +2,18 @@
 
     python bench/paired.py [--quick] [--only pinned,latency] [--json FILE] [--no-docs]
     python bench/paired.py --compare OLD.json NEW.json
+    python bench/paired.py --before COMMIT [--quick] [--rounds N] [--only PASS,…] [--json FILE]
 
 Every process (`process.py`) measures the cases of one pass for one implementation, pinned to one
 core or not. Prints the tables, and writes every sample to docs/benchmarks/ (or to FILE) and from
 there docs/benchmarks.md with its plots. Exits with 2 if an implementation cannot be measured.
+
+With ``--before`` it builds that commit once and takes each kernel's two versions in turn: the
+working tree's as it is installed, the commit's, and the commit's again, all under this script's
+cases and with ASGIBRIDGE_PLACEMENT=scheduler. The table has what a row takes now as a multiple of
+what it took before, and how far the commit was apart from itself. Nothing is written to docs/. The
+exit status is 1 if a row is slower by more than 3 % beyond that spread: measure its pass again,
+``--only`` that with more ``--rounds``, since of two hundred rows a few may be so by chance.
 """
 
 from __future__ import annotations
@@ -23,6 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import compare
 import report
+from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before, rows
 from implementations import available, environment
 from passes import PASSES, Pass
 from results import Measured, Results, conditions
@@ -42,9 +51,9 @@ def core_to_use() -> int | None:
 
 
 def run_process(
-    each: Pass, implementation: str, samples: int, core: int | None
+    each: Pass, implementation: str, samples: int, core: int | None, more: dict[str, str]
 ) -> dict[str, dict[str, list[float]]]:
-    """One process's samples, by case and measure."""
+    """One process's samples, by case and measure; ``more`` is added to its environment."""
     has = [case for case in each.cases if (case.floor if implementation == "floor" else case.make)]
     if not has:
         return {}
@@ -56,7 +65,7 @@ def run_process(
         command.append("--uvloop")
     done = subprocess.run(
         command,
-        env=environment(implementation),
+        env={**environment(implementation), **more},
         capture_output=True,
         text=True,
         timeout=LIMIT,
@@ -69,11 +78,35 @@ def run_process(
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def measure(passes: list[Pass], results: Results, *, quick: bool) -> None:
+def turns(contest: Contest | None, number: int) -> list[tuple[str, str, dict[str, str]]]:
+    """The processes of the round of that number: what their samples are filed under, which
+    implementation they are to measure, and what is added to their environment.
+    """
+    if contest is None:
+        return [(name, name, {}) for name in available()]
+    return [
+        (side.label(name), name, side.environment)
+        for name in available()
+        if name in contest.implementations
+        for side in contest.turns(number)
+    ]
+
+
+def measure(
+    passes: list[Pass],
+    results: Results,
+    contest: Contest | None,
+    *,
+    quick: bool,
+    rounds_of_each: int | None,
+) -> None:
     """Run all passes and put what they measured into ``results``."""
-    names = available()
     core = core_to_use()
-    rounds = {each.name: 1 if quick else each.rounds for each in passes}
+    least, quick_rounds = (1, 1) if contest is None else (LEAST_ROUNDS, QUICK_ROUNDS)
+    rounds = {
+        each.name: rounds_of_each or (quick_rounds if quick else max(each.rounds, least))
+        for each in passes
+    }
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -81,17 +114,17 @@ def measure(passes: list[Pass], results: Results, *, quick: bool) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("", total=sum(rounds.values()) * len(names))
+        bar = progress.add_task("", total=sum(rounds.values()) * len(turns(contest, 0)))
         for each in passes:
             progress.update(bar, description=each.name)
             samples = each.quick_samples if quick else each.samples
             pinned = each.pinned and core is not None
             measured = Measured(pinned, each.loop, rounds[each.name], samples)
-            for _ in range(rounds[each.name]):
-                for name in names:
-                    for case, by_measure in run_process(each, name, samples, core).items():
+            for number in range(rounds[each.name]):
+                for label, name, more in turns(contest, number):
+                    for case, by_measure in run_process(each, name, samples, core, more).items():
                         for measure_name, values in by_measure.items():
-                            measured.add(case, name, measure_name, values)
+                            measured.add(case, label, measure_name, values)
                     progress.advance(bar)
             results.passes[each.name] = measured
 
@@ -111,31 +144,53 @@ def chosen(only: str | None, parser: argparse.ArgumentParser) -> list[Pass]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one round: rough, in a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="rough, in a minute: one round, or three"
+    )
     parser.add_argument(
         "--only",
         metavar="PASS,…",
         help=f"of {', '.join(each.name for each in PASSES)}; the others' results are kept",
     )
+    parser.add_argument("--rounds", type=int, help="processes of each (default: the pass's own)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/ as it is")
     parser.add_argument("--compare", nargs=2, type=Path, metavar=("OLD", "NEW"))
+    parser.add_argument(
+        "--before", metavar="COMMIT", help="our kernels now and at that commit, in turn"
+    )
     options = parser.parse_args()
     if options.compare:
         sys.exit(compare.main(*options.compare))
 
     results = Results(conditions())
+    contest: Contest | None = None
+    if options.before:
+        try:
+            contest = before(options.before)
+        except BuildFailure as failure:
+            print(failure, file=sys.stderr)
+            sys.exit(2)
+        results.conditions["sides"] = contest.about
     # A quick run is too rough to be published.
-    publish = not options.quick and not options.no_docs
+    publish = not options.quick and not options.no_docs and contest is None
     target = options.json or (DOCS / "benchmarks" / f"{results.name}.json" if publish else None)
     if options.only and target is not None and target.exists():
         earlier = Results.load(target)
         if earlier.conditions != results.conditions:
             parser.error(f"--only: {target} was measured under other conditions; run it whole")
         results.passes = earlier.passes
-    measure(chosen(options.only, parser), results, quick=options.quick)
+    measure(
+        chosen(options.only, parser),
+        results,
+        contest,
+        quick=options.quick,
+        rounds_of_each=options.rounds,
+    )
     if target is not None:
         results.save(target)
+    if contest is not None:
+        sys.exit(compare.sides(contest, rows(results, contest, contest.implementations)))
     report.show(results)
     if publish and options.json is None:
         report.write(DOCS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,9 @@ def _curves(results: Results) -> Any:
 
 def _site(results: Results) -> Any:
     passes = list(results.passes.values())
+    width = 1.7 * max(len(measured.cases) for measured in passes)
     figure, row = plt.subplots(
-        1, len(passes), figsize=(5.2 * len(passes), 4), layout="constrained", squeeze=False
+        1, len(passes), figsize=(width * len(passes), 4), layout="constrained", squeeze=False
     )
     for axes, measured in zip(row[0], passes):
         for view_place, (view, by_name) in enumerate(measured.cases.items()):
@@ -181,7 +183,8 @@ def _site(results: Results) -> Any:
                     color=_SITE_COLOURS[name],
                     label=name if view_place == 0 else None,
                 )
-        axes.set_xticks(range(len(measured.cases)), [TITLES[view] for view in measured.cases])
+        titles = [textwrap.fill(TITLES[view], 18) for view in measured.cases]
+        axes.set_xticks(range(len(titles)), titles)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         axes.set_ylabel("requests per second, median")

@@ -30,6 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from implementations import has_compiled_kernel
+
 ROOM = 100
 """In a bounded queue."""
 
@@ -293,10 +295,9 @@ def turns() -> list[tuple[str, dict[str, str]]]:
             found += [(name, {"ASGIBRIDGE_SPEEDUPS": choice}) for choice in ("require", "off")]
         else:
             found.append((name, {}))
-    compiled = subprocess.run(
-        [sys.executable, "-c", "import asgibridge._speedups"], capture_output=True, check=False
-    )
-    return found if compiled.returncode == 0 else found[1:]
+    if has_compiled_kernel():
+        return found
+    return [turn for turn in found if turn[1].get("ASGIBRIDGE_SPEEDUPS") != "require"]
 
 
 def measure(rounds: int, core: int | None, options: list[str]) -> Times:

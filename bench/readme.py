@@ -4,7 +4,8 @@
     python bench/readme.py --check    exit with 1 if that would change anything
 
 The markers are ``<!-- bench:begin -->`` and ``<!-- bench:end -->``, each on a line of its own, and
-``bench-site`` for the macro-benchmark's. What there are no results of stays as it is.
+``bench-site`` for the macro-benchmark's. The figures are those of the last results, which is to say
+of the newest Python that was measured. Without results, a table stays as it is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from results import Measured, Results, load_all
 
 ROOT = Path(__file__).resolve().parents[1]
 
+KEY_ROWS = ("hop", "gathered", "pool", "worker", "top", "context", "read")
+"""The rows that the README shows; docs/benchmarks.md has all."""
+
 HEADINGS = {
     "floor": "floor",
     "asgiref": "asgiref",
@@ -29,41 +33,34 @@ HEADINGS = {
 }
 
 
-def table(found: list[Results]) -> str:
-    """The table, a figure for each Python in each cell, and the line that says how it was made."""
-    passes = [results.passes["pinned"] for results in found]
-    pythons = " / ".join(results.python for results in found)
-    columns = [name for name in IMPLEMENTATIONS if any(_has(each, name) for each in passes)]
-    rows = [f"| CPython {pythons} | " + " | ".join(HEADINGS[name] for name in columns) + " |"]
+def table(results: Results) -> str:
+    """The table of the key rows, below the line that says how it was made."""
+    measured = results.passes["pinned"]
+    columns = [name for name in IMPLEMENTATIONS if _has(measured, name)]
+    rows = [
+        f"| CPython {results.python} | " + " | ".join(HEADINGS[name] for name in columns) + " |"
+    ]
     rows.append("|---" * (len(columns) + 1) + "|")
     for case in ROWS:
-        if any(case.key in measured.cases for measured in passes):
-            cells = [_cell(passes, case.key, name) for name in columns]
+        if case.key in KEY_ROWS and case.key in measured.cases:
+            cells = [_cell(measured, case.key, name) for name in columns]
             rows.append(f"| {case.title} | " + " | ".join(cells) + " |")
-    return f"{_how(found, passes)}\n\n" + "\n".join(rows)
+    return f"{_how(results, measured)}\n\n" + "\n".join(rows)
 
 
 def _has(measured: Measured, name: str) -> bool:
     return any(name in by_name for by_name in measured.cases.values())
 
 
-def _cell(passes: list[Measured], case: str, name: str) -> str:
-    figures = [
-        micro(measured.least(case, name)) if measured.has(case, name) else "-"
-        for measured in passes
-    ]
-    return " / ".join(figures) if any(figure != "-" for figure in figures) else ""
+def _cell(measured: Measured, case: str, name: str) -> str:
+    return micro(measured.least(case, name)) if measured.has(case, name) else ""
 
 
-def _how(found: list[Results], passes: list[Measured]) -> str:
-    rounds = "/".join(dict.fromkeys(str(measured.rounds) for measured in passes))
-    machines = "; ".join(dict.fromkeys(results.conditions["machine"] for results in found))
-    asgiref = "/".join(dict.fromkeys(results.conditions["asgiref"] for results in found))
+def _how(results: Results, measured: Measured) -> str:
     return filled(
-        f"`make bench`, µs per operation (minimum of {rounds} processes each, in turn, pinned to "
-        f"one core; {machines}; asgiref {asgiref}). `floor` is the least there is: "
-        "`SimpleQueue.put` there and `call_soon_threadsafe` back, `threading.local` for `Local`. "
-        "Spread, all cores, latency, uvloop and how the cost grows: "
+        f"`make bench`, µs per operation (minimum of {measured.rounds} processes each, in turn, "
+        f"pinned to one core; {results.conditions['machine']}). `floor` is the least that two "
+        "threads and an event loop need, without any bridge. More rows, Pythons and conditions: "
         "[docs/benchmarks.md](docs/benchmarks.md)."
     )
 
@@ -94,9 +91,9 @@ def main() -> None:
     readme = ROOT / "README.md"
     old = new = readme.read_text(encoding="utf-8")
     if crossings:
-        new = replaced(new, "bench", table(crossings))
+        new = replaced(new, "bench", table(crossings[-1]))
     if sites:
-        new = replaced(new, "bench-site", site_report.readme(sites))
+        new = replaced(new, "bench-site", site_report.readme(sites[-1]))
     if options.check:
         if old != new:
             sys.exit("README.md's speeds are not those of docs/benchmarks: run bench/readme.py")

@@ -245,7 +245,7 @@ def sections(results: Results) -> list[Section]:
         found.append(
             Section(
                 "Targets",
-                f"{met} of {len(judged)} met; the compiled kernel's unless another is named",
+                f"{met} of {len(judged)} met, by the compiled kernel unless a row names another",
                 ["case", "target", "measured", "met"],
                 rows,
             )
@@ -273,12 +273,13 @@ def show(results: Results, tables: list[Section] | None = None) -> None:
 _HEAD = """\
 # Benchmarks
 
-Made by `make bench`; do not edit. Each implementation runs in processes of its own, in turn, and
-all functions called do nothing, so what is left is the bridge. `floor` is the least there is:
-`SimpleQueue.put` there and `call_soon_threadsafe(future.set_result)` back, `threading.local` for
-`Local`, and two of asyncio's queues for a communicator. Every sample is written beside the plots,
-as JSON; `python bench/paired.py --compare` compares two such files. `make bench PYTHON=python3.13`
-measures another Python.
+`make bench` writes this page; do not edit it. Each implementation runs in processes of its own, in
+turn. All called functions do nothing, so the time is that of the bridge. `floor` is the least that
+the job takes without any bridge: `SimpleQueue.put` there and
+`call_soon_threadsafe(future.set_result)` back, `threading.local` for `Local`, and two of asyncio's
+queues for a communicator. `make bench` writes every sample beside the plots, as JSON;
+`python bench/paired.py --compare` compares two such files. `make bench PYTHON=python3.13` measures
+another Python.
 """
 
 

@@ -22,6 +22,9 @@ from typing import Any
 
 Rounds = list[list[float]]
 
+COUNTS = {"threads", "started", "hops"}
+"""Measures that say what happened, not how well."""
+
 
 def conditions(more: Iterable[str] = ()) -> dict[str, str]:
     """What a figure depends on, besides the code; ``more`` names packages that count too."""

@@ -1,4 +1,5 @@
-"""One server process of the site: started, asked what it runs, read from /proc, and ended.
+"""One server of the site, of one process or more: started, asked what it runs, read from /proc, and
+ended.
 
 Whoever starts one must stop it on every way out. It runs in a session of its own, so that a Ctrl-C
 in the terminal reaches it only through `stop`.
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +33,8 @@ SITE = Path(__file__).with_name("site")
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 LOOPS = {"asyncio": "asyncio", "uvloop": "uvloop"}
+_STARTED = "Started server process"
+"""Logged by each process that serves, once it has imported the site."""
 _LISTENING = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
 
 
@@ -85,7 +89,7 @@ CONTESTANTS = (
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has used so far."""
+    """What a server has used so far."""
 
     cpu: float
     """Seconds, of all its threads, ended ones too."""
@@ -125,15 +129,18 @@ class Server:
         *,
         counting: bool = False,
         core: int | None = None,
+        processes: int = 1,
     ) -> None:
         self.contestant = contestant
         self.loop = loop
+        self.processes = processes
         self.base_url = ""
         self._command = [
             *(["taskset", "-c", str(core)] if core is not None else []),
             *(sys.executable, *contestant.launcher, "-m", "uvicorn", "benchsite.asgi:application"),
             *("--host", "127.0.0.1", "--port", "0", "--loop", LOOPS[loop], "--http", "httptools"),
             *("--lifespan", "off", "--no-access-log", "--no-use-colors"),
+            *("--workers", str(processes)),
         ]
         self._environment = {
             **environment(contestant.implementation),
@@ -157,6 +164,7 @@ class Server:
         )
         try:
             self._await_port()
+            self._pids = self._session()
             self._verify()
         except BaseException:
             self.stop()
@@ -179,7 +187,8 @@ class Server:
             except subprocess.TimeoutExpired:
                 pass
         if process.returncode is None:
-            process.kill()
+            # Its session is its process group too: uvicorn's workers are in it.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._printed = self._log_text()
         self._log.close()
@@ -196,14 +205,37 @@ class Server:
 
     def _await_port(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        # The port is the kernel's choice; uvicorn names it once it listens.
-        while (listening := _LISTENING.search(self._log_text())) is None:
+        # The port is the kernel's choice. A lone process names it once it listens; before several
+        # their parent does, and its socket refuses connections until the first of them listens.
+        while not self._is_up():
             if self._process.poll() is not None:
                 raise ServerFailure(f"{self._name} ended at once:\n{self._log_text()}")
             if time.monotonic() > deadline:
                 raise ServerFailure(f"{self._name} did not listen within {START_SECONDS:.0f} s")
             time.sleep(0.02)
+
+    def _is_up(self) -> bool:
+        log = self._log_text()
+        listening = _LISTENING.search(log)
+        if listening is None or log.count(_STARTED) < self.processes:
+            return False
         self.base_url = listening[1]
+        try:
+            self.stats()
+        except urllib.error.URLError:
+            return False
+        return True
+
+    def _session(self) -> list[int]:
+        # The server's processes: it leads a session of its own.
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.getsid(int(folder.name)) == self._process.pid:
+                    found.append(int(folder.name))
+            except ProcessLookupError:  # it has just ended
+                pass
+        return found
 
     def _verify(self) -> None:
         wanted = {**self.contestant.answers, "loop": self.loop}
@@ -224,8 +256,18 @@ class Server:
             return stats
 
     def usage(self) -> Usage:
-        """Read from /proc, so that the server does nothing for it."""
-        folder = Path("/proc", str(self._process.pid))
+        """Of all its processes; read from /proc, so that the server does nothing for it."""
+        each = [self._usage_of(pid) for pid in self._pids]
+        return Usage(
+            sum(usage.cpu for usage in each),
+            sum(usage.resident for usage in each),
+            sum(usage.peak for usage in each),
+            sum(usage.threads for usage in each),
+        )
+
+    @staticmethod
+    def _usage_of(pid: int) -> Usage:
+        folder = Path("/proc", str(pid))
         # The name, in parentheses, may have spaces in it; utime and stime are fields 14 and 15.
         fields = folder.joinpath("stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
-import importlib.util
 import json
 import os
 import platform
@@ -26,6 +25,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from implementations import has_compiled_kernel
 
 ITEMS = 10_000
 ROUND_TRIPS = 2_000
@@ -189,7 +190,7 @@ def main() -> None:
     from rich.table import Table
 
     names = list(CASES)
-    if importlib.util.find_spec("asgibridge._speedups") is None:
+    if not has_compiled_kernel():
         names = [name for name in names if CASES[name][1] != "require"]
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     turns = [name for _ in range(options.rounds) for name in names]

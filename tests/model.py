@@ -10,7 +10,7 @@ raises Unfit for a program that could only hang, because a thread waits for fore
 
 Each bridge runs in a child process; one that takes longer than `LIMIT` hangs. A program that shows
 anything else than foretold is made smaller until each step counts, and printed. asgiref's known
-differences (README) are counted by name; any other is a failure too.
+differences (docs/differences.md) are counted by name; any other is a failure too.
 """
 
 from __future__ import annotations
@@ -667,7 +667,7 @@ def walk(frame):
 
 # --- asgiref -------------------------------------------------------------------------------------
 
-# Where asgiref 3.13.0 is known to do something else (the README's table). Which of them a program
+# Where asgiref 3.13.0 is known to do something else (docs/differences.md). Which of them a program
 # can meet is told by its steps, so that nothing else can hide behind a name.
 KNOWN = {
     "a call that would have to wait for its own thread": lambda step: step[0] in ("run", "thread"),

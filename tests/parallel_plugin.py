@@ -16,6 +16,7 @@ import pytest
 
 PROCESS_WIDE = {
     "test_build": "builds",
+    "test_calls_and_sights": "figures, policies and observers are the process's",
     "test_cli": "children",
     "test_compatibility": "children",
     "test_ctrl_c": "signals go to the main thread",

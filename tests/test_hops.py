@@ -11,6 +11,7 @@ import threading
 
 import pytest
 
+from asgibridge import IMPLEMENTATION
 from asgibridge.sync import async_to_sync, sync_to_async
 
 C_TASK = asyncio.Task
@@ -336,3 +337,52 @@ class TestFirstStepOfAWorkersCoroutine:
 
     def test_in_debug_mode(self):
         assert self.begins_at_once(lambda loop: loop.set_debug(True)) == (False, 0)
+
+
+class TestATaskGoesOn:
+    """Which differs between the kernels, as docs/differences.md says."""
+
+    @staticmethod
+    def turns_and_waiter(debug):
+        """How often a hop asks the loop for a turn, and what its task waits for meanwhile."""
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            await sync_to_async(int)()
+            turns = []
+            call_soon = loop.call_soon
+            loop.call_soon = lambda *args, **options: (
+                turns.append(args) or call_soon(*args, **options)
+            )
+            await sync_to_async(int)()
+            del loop.call_soon
+            let_go = threading.Event()
+            task = loop.create_task(sync_to_async(let_go.wait)(10))
+            await asyncio.sleep(0)
+            waiter = task._fut_waiter
+            let_go.set()
+            assert await task
+            return len(turns), waiter
+
+        loop = asyncio.SelectorEventLoop()
+        try:
+            loop.set_debug(debug)
+            return loop.run_until_complete(main())
+        finally:
+            loop.close()
+
+    @pytest.mark.skipif(IMPLEMENTATION != "speedups", reason="the compiled kernel's way")
+    def test_in_the_callback_that_brings_the_result(self):
+        turns, waiter = self.turns_and_waiter(False)
+        assert turns == 0
+        assert asyncio.isfuture(waiter)
+        assert not isinstance(waiter, asyncio.Future)
+
+    @pytest.mark.skipif(IMPLEMENTATION != "pure", reason="the pure kernel's way")
+    def test_in_a_turn_of_its_own(self):
+        turns, waiter = self.turns_and_waiter(False)
+        assert turns == 1
+        assert isinstance(waiter, asyncio.Future)
+
+    def test_in_a_turn_of_its_own_in_debug_mode(self):
+        assert self.turns_and_waiter(True)[0] == 1

@@ -64,6 +64,7 @@ def stats() -> dict[str, Any]:
     workers = sys.modules.get("asgibridge.workers")
     return {
         "sync": asgiref.sync.SyncToAsync.__module__.partition(".")[0],
+        "package": os.path.dirname(bridge.__file__) if bridge and bridge.__file__ else None,
         "kernel": getattr(bridge, "IMPLEMENTATION", None),
         "workers": workers.get_policy().kind if workers else None,
         "inlined": inlined,

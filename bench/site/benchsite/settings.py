@@ -1,4 +1,4 @@
-"""Settings as `startproject` makes them, less what renders pages; DEBUG is off."""
+"""Settings as `startproject` makes them, less what pages do not need; DEBUG is off."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
 ]
+
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
 DATABASES = {
     "default": {

@@ -1,0 +1,171 @@
+"""README.md's examples run as pasted; it stays short; what the documents name exists.
+
+An example that cannot run here has ``<!-- not run: REASON -->`` on a line of its own before it.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from children import run
+from conftest import KERNELS
+
+ROOT = next(
+    (each for each in Path(__file__).parents if (each / "README.md").exists()),
+    Path(__file__).parent,
+)
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+TESTS = next(each for each in Path(__file__).parents if each.name == "tests")
+
+MOST_WORDS = 1500
+
+_BLOCK = re.compile(
+    r"^(?:(?P<before><!-- not run: .+ -->)\n+)?(?P<indent> *)```python\n(?P<code>.*?)^ *```$",
+    re.MULTILINE | re.DOTALL,
+)
+_LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+_FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_TEST = re.compile(r"`((?:test_|Test)\w+)(?:\.py)?(?:\.(\w+))?`")
+
+pytestmark = pytest.mark.skipif(not DOCUMENTS, reason="needs the documents")
+
+
+class Example(NamedTuple):
+    line: int
+    code: str
+    is_run: bool
+
+
+def examples(text: str) -> list[Example]:
+    """The fenced Python blocks of a Markdown text."""
+    return [
+        Example(
+            text.count("\n", 0, match.start("code")) + 1,
+            textwrap.dedent(match["code"]),
+            match["before"] is None,
+        )
+        for match in _BLOCK.finditer(text)
+    ]
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings of a Markdown text, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.*)$", _FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def places(name: str) -> list[Path]:
+    """The files that a name in the table of entry points stands for: a room has one or two."""
+    package = ROOT / "src" / "asgibridge"
+    if name.startswith("test_"):
+        return list(TESTS.rglob(name))
+    if name.endswith("/"):
+        return sorted((package / name).glob("*.py"))
+    if "." in name:
+        return [ROOT / name if (ROOT / name).exists() else package / name]
+    rooms = package / "_pure" / f"{name}.py", ROOT / "src" / "_speedups" / f"{name}.pxi"
+    return [room for room in rooms if room.exists()]
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+README = examples(read(ROOT / "README.md")) if DOCUMENTS else []
+ENTRIES = [  # the rows of four cells of which the last names a test
+    row
+    for row in (read(ROOT / "CONTRIBUTING.md").splitlines() if DOCUMENTS else ())
+    if row.count("|") == 5 and row.endswith(".py` |")
+]
+
+
+# --- the documents -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(each, id=f"line {each.line}") for each in README if each.is_run],
+)
+def test_an_example_of_the_readme_runs(example: Example, kernel: str, tmp_path: Path) -> None:
+    choice = {"pure": "off", "speedups": "require"}[kernel]
+    done = run("-W", "error", "-c", example.code, cwd=tmp_path, ASGIBRIDGE_SPEEDUPS=choice)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_documents_have_examples_and_entry_points() -> None:
+    assert len(ENTRIES) >= 25
+    assert len([each for each in README if each.is_run]) >= 9
+
+
+def test_the_readme_is_short() -> None:
+    assert len(read(ROOT / "README.md").split()) < MOST_WORDS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for path, anchor in _LINK.findall(_FENCED.sub("", read(document))):
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), path
+        if anchor:
+            assert anchor in anchors(read(target)), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_tests_that_a_document_names_exist(document: Path) -> None:
+    files = {path.stem: read(path) for path in TESTS.rglob("*.py")}
+    defined = set(files)
+    for text in files.values():
+        defined.update(re.findall(r"^ *(?:async def|def|class) (\w+)", text, re.MULTILINE))
+    named = {name for match in _TEST.findall(read(document)) for name in match if name}
+    assert sorted(named - defined) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_files_that_a_document_names_exist(document: Path) -> None:
+    named = set(
+        re.findall(r"\b(?:tests|bench|src)/[\w/.-]*\.(?:py|pyx|pxi|supp)\b", read(document))
+    )
+    assert [each for each in sorted(named) if not (ROOT / each).exists()] == []
+
+
+@pytest.mark.parametrize("row", ENTRIES, ids=lambda row: row.split("|")[1].strip())
+def test_an_entry_point_is_where_the_table_says(row: str) -> None:
+    """CONTRIBUTING.md's: each file exists, and each name is defined in one of them."""
+    where, names = row.split("|")[2:4]
+    files = [path for name in re.findall(r"`([^`]+)`", where) for path in places(name)]
+    assert files
+    text = "\n".join(map(read, files))
+    for name in re.findall(r"`(?:\w+\.)?(\w+)`", names):
+        definition = rf"^ *(?:(?:async )?def|(?:cdef )?class) {name}\b|^{name}\b.* = "
+        assert re.search(definition, text, re.MULTILINE), name
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = read(ROOT / "docs" / "README.md")
+    linked = {path for path, _ in _LINK.findall(index)}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
+
+
+# --- the reader of them --------------------------------------------------------------------------
+
+
+def test_examples_are_found() -> None:
+    text = "a\n```python\nx = 1\n```\n\n<!-- not run: why -->\n\n```python\ny\n```\n"
+    assert examples(text) == [Example(3, "x = 1\n", True), Example(9, "y\n", False)]
+
+
+def test_examples_in_a_list_are_dedented() -> None:
+    assert examples("1. a\n\n   ```python\n   if x:\n       y\n   ```\n") == [
+        Example(4, "if x:\n    y\n", True)
+    ]
+
+
+def test_anchors_are_githubs() -> None:
+    text = "# A `b.c`, d\n```\n# no heading\n```\n## `fresh` and `keep`\n"
+    assert anchors(text) == {"a-bc-d", "fresh-and-keep"}
