@@ -405,7 +405,13 @@ async def wsgi():
     yield requests_to()
 
 
-@way(thread=WORKER, make=wsgi_application, capacity=2, is_pool=True, waits_for=("pool", "worker"))
+@way(
+    thread=r"asgibridge-wsgi_\d+",
+    make=wsgi_application,
+    capacity=2,
+    is_pool=True,
+    waits_for=("pool", "worker"),
+)
 async def wsgi_with_workers():
     yield requests_to(workers=2)
 

@@ -168,8 +168,6 @@ cdef class SyncCall:
             self.error = error
         finally:
             thread.call = outer
-            if self.guard is not None:
-                self.guard.ends(self)
             if self.is_counted:
                 _end_to_count(tally, outer_started, self.started, self.shown)
             with cython.critical_section(self):
@@ -177,6 +175,8 @@ cdef class SyncCall:
                 shown = self.shown
                 self.function = self.shown = None
             shown = None
+            if self.guard is not None:
+                self.guard.ends(self)
         return 0
 
     cdef inline object run_in_context(self, _Thread thread, object function):

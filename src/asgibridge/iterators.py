@@ -130,8 +130,8 @@ def sync_to_async_iterator(
     hops = functools.partial(Hops, thread_sensitive, executor)
     hops()  # says now what is wrong with them
 
-    def iterate(open_: Callable[[], Iterable[_T]]) -> AsyncGenerator[_T, None]:
-        return _iterate_in_thread(open_, hops(), max_size)
+    def iterate(open_: Callable[[], Iterable[_T]], shown: Any) -> AsyncGenerator[_T, None]:
+        return _iterate_in_thread(open_, hops(shown), max_size)
 
     return _adapt(iterable, iterate, "__iter__", "__aiter__", "sync_to_async_iterator")
 
@@ -193,7 +193,7 @@ def async_to_sync_iterator(
     """
     _check_max_size(max_size)
 
-    def iterate(open_: Callable[[], AsyncIterable[_T]]) -> Generator[_T, None, None]:
+    def iterate(open_: Callable[[], AsyncIterable[_T]], _shown: Any) -> Generator[_T, None, None]:
         return _iterate_on_loop(open_, force_new_loop, max_size)
 
     return _adapt(aiterable, iterate, "__aiter__", "__iter__", "async_to_sync_iterator")
@@ -311,8 +311,8 @@ def sync_to_async_context_manager(
     hops = functools.partial(Hops, thread_sensitive, executor)
     hops()  # says now what is wrong with them
 
-    def enter(open_: Callable[[], Any]) -> AbstractAsyncContextManager[Any]:
-        return _EnteredInThread(open_, hops)
+    def enter(open_: Callable[[], Any], shown: Any) -> AbstractAsyncContextManager[Any]:
+        return _EnteredInThread(open_, functools.partial(hops, shown))
 
     name = "sync_to_async_context_manager"
     return _adapt(manager, enter, "__enter__", "__aenter__", name)
@@ -418,7 +418,7 @@ def async_to_sync_context_manager(manager: Any = None, *, force_new_loop: bool =
     :param force_new_loop: use a new loop in any case.
     """
 
-    def enter(open_: Callable[[], Any]) -> AbstractContextManager[Any]:
+    def enter(open_: Callable[[], Any], _shown: Any) -> AbstractContextManager[Any]:
         return _EnteredOnLoop(open_, force_new_loop)
 
     name = "async_to_sync_context_manager"
@@ -500,7 +500,7 @@ class _Visit(Partner):
 
 
 def _adapt(
-    subject: Any, make: Callable[[Callable[[], Any]], Any], wanted: str, other: str, name: str
+    subject: Any, make: Callable[[Callable[[], Any], Any], Any], wanted: str, other: str, name: str
 ) -> Any:
     # The object itself; or a function that returns it, also as a decorator with arguments.
     if subject is None:
@@ -509,10 +509,10 @@ def _adapt(
 
 
 def _adapt_given(
-    subject: Any, make: Callable[[Callable[[], Any]], Any], wanted: str, other: str, name: str
+    subject: Any, make: Callable[[Callable[[], Any], Any], Any], wanted: str, other: str, name: str
 ) -> Any:
     if hasattr(type(subject), wanted):
-        return make(lambda: subject)
+        return make(lambda: subject, subject)
     if hasattr(type(subject), other):
         raise TypeError(
             f"{name}() is the wrong way round for {subject!r}, which has {other}, not {wanted}"
@@ -525,7 +525,7 @@ def _adapt_given(
 
     @functools.wraps(subject)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return make(functools.partial(subject, *args, **kwargs))
+        return make(functools.partial(subject, *args, **kwargs), subject)
 
     return wrapper
 

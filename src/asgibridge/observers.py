@@ -178,15 +178,15 @@ def _tell(method: Callable[[Hop], None], hop: Hop) -> None:
         _logger.exception("an observer raised in %s", getattr(method, "__qualname__", method))
 
 
-def _wrap(wrapper: Any, function: Callable[..., Any], is_async: bool) -> Callable[..., Any]:
-    # On the thread of the caller, which is about to make the call.
-    if is_async:
+def _wrap(wrapper: Any, function: Callable[..., Any], shown: Any) -> Callable[..., Any]:
+    # On the thread of the caller, which is about to make the call. None: of an async function.
+    if wrapper is None:
         hop = Hop("async_to_sync", function, None, None, None)
         hop._submit()
         return ObservedAwaitable(hop, function)._begin
     hop = Hop(
         "sync_to_async",
-        function,
+        shown,
         wrapper._thread_sensitive,
         asyncio.get_running_loop(),
         asyncio.current_task(),

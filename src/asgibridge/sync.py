@@ -186,7 +186,9 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             before = contextvars.copy_context()
             context = [before]
             wrap = observers.wrap
-            function = self.awaitable if wrap is None else wrap(self, self.awaitable, True)
+            function = (
+                self.awaitable if wrap is None else wrap(None, self.awaitable, self.awaitable)
+            )
             coroutine = function(*args, **kwargs)
             del function
             exc_info = sys.exc_info()
@@ -358,6 +360,8 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
     context_to_thread_executor = state.executors_of_contexts
 
     _options: CallOptions | None = None
+    _shown: Callable[[tuple[Any, ...]], Any] | None = None
+    """Of a wrapper of our own: the user's function that a call with these arguments is about."""
     _send = routes.send
 
     def __init__(
@@ -394,9 +398,12 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         else:
             before = context = self.context
         wrap = observers.wrap
-        func = self.func if wrap is None else wrap(self, self.func, False)
+        func = self.func
+        shown = func if self._shown is None else self._shown(args)
+        if wrap is not None:
+            func = wrap(self, func, shown)
         child: Any = functools.partial(func, *args, **kwargs) if args or kwargs else func
-        call: Any = kernel.SyncCall(loop, child, self.func, context, self.threadlocal)
+        call: Any = kernel.SyncCall(loop, child, shown, context, self.threadlocal)
         exc_info = sys.exc_info()
         if (
             exc_info[1] is not None
@@ -404,7 +411,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             or "thread_handler" in self.__dict__
         ):
             self._handle_in_thread(call, loop, exc_info, context, child)
-        del func, child, exc_info
+        del func, shown, child, exc_info
         own = self._options
         try:
             if own is not None:

@@ -73,8 +73,9 @@ class WsgiToAsgi:
         self.buffer_body = buffer_body
         self._run: RunInPool | None = None
         if workers is not None:
-            run = WsgiToAsgiInstance.__dict__["run_wsgi_app"].func
-            self._run = RunInPool(run, workers)
+            run = WsgiToAsgiInstance.__dict__["run_wsgi_app"]
+            self._run = RunInPool(run.func, workers)
+            self._run._shown = run._shown
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handles one connection, on the event loop it is awaited on."""
@@ -251,6 +252,8 @@ class WsgiToAsgiInstance:
                 raise
         finally:
             exchange.leave()
+
+    run_wsgi_app._shown = lambda args: args[0].wsgi_application  # type: ignore[attr-defined]
 
     def _respond(self, body: Any) -> None:
         try:

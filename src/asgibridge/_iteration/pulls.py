@@ -53,11 +53,14 @@ clock = time.perf_counter
 class Hops:
     """Calls from a task to where sync code runs, all in the one ``context``."""
 
-    def __init__(self, thread_sensitive: bool, executor: ThreadPoolExecutor | None) -> None:
+    def __init__(
+        self, thread_sensitive: bool, executor: ThreadPoolExecutor | None, shown: Any = None
+    ) -> None:
         if thread_sensitive and executor is not None:
             raise TypeError("executor must not be set when thread_sensitive is True")
         self._thread_sensitive = thread_sensitive
         self._executor = executor
+        self._shown = shown  # the user's function, or object
         self.context: contextvars.Context | None = None
         # What each side's was when it last told the other; and the task's news since, as pairs
         # (after, before).
@@ -85,9 +88,11 @@ class Hops:
 
     def call(self, function: Callable[[], _R]) -> Coroutine[Any, Any, _R]:
         """The coroutine of a `sync_to_async` call of ``function``."""
-        return SyncToAsync(
+        call = SyncToAsync(
             function, thread_sensitive=self._thread_sensitive, executor=self._executor
-        )()
+        )
+        call._shown = lambda _args: self._shown
+        return call()
 
     def in_context(self, function: Callable[..., _R], *args: Any) -> _R:
         """Call ``function`` in ``context``. In the thread."""

@@ -205,11 +205,11 @@ class SyncCall:
             self._error = error
         finally:
             thread.call = outer
-            if guard is not None:
-                guard.ends(self)
             if counted is not None:
                 counted.end(begin, self.shown)
             self.shown = None
+            if guard is not None:
+                guard.ends(self)
 
     def _run_in_context(self, context: Context, function: Callable[[], Any]) -> None:
         # The same as the shell's ``SyncToAsync.thread_handler``, which is there to be overridden.
