@@ -46,9 +46,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import os
 import threading
-import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
@@ -56,6 +54,7 @@ from typing import Any
 
 from . import current_thread_executor, sync
 from ._kernel import kernel
+from ._process import fork
 from ._process.queue_errors import QueueFull
 from ._waits import deadlocks
 
@@ -115,7 +114,7 @@ class CapacityLimiter:
         self._places = _places(0)
         self._total_tokens: float = 0
         self.total_tokens = total_tokens
-        _limiters.add(self)
+        fork.at_fork_of(self, CapacityLimiter._forget_parent)
 
     def __repr__(self) -> str:
         return (
@@ -387,18 +386,6 @@ def _caller() -> object:
         if task is not None:
             return task
     return threading.current_thread()
-
-
-_limiters: weakref.WeakSet[CapacityLimiter] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for limiter in list(_limiters):
-        limiter._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class CallOptions:
