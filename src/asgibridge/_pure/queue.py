@@ -64,6 +64,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from .._process import fork
+from .._process.cpython import running_loop
 from .._process.queue_errors import (
     NOTHING,
     Nothing,
@@ -150,7 +151,7 @@ class _Turn:
 
     def __await__(self) -> Generator[Any, None, Any]:
         queue = self.queue
-        loop = asyncio._get_running_loop()
+        loop = running_loop()
         if loop is None:
             raise RuntimeError("no running event loop: use the sync_ methods in a plain thread")
         self.loop = loop
@@ -413,7 +414,7 @@ class QueueCore:
         loop = turn.loop
         if loop.is_closed():
             return False
-        if asyncio._get_running_loop() is loop:
+        if running_loop() is loop:
             turn.wake()
         elif turn.generation != fork.generation:
             loop.call_soon_threadsafe(turn.wake)
