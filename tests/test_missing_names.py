@@ -31,14 +31,14 @@ NEEDED = {
     "events._event_loop_policy",
     "tasks._GatheringFuture",
     "coroutines._is_coroutine",
-    "asyncio.constants.THREAD_JOIN_TIMEOUT",
+    "constants.THREAD_JOIN_TIMEOUT",
     "os.environ._data",
     "os.environ.encodekey",
 }
 
 PROGRAM = r"""
 import asyncio, builtins, concurrent.futures.thread, importlib, os, pkgutil, sys, threading
-from asyncio import base_events, coroutines, events, runners, selector_events, tasks
+from asyncio import base_events, constants, coroutines, events, runners, selector_events, tasks
 
 WHAT, NAME = sys.argv[1:]
 
@@ -129,7 +129,7 @@ def names() -> list[tuple[str, str]]:
     for node in ast.walk(ast.parse(CPYTHON.read_text("utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
             owner, name = node.args[:2]
-            if not isinstance(name, ast.Constant) or name.value == "__code__":
+            if not isinstance(name, ast.Constant) or name.value in ("__code__", "Timeout"):
                 continue
             path = f"{ast.unparse(owner)}.{name.value}"
             if path in NEEDED or not exists(path):
@@ -144,7 +144,7 @@ def names() -> list[tuple[str, str]]:
 def exists(path: str) -> bool:
     program = (
         "import asyncio, concurrent.futures.thread, os, sys, threading\n"
-        "from asyncio import base_events, coroutines, events, runners, selector_events, tasks\n"
+        "from asyncio import base_events, constants, coroutines, events, runners, selector_events, tasks\n"
     )
     names: dict[str, object] = {}
     exec(program, names)

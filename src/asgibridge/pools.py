@@ -32,7 +32,8 @@ from typing import Any
 
 from ._kernel import kernel
 from ._process import cpython, fork, threads
-from ._process.threads import Item, Worker
+from ._process.items import Item
+from ._process.threads import Worker
 
 __all__ = ["LoopExecutor", "executor_of"]
 
@@ -149,7 +150,7 @@ class _Queue:
         return self.qsize() == 0
 
 
-class _Work:
+class _Work(Item):
     """What ``submit`` makes, as an item of the inbox."""
 
     __slots__ = ("arguments", "work")
@@ -161,12 +162,6 @@ class _Work:
     def run(self) -> None:
         work, self.work = self.work, None
         work.run(*self.arguments)
-
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
 
 
 class _Given:

@@ -217,11 +217,7 @@ class PersistentLoop:
         for server in leaving:
             server.close()
         if not is_told and error is not None:
-            kind = threading.ExceptHookArgs(
-                (type(error), error, error.__traceback__, threading.current_thread())
-            )
-            threading.excepthook(kind)
-            del kind
+            threads.report_error(error)
         error = run = None  # type: ignore[assignment]
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:

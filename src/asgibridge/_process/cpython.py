@@ -14,7 +14,7 @@ import importlib
 import os
 import sys
 import threading
-from asyncio import base_events, coroutines, events, runners, selector_events, tasks
+from asyncio import base_events, constants, coroutines, events, runners, selector_events, tasks
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import BuiltinFunctionType, FrameType
@@ -112,9 +112,8 @@ set_running_loop: Any = getattr(asyncio, "_set_running_loop", None)
 run_once: Any = getattr(asyncio.SelectorEventLoop, "_run_once", None)
 
 # 3.12: asyncio.run waits so long for the default executor's threads. Without it: for ever.
-JOIN_TIMEOUT: tuple[Any, ...] = ()
-if sys.version_info >= (3, 12):
-    JOIN_TIMEOUT = (getattr(asyncio.constants, "THREAD_JOIN_TIMEOUT", None),)
+_join_timeout = getattr(constants, "THREAD_JOIN_TIMEOUT", None)
+JOIN_TIMEOUT: tuple[float, ...] = () if _join_timeout is None else (_join_timeout,)
 
 # Below 3.12. Without it: `markcoroutinefunction` marks, and asyncio does not see it.
 coroutine_marker: Any = getattr(coroutines, "_is_coroutine", None)

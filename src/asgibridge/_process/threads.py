@@ -34,18 +34,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import connections, cpython, fork
+from .items import Item
 
 __all__ = ["Worker", "has_users_threads", "is_exiting", "workers"]
-
-
-class Item(Protocol):
-    """What an inbox carries: run on the inbox's thread (or given up), then delivered."""
-
-    def run(self) -> None: ...
-
-    def deliver(self) -> None: ...
-
-    def cancel(self) -> None: ...
 
 
 class Mailbox(Protocol):
@@ -186,12 +177,19 @@ def call_and_report(function: Callable[..., object], *args: object) -> bool:
     """``function(*args)``; what it raises goes to `threading.excepthook`, and False is returned."""
     try:
         function(*args)
-    except BaseException:
-        threading.excepthook(
-            threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
-        )
+    except BaseException as error:
+        report_error(error)
         return False
     return True
+
+
+def report_error(error: BaseException) -> None:
+    """Give it to `threading.excepthook`, as what ends a thread: there is nobody to raise it to."""
+    threading.excepthook(
+        threading.ExceptHookArgs(
+            (type(error), error, error.__traceback__, threading.current_thread())
+        )
+    )
 
 
 def _before_threads_are_joined() -> None:

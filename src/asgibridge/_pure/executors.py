@@ -31,7 +31,8 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from .._process import fork, threads
-from .._process.threads import Item, Worker
+from .._process.items import Item
+from .._process.threads import Worker
 from .calls import SyncCall
 from .inbox import Inbox
 

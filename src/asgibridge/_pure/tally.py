@@ -13,14 +13,13 @@ A forked child begins at zero.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-from .._process import fork
+from .._process import fork, threads
 from .._process.buckets import BOUNDS
 
 __all__ = ["collect_timings", "counts", "now", "report_slow", "run_counted", "running"]
@@ -179,13 +178,8 @@ def report_slow(
 
 def _tell_slow(function: Callable[[], Any], spent: float) -> None:
     report = _when_slow
-    try:
-        if report is not None:
-            report(function, spent)
-    except BaseException:  # it costs nobody else anything
-        threading.excepthook(
-            threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()])
-        )
+    if report is not None:
+        threads.call_and_report(report, function, spent)  # it costs nobody else anything
 
 
 def run_counted(function: Callable[[], Any]) -> Any:

@@ -40,7 +40,7 @@ from typing import Any, TypeVar
 from .._kernel import kernel
 from .._loops import kept
 from .._process import fork
-from .._process.threads import Item
+from .._process.items import Item
 from .._waits import deadlocks
 from .pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
 

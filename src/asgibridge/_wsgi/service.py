@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._process import cpython, fork, threads
+from .._process.items import Item
 from ..compatibility import guarantee_single_callable
 
 __all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
@@ -170,7 +171,7 @@ class Service:
             for conversation in list(self.conversations):
                 conversation.give_up()
 
-    def drain(self) -> list[threads.Item]:
+    def drain(self) -> list[Item]:
         """Nothing: `serve` has told all that waited."""
         return []
 

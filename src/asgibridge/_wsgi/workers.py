@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import _kernel
-from .._process import fork, threads
+from .._process import fork
+from .._process.items import Item
 from ..sync import SyncToAsync
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Pool:
         self._waiting: deque[_Job] = deque()
         self._count = 0
 
-    def post(self, call: threads.Item) -> None:
+    def post(self, call: Item) -> None:
         """Have ``call`` run on one of the threads. From any thread."""
         job = _Job(self, call)
         with self._lock:
@@ -79,7 +80,7 @@ class _Job:
 
     __slots__ = ("_call", "_pool", "executor")
 
-    def __init__(self, pool: Pool, call: threads.Item) -> None:
+    def __init__(self, pool: Pool, call: Item) -> None:
         self._pool = pool
         self._call: Any = call
         self.executor: Any = None
