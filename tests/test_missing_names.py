@@ -144,7 +144,8 @@ def names() -> list[tuple[str, str]]:
 def exists(path: str) -> bool:
     program = (
         "import asyncio, concurrent.futures.thread, os, sys, threading\n"
-        "from asyncio import base_events, constants, coroutines, events, runners, selector_events, tasks\n"
+        "from asyncio import base_events, constants, coroutines, events, runners\n"
+        "from asyncio import selector_events, tasks\n"
     )
     names: dict[str, object] = {}
     exec(program, names)

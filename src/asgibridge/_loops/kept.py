@@ -109,7 +109,7 @@ def _take() -> _KeptLoop | None:
         not cpython.HAS_KNOWN_LOOPS
         or _is_leaving
         or not _is_asyncio_untouched()
-        or cpython.has_debug_variable()
+        or cpython.DEBUG_VARIABLE in cpython.variables
         or sys.flags.dev_mode
         or cpython.threading_is_patched()  # greenlets are no threads, but run loops at a time
     ):

@@ -21,12 +21,12 @@ from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 __all__ = [
-    *("HAS_EXECUTOR_PARTS", "HAS_KNOWN_LOOPS", "HAS_TASK_PARTS", "HAS_TIME_OUTS_TASK"),
-    *("JOIN_TIMEOUT", "TIMED", "at_threading_exit", "callbacks_of", "cancel_all_tasks"),
-    *("children_of", "coroutine_marker", "current_frames", "daemons_allowed"),
-    *("event_loop_policy", "future_of_group", "has_debug_variable", "is_gil_enabled"),
-    *("is_subinterpreter", "loop_of_runner", "pool_threads", "run_once", "running_loop"),
-    *("scheduled", "set_running_loop", "signals", "thread_of_loop", "threading_is_patched"),
+    *("DEBUG_VARIABLE", "HAS_EXECUTOR_PARTS", "HAS_KNOWN_LOOPS", "HAS_TASK_PARTS"),
+    *("HAS_TIME_OUTS_TASK", "JOIN_TIMEOUT", "TIMED", "at_threading_exit", "callbacks_of"),
+    *("cancel_all_tasks", "children_of", "coroutine_marker", "current_frames", "daemons_allowed"),
+    *("event_loop_policy", "future_of_group", "is_gil_enabled", "is_subinterpreter"),
+    *("loop_of_runner", "pool_threads", "run_once", "running_loop", "scheduled"),
+    *("set_running_loop", "signals", "thread_of_loop", "threading_is_patched", "variables"),
     *("waiter_of", "worker_arguments"),
 ]
 
@@ -149,15 +149,10 @@ def event_loop_policy() -> Any:
 
 # os.environ.get() takes longer than all else that is asked before a loop is kept. Without it: so
 # long.
-_variables: Any = getattr(os.environ, "_data", os.environ)
-_DEBUG: Any = "PYTHONASYNCIODEBUG"
-if _variables is not os.environ:
-    _DEBUG = getattr(os.environ, "encodekey", str)(_DEBUG)
-
-
-def has_debug_variable() -> bool:
-    """Whether ``PYTHONASYNCIODEBUG`` is set."""
-    return _DEBUG in _variables
+variables: Any = getattr(os.environ, "_data", os.environ)
+DEBUG_VARIABLE: Any = "PYTHONASYNCIODEBUG"
+if variables is not os.environ:
+    DEBUG_VARIABLE = getattr(os.environ, "encodekey", str)(DEBUG_VARIABLE)
 
 
 def waiter_of(task: Any) -> Any:
