@@ -36,6 +36,8 @@ NEEDED = {
     "os.environ.encodekey",
 }
 
+MODULES = {"_signal", "_interpreters", "_xxsubinterpreters"}
+
 PROGRAM = r"""
 import asyncio, builtins, concurrent.futures.thread, importlib, os, pkgutil, sys, threading
 from asyncio import base_events, constants, coroutines, events, runners, selector_events, tasks
@@ -57,6 +59,8 @@ if WHAT == "hide":
     builtins.getattr = seen
 elif WHAT == "flag":
     setattr(importlib.import_module("asgibridge._process.cpython"), NAME, False)
+elif WHAT == "module":
+    sys.modules[NAME] = None
 elif WHAT == "delete":
     owner, _, name = NAME.rpartition(".")
     exec(f"del {owner}.{name}")
@@ -124,7 +128,7 @@ print("done")
 
 
 def names() -> list[tuple[str, str]]:
-    """What is to be taken away: deleted, hidden from `cpython`, or a constant that is False."""
+    """What to take away: a name (deleted, or hidden from `cpython`), a module, a constant's truth."""
     found = set()
     for node in ast.walk(ast.parse(CPYTHON.read_text("utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
@@ -136,6 +140,8 @@ def names() -> list[tuple[str, str]]:
                 found.add(("hide", name.value))
             else:
                 found.add(("delete", path))
+        elif isinstance(node, ast.Constant) and str(node.value) in MODULES:
+            found.add(("module", node.value))
         elif isinstance(node, ast.Name) and node.id.startswith("HAS_"):
             found.add(("flag", node.id))
     return sorted(found)

@@ -106,7 +106,7 @@ class LoopThread:
 
 
 class Service:
-    """One thread's loop; what a `_threads.Worker` serves."""
+    """One thread's loop; what a `threads.Worker` serves."""
 
     worker: threads.Worker | None = None
     is_ending = False
