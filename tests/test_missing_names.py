@@ -128,7 +128,7 @@ print("done")
 
 
 def names() -> list[tuple[str, str]]:
-    """What to take away: a name (deleted, or hidden from `cpython`), a module, a constant's truth."""
+    """What to take away: a name (deleted, or hidden from `cpython`), a module, a constant."""
     found = set()
     for node in ast.walk(ast.parse(CPYTHON.read_text("utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
