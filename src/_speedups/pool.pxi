@@ -135,15 +135,17 @@ cdef class PoolInbox:
                 self.is_free()
                 try:
                     call.send_back()
-                except BaseException:
-                    _report_pool_error()
+                except BaseException as error:
+                    # Not the call's: a callback has raised SystemExit, say. It costs nobody else
+                    # anything, and not even the thread.
+                    _threads.report_error(error)
                 call = None
             else:
                 try:
                     item.run()
                     item.deliver()  # which may run callbacks, and those may wait for another call
-                except BaseException:
-                    _report_pool_error()
+                except BaseException as error:
+                    _threads.report_error(error)
                 item = None
                 self.is_free()
 
@@ -190,10 +192,3 @@ cdef class PoolInbox:
             begin = 0
         self.begin = begin
         return item
-
-
-cdef int _report_pool_error() except -1:
-    # Not an exception of the call: a callback has raised SystemExit, say. It costs nobody else
-    # anything, and not even the thread.
-    threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))
-    return 0

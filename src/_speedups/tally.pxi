@@ -168,8 +168,7 @@ def _forget_tallies():
         tally = tally.next
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_tallies)
+_fork.at_fork(_forget_tallies)
 
 
 def counts():
@@ -254,11 +253,8 @@ def report_slow(seconds, report):
 
 cdef int _tell_slow(object function, long long spent) except -1:
     report = _when_slow
-    try:
-        if report is not None:
-            report(function, spent * 1e-9)
-    except BaseException:
-        _report_pool_error()  # it costs nobody else anything
+    if report is not None:
+        _threads.call_and_report(report, function, spent * 1e-9)  # it costs nobody else anything
     return 0
 
 

@@ -21,10 +21,12 @@ from __future__ import annotations
 
 import importlib
 import os
-import threading
+import sys
 from collections.abc import Sequence
-from types import BuiltinFunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ._process.cpython import is_subinterpreter, threading_is_patched
 
 __all__ = ["IMPLEMENTATION", "kernel"]
 
@@ -43,30 +45,12 @@ def _choice(variable: str = "ASGIBRIDGE_SPEEDUPS", choices: Sequence[str] = CHOI
     return choice
 
 
-def threading_is_patched() -> bool:
-    """Whether gevent, eventlet or the like has replaced what ``threading`` is made of."""
-    # Both builtins are replaced by Python functions or classes when patched.
-    return not isinstance(threading._allocate_lock, BuiltinFunctionType) or not isinstance(  # type: ignore[attr-defined]
-        threading.get_ident, BuiltinFunctionType
-    )
-
-
-def _is_subinterpreter() -> bool:
-    for name in ("_interpreters", "_xxsubinterpreters"):  # 3.13, before
-        try:
-            interpreters: Any = importlib.import_module(name)
-        except ImportError:
-            continue
-        return bool(interpreters.get_current() != interpreters.get_main())
-    return False
-
-
 def _load() -> tuple[ModuleType, str]:
     choice = _choice()
     _choice("ASGIBRIDGE_PLACEMENT", PLACEMENTS)  # before there is a kernel that goes by it
-    if choice == "auto" and _is_subinterpreter():
+    if choice == "auto" and is_subinterpreter():
         return importlib.import_module("asgibridge._pure"), "pure"
-    if choice == "require" and _is_subinterpreter():
+    if choice == "require" and is_subinterpreter():
         raise ImportError(
             "ASGIBRIDGE_SPEEDUPS=require, but this is a subinterpreter, and the compiled kernel "
             "serves only the main one: set it to auto, or unset it"
@@ -101,10 +85,12 @@ else:
 def leave_compiled_kernel() -> bool:
     """``threading`` was monkey-patched after we were loaded: from now on, the pure kernel.
 
-    Returns whether that is a change. Raises RuntimeError if the environment requires the compiled
-    one, whose waiting would block every greenlet.
+    In each module of the package, names that are the compiled kernel or of it are the pure one's
+    afterwards. What has been made by the compiled one stays as it is. Returns whether that is a
+    change. Raises RuntimeError if the environment requires the compiled one, whose waiting would
+    block every greenlet.
     """
-    global kernel, IMPLEMENTATION
+    global IMPLEMENTATION
     if IMPLEMENTATION == "pure":
         return False
     if _choice() == "require":
@@ -112,5 +98,13 @@ def leave_compiled_kernel() -> bool:
             "threading was monkey-patched after asgibridge was loaded, and the compiled kernel "
             "would block every greenlet: set ASGIBRIDGE_SPEEDUPS=auto instead of require"
         )
-    kernel, IMPLEMENTATION = importlib.import_module("asgibridge._pure"), "pure"  # type: ignore[assignment, unused-ignore]
+    compiled, pure = kernel, importlib.import_module("asgibridge._pure")
+    bound = {name: (getattr(compiled, name), getattr(pure, name)) for name in pure.__all__}
+    bound["kernel"] = compiled, pure
+    for path, module in list(sys.modules.items()):
+        if path.startswith("asgibridge.") and module is not compiled:
+            for name, (old, new) in bound.items():
+                if vars(module).get(name) is old:
+                    setattr(module, name, new)
+    IMPLEMENTATION = "pure"
     return True

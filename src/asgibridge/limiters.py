@@ -37,9 +37,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import threading
-import weakref
 from collections.abc import Generator
 from dataclasses import dataclass
 from types import TracebackType
@@ -48,6 +46,8 @@ from typing import Any
 from . import current_thread_executor
 from ._bridge import state
 from ._kernel import kernel
+from ._process import fork
+from ._process.cpython import running_loop
 from ._process.queue_errors import QueueFull
 from ._waits import deadlocks
 
@@ -84,7 +84,7 @@ class _Ticket:
         self.has_token = False
         self.is_of_parent = False  # and what it stands for came back when this process was forked
         # The thread that has the token; None of a task.
-        self.ident = threading.get_ident() if asyncio._get_running_loop() is None else None
+        self.ident = threading.get_ident() if running_loop() is None else None
 
 
 class CapacityLimiter:
@@ -107,7 +107,7 @@ class CapacityLimiter:
         self._places = _places(0)
         self._total_tokens: float = 0
         self.total_tokens = total_tokens
-        _limiters.add(self)
+        fork.at_fork_of(self, CapacityLimiter._forget_parent)
 
     def __repr__(self) -> str:
         return (
@@ -200,7 +200,7 @@ class CapacityLimiter:
         Raises TimeoutError if there is none by then; RuntimeError if the thread has one of this
         limiter's, or runs an event loop, which would stand still: await `acquire` there.
         """
-        if asyncio._get_running_loop() is not None:
+        if running_loop() is not None:
             raise RuntimeError(
                 "waiting for a token here would block the event loop: use 'async with', or await "
                 "acquire()"
@@ -376,23 +376,11 @@ def _places(maxsize: int) -> kernel.QueueCore:
 
 
 def _caller() -> object:
-    if asyncio._get_running_loop() is not None:
+    if running_loop() is not None:
         task = asyncio.current_task()
         if task is not None:
             return task
     return threading.current_thread()
-
-
-_limiters: weakref.WeakSet[CapacityLimiter] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for limiter in list(_limiters):
-        limiter._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def check_cancelled() -> None:
@@ -405,7 +393,7 @@ def check_cancelled() -> None:
     `sync_to_async` call runs; in async code, the exception comes by itself.
     """
     task_context = state.threadlocal.__dict__.get("task_context")
-    if task_context is None or asyncio._get_running_loop() is not None:
+    if task_context is None or running_loop() is not None:
         raise RuntimeError(
             "check_cancelled() is for functions that sync_to_async runs, on the thread that it "
             "runs them in"

@@ -23,24 +23,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread
-import os
 import queue
-import sys
 import threading
-import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from types import FunctionType, ModuleType
 from typing import Any
 
 from ._kernel import kernel
-from ._process import threads
-from ._process.threads import Item, Worker
+from ._process import cpython, fork, threads
+from ._process.items import Item
+from ._process.threads import Worker
 
 __all__ = ["LoopExecutor", "executor_of"]
-
-
-_executors: weakref.WeakSet[LoopExecutor] = weakref.WeakSet()
 
 
 class LoopExecutor(ThreadPoolExecutor):
@@ -52,10 +47,9 @@ class LoopExecutor(ThreadPoolExecutor):
     def __init__(self, max_workers: int | None = None, thread_name_prefix: str = "asyncio") -> None:
         super().__init__(max_workers, thread_name_prefix)
         self._begin()
-        _executors.add(self)
+        fork.at_fork_of(self, LoopExecutor._forget_parent)
 
     def _begin(self) -> None:
-        self._generation = threads.generation()
         self._inbox = kernel.PoolInbox(self._max_workers)
         self._work_queue = _Queue(self._inbox, self)
 
@@ -99,18 +93,8 @@ class LoopExecutor(ThreadPoolExecutor):
 
     def __del__(self) -> None:
         inbox = getattr(self, "_inbox", None)
-        if inbox is not None and self._generation == threads.generation():
+        if inbox is not None:
             inbox.close()
-
-
-def _after_fork_in_child() -> None:
-    # After that of `_process.threads`, which is imported above.
-    for executor in list(_executors):
-        executor._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _PoolWorker(Worker):
@@ -140,10 +124,8 @@ class _Queue:
     def __init__(self, inbox: kernel.PoolInbox, executor: ThreadPoolExecutor) -> None:
         self._inbox = inbox
         self._drained: deque[Item] = deque()
-        # From 3.14 on a work item is run with a context of its thread; without an initializer
-        # there is nothing in it. Not the executor: that would be a cycle.
-        make_context = getattr(executor, "_create_worker_context", None)
-        self._arguments = () if make_context is None else (make_context(),)
+        # Without an initializer there is nothing in them. Not the executor: that would be a cycle.
+        self._arguments = cpython.worker_arguments(executor)
 
     def put(self, work: Any) -> None:
         if work is None:  # shutdown's: let the threads end
@@ -168,7 +150,7 @@ class _Queue:
         return self.qsize() == 0
 
 
-class _Work:
+class _Work(Item):
     """What ``submit`` makes, as an item of the inbox."""
 
     __slots__ = ("arguments", "work")
@@ -180,12 +162,6 @@ class _Work:
     def run(self) -> None:
         work, self.work = self.work, None
         work.run(*self.arguments)
-
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
 
 
 class _Given:
@@ -208,7 +184,7 @@ def _stock(owner: Any, name: str, module: ModuleType) -> Any:
     # above has been looked at in these versions only.
     method = owner.__dict__.get(name)
     if (
-        sys.version_info < (3, 16)
+        cpython.HAS_EXECUTOR_PARTS
         and type(method) is FunctionType
         and method.__globals__ is module.__dict__
     ):

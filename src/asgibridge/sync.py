@@ -38,14 +38,14 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _kernel, current_thread_executor, observers, pools, runners
-from ._bridge import contexts, routes, state
+from . import _kernel, observers
+from ._bridge import routes, state
 from ._bridge.cancelling import cancel_inner_task, outwait
 from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext
 from ._bridge.options import CallOptions
 from ._kernel import kernel
 from ._loops.persistent import PersistentLoop
-from ._process import threads
+from ._process import cpython, fork
 from ._workers import leases
 from .current_thread_executor import CurrentThreadExecutor
 from .runners import TopLevelRun
@@ -83,7 +83,7 @@ else:
 
     def markcoroutinefunction(func: _F) -> _F:
         """Have `iscoroutinefunction` say True of ``func``."""
-        func._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+        func._is_coroutine = cpython.coroutine_marker  # type: ignore[attr-defined]
         return func
 
 
@@ -103,13 +103,10 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 def _go_on_under_monkey_patching() -> None:
     # gevent has patched `threading` since we were loaded. What the compiled kernel made before
     # stays usable for what runs on real threads; there is no greenlet yet that waits in it.
-    global _get_ident, kernel, CurrentThreadExecutor
+    global _get_ident
+    compiled = kernel
     if _kernel.leave_compiled_kernel():
-        compiled, kernel = kernel, _kernel.kernel
-        runners.kernel = pools.kernel = contexts.kernel = kernel  # type: ignore[attr-defined]
-        leases.go_over_to(kernel)
-        CurrentThreadExecutor = kernel.CurrentThreadExecutor
-        current_thread_executor.CurrentThreadExecutor = CurrentThreadExecutor
+        leases.begin_anew()
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
             SyncToAsync.single_thread_executor = kernel.ThreadSensitiveExecutor()
     _get_ident = threading.get_ident
@@ -167,7 +164,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         loop, task_context = kernel.awaiting(SyncToAsync.threadlocal)
         if self.force_new_loop:
             loop = None
-        if asyncio._get_running_loop() is not None:
+        if cpython.running_loop() is not None:
             raise RuntimeError(
                 "You cannot use AsyncToSync in the same thread as an async event loop - "
                 "just await the async function directly."
@@ -476,7 +473,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         threadlocal = self.threadlocal.__dict__
         outer = threadlocal.copy()
         threadlocal["main_event_loop"] = loop
-        threadlocal["main_event_loop_pid"] = threads.pid()
+        threadlocal["main_event_loop_pid"] = fork.pid
         threadlocal["task_context"] = task_context
         handled = exc_info[1]
         del exc_info

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import workers
 from .._kernel import kernel
 from .._loops.persistent import PersistentLoop
-from .._process import threads
+from .._process import fork, threads
 from .._waits import deadlocks
 from .._workers import leases
 from .._workers.leases import Lease
@@ -50,7 +50,10 @@ class AsyncSingleThreadContext:
         self._persistent_loop = persistent_loop
         self._persistent: PersistentLoop | None = None
         self._lock = threading.RLock()  # guards the one above
-        self._generation = threads.generation()
+        fork.at_fork_of(self, AsyncSingleThreadContext._forget_parent)
+
+    def _forget_parent(self) -> None:
+        self._lock = threading.RLock()
 
     def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
         outer = state.single_thread_context.get(None)
@@ -90,10 +93,6 @@ class AsyncSingleThreadContext:
             if executor is None:
                 executor = executors[self] = leases.executor_of_runs()
             return executor
-        if self._generation != threads.generation():
-            # In a forked child: a thread that is not there may hold the lock.
-            self._generation = threads.generation()
-            self._lock = threading.RLock()
         with self._lock:
             persistent = self._persistent
             if persistent is not None and persistent.is_usable():

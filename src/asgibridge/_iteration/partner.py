@@ -46,7 +46,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .. import _kernel, sync
-from .._process import threads
+from .._process import cpython, fork, threads
+from .._process.items import Item
 from ..sync import AsyncToSync, SyncToAsync
 
 __all__ = ["Partner"]
@@ -56,7 +57,7 @@ class _Answered(Exception):
     """Ends the thread's waiting; never leaves this module."""
 
 
-class _Answer:
+class _Answer(Item):
     """An inbox's item that raises out of ``serve()``."""
 
     __slots__ = ()
@@ -64,17 +65,11 @@ class _Answer:
     def run(self) -> None:
         raise _Answered
 
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
-
 
 _ANSWER = _Answer()
 
 
-class _OwnRun:
+class _OwnRun(Item):
     """The whole of a partner on a loop of its own, as the one item in the inbox of a worker."""
 
     __slots__ = ("_call",)
@@ -87,19 +82,13 @@ class _OwnRun:
         assert call is not None
         call()
 
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
-
 
 class Partner:
     """Both sides; see the module's header. It begins when it is first asked."""
 
     def __init__(self, force_new_loop: bool) -> None:
         self._force_new_loop = force_new_loop
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self._frame: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_own_loop = False
@@ -177,7 +166,7 @@ class Partner:
     def close(self) -> None:
         """Have the partner leave, wait for its end, and raise what it raised in doing so."""
         frame = self._frame
-        if frame is None or self._has_finished or self._generation != threads.generation():
+        if frame is None or self._has_finished or self._generation != fork.generation:
             return
         if self._over and frame.owns_current_thread():
             self.finish()
@@ -205,7 +194,7 @@ class Partner:
         self.finish()
 
     def _would_block_a_loop(self) -> bool:
-        running = asyncio._get_running_loop()
+        running = cpython.running_loop()
         if running is None:
             return False
         # Under gevent the partner's own loop seems to run here, in the one thread there is.
@@ -217,7 +206,7 @@ class Partner:
                 "this would block the event loop that runs in this thread: use the async iterator "
                 "or context manager itself, with `async for` or `async with`"
             )
-        if self._generation != threads.generation():
+        if self._generation != fork.generation:
             raise RuntimeError("this was begun before a fork, and its event loop is the parent's")
         if self._frame is None:
             return
@@ -443,14 +432,11 @@ def _close_at_exit() -> None:
 def _close_before_threads_are_joined() -> None:
     # Where `threading` itself waits for our threads, though they are abandoned: see
     # `_process.threads`.
-    if _kernel.threading_is_patched() or not threads._daemons_allowed():
+    if cpython.threading_is_patched() or not cpython.daemons_allowed():
         _close_at_exit()
 
 
 # Both run before those of `_process.threads`, which came first: what the partners call still has
 # threads.
 atexit.register(_close_at_exit)
-try:
-    threading._register_atexit(_close_before_threads_are_joined)  # type: ignore[attr-defined]
-except RuntimeError:  # imported while the interpreter is already waiting for its threads
-    pass
+cpython.at_threading_exit(_close_before_threads_are_joined)

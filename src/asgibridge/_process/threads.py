@@ -19,8 +19,7 @@ multiprocessing forks, which leave without `atexit`; subinterpreters that allow 
 gevent, whose own waiting (from 3.13 on) looks at ``daemon`` itself. A worker that is started still
 later serves what it was started for, and ends.
 
-**Fork.** No thread of the parent lives on in the child. `generation` is bumped there; whoever holds
-a worker or a frame of an older generation forgets it.
+**Fork.** No thread of the parent lives on in the child: see `_process.fork`.
 """
 
 from __future__ import annotations
@@ -28,26 +27,16 @@ from __future__ import annotations
 import atexit
 import contextvars
 import itertools
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import connections
+from . import connections, cpython, fork
+from .items import Item
 
-__all__ = ["Worker", "generation", "has_users_threads", "is_exiting", "workers"]
-
-
-class Item(Protocol):
-    """What an inbox carries: run on the inbox's thread (or given up), then delivered."""
-
-    def run(self) -> None: ...
-
-    def deliver(self) -> None: ...
-
-    def cancel(self) -> None: ...
+__all__ = ["Worker", "has_users_threads", "is_exiting", "workers"]
 
 
 class Mailbox(Protocol):
@@ -61,8 +50,6 @@ class Mailbox(Protocol):
 
 
 _names = itertools.count()
-_generation = 0
-_pid = os.getpid()
 # Guards the pair below, so that no worker slips between the exit's two questions "who is there?"
 # and "who waits for the next one?". Re-entrant: a finalizer may start a worker.
 _lock = threading.RLock()
@@ -72,16 +59,6 @@ _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
 before_values_end: list[Callable[[], object]] = [connections.close_connections]
 when_a_worker_ends: list[Callable[[], object]] = []
 when_exiting: list[Callable[[], object]] = []  # called before the workers are waited for
-
-
-def generation() -> int:
-    """How many forks this process is away from the one that imported us."""
-    return _generation
-
-
-def pid() -> int:
-    """``os.getpid()``, without asking the kernel."""
-    return _pid
 
 
 def workers() -> list[Worker]:
@@ -116,7 +93,7 @@ class Worker(threading.Thread):
     @property
     def daemon(self) -> bool:
         """False, but True while the thread starts: that is when `threading` looks (see above)."""
-        return self._left_to_us and not self._started.is_set()  # type: ignore[attr-defined]
+        return self._left_to_us and not self.is_alive()
 
     @daemon.setter
     def daemon(self, value: bool) -> None:
@@ -125,7 +102,7 @@ class Worker(threading.Thread):
     def start(self) -> None:
         with _lock:
             # Subinterpreters may refuse daemons; there, `threading` waits and nothing is abandoned.
-            self._left_to_us = not _exiting and _daemons_allowed()
+            self._left_to_us = not _exiting and cpython.daemons_allowed()
             _alive.add(self)
         try:
             super().start()
@@ -134,6 +111,7 @@ class Worker(threading.Thread):
             raise
 
     def run(self) -> None:
+        self._left_to_us = False  # or `daemon` would be True again when it has ended
         with _lock:
             if not self.abandoned:
                 _alive.add(self)  # once more: a signal handler may have raised in our start()
@@ -199,28 +177,28 @@ def call_and_report(function: Callable[..., object], *args: object) -> bool:
     """``function(*args)``; what it raises goes to `threading.excepthook`, and False is returned."""
     try:
         function(*args)
-    except BaseException:
-        threading.excepthook(
-            threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
-        )
+    except BaseException as error:
+        report_error(error)
         return False
     return True
 
 
-def _daemons_allowed() -> bool:
-    allowed = getattr(threading, "_daemon_threads_allowed", None)  # 3.12
-    return allowed is None or bool(allowed())
+def report_error(error: BaseException) -> None:
+    """Give it to `threading.excepthook`, as what ends a thread: there is nobody to raise it to."""
+    threading.excepthook(
+        threading.ExceptHookArgs(
+            (type(error), error, error.__traceback__, threading.current_thread())
+        )
+    )
 
 
 def _before_threads_are_joined() -> None:
-    from .._kernel import threading_is_patched  # not above: it loads the kernel, which needs us
-
     process = sys.modules.get("multiprocessing.process")
     leaves_without_atexit = process is not None and process.parent_process() is not None
     if (
         (leaves_without_atexit and not has_users_threads())
-        or not _daemons_allowed()
-        or threading_is_patched()
+        or not cpython.daemons_allowed()
+        or cpython.threading_is_patched()
     ):
         _end_workers()
 
@@ -259,18 +237,13 @@ def _end_workers() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _generation, _lock, _pid
-    _generation += 1
-    _pid = os.getpid()
+    global _lock
     _lock = threading.RLock()
     _alive.clear()
 
 
-try:
-    threading._register_atexit(_before_threads_are_joined)  # type: ignore[attr-defined]
-except RuntimeError:  # imported while the interpreter is already waiting for its threads
-    _exiting = True
+# Or it is imported while the interpreter is already waiting for its threads.
+_exiting = not cpython.at_threading_exit(_before_threads_are_joined)
 atexit.register(_end_workers)
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)

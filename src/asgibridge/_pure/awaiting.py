@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._process import threads
+from .._process import fork
 
 __all__ = ["awaiting"]
 
@@ -19,5 +19,5 @@ def awaiting(threadlocal: Any) -> tuple[Any, Any]:
     if not names:
         return None, None
     # In a forked child the loop is the parent's (asgiref #194).
-    is_mine = names.get("main_event_loop_pid") == threads.pid()
+    is_mine = names.get("main_event_loop_pid") == fork.pid
     return names.get("main_event_loop") if is_mine else None, names.get("task_context")

@@ -41,7 +41,7 @@ from concurrent.futures import InvalidStateError
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from .._process import threads
+from .._process import fork
 from . import tally
 from .channel import call_soon, wake_channel
 from .drive import begin_task
@@ -218,7 +218,7 @@ class SyncCall:
         names = self._threadlocal.__dict__
         outer = names.copy()
         names["main_event_loop"] = self._loop
-        names["main_event_loop_pid"] = threads.pid()
+        names["main_event_loop_pid"] = fork.pid
         names["task_context"] = self.task_context
         outer_home, thread.home = thread.home, self._home
         try:

@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .._process.threads import Item
+from .._process.items import Item
 from .._waits import deadlocks
 from . import parking
 from .calls import SyncCall, TaskContext

@@ -18,12 +18,12 @@ when used: gevent replaces what it holds.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from typing import Any
 
-from .._process.threads import Item
+from .._process.items import Item
+from .._process.threads import report_error
 from .calls import SyncCall
 
 __all__ = ["PoolInbox"]
@@ -118,8 +118,10 @@ class PoolInbox:
                     self._is_free()
                     is_free = True
                 item.deliver()  # which may run callbacks, and those may wait for another call
-            except BaseException:
-                _report()
+            except BaseException as error:
+                # Not the call's: a callback has raised SystemExit, say. It costs nobody else
+                # anything, and not even the thread.
+                report_error(error)
             if not is_free:
                 self._is_free()
             del item
@@ -140,9 +142,3 @@ class PoolInbox:
                     return None
                 self._parked.append(bed)
             bed.acquire()
-
-
-def _report() -> None:
-    # Not an exception of the call: a callback has raised SystemExit, say. It costs nobody else
-    # anything, and not even the thread.
-    threading.excepthook(threading.ExceptHookArgs([*sys.exc_info(), threading.current_thread()]))

@@ -56,7 +56,6 @@ from __future__ import annotations
 
 import asyncio
 import operator
-import os
 import sys
 import threading
 import time
@@ -64,6 +63,8 @@ from collections import OrderedDict, deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from .._process import fork
+from .._process.cpython import running_loop
 from .._process.queue_errors import (
     NOTHING,
     Nothing,
@@ -84,20 +85,6 @@ _NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
 # Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
 _PATIENCE: float = 0.25 if sys.platform == "win32" else 3600
 _MAIN_PATIENCE = min(_PATIENCE, 0.5)
-
-# The idents of the threads that forked, by generation: each is the only one its child has.
-_forkers: list[int] = []
-_generation = 0
-
-
-def _after_fork_in_child() -> None:
-    global _generation
-    _forkers.append(threading.get_ident())
-    _generation += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Turn:
@@ -130,7 +117,7 @@ class _Turn:
         self.state = _NEW
         self.line: OrderedDict[_Turn, None] | None = None
         self.ident = threading.get_ident()
-        self.generation = _generation
+        self.generation = fork.generation
         self.bed = None
         self.rung: list[bool] = []
         self.future: asyncio.Future[None] | None = None  # of the loop's thread
@@ -164,7 +151,7 @@ class _Turn:
 
     def __await__(self) -> Generator[Any, None, Any]:
         queue = self.queue
-        loop = asyncio._get_running_loop()
+        loop = running_loop()
         if loop is None:
             raise RuntimeError("no running event loop: use the sync_ methods in a plain thread")
         self.loop = loop
@@ -220,7 +207,7 @@ class QueueCore:
         self._putters: OrderedDict[_Turn, None] = OrderedDict()
         self._joiners: OrderedDict[_Turn, None] = OrderedDict()
         self._promised: OrderedDict[_Turn, None] = OrderedDict()
-        self._born = _generation
+        self._born = fork.generation
         self._lock = threading.RLock()
         self._count = 0
         if order == _HOOKED:
@@ -375,10 +362,10 @@ class QueueCore:
         # In a forked child: nobody is there but the tasks of the thread that forked. The lock may
         # have been held by somebody.
         self._lock = threading.RLock()
-        self._born = _generation
+        self._born = fork.generation
         for line in (self._getters, self._putters, self._joiners, self._promised):
             for turn in list(line):
-                survived = all(ident == turn.ident for ident in _forkers[turn.generation :])
+                survived = all(ident == turn.ident for ident in fork.forkers[turn.generation :])
                 if not survived and turn.state == _PROMISED:
                     self._keep_no_more(turn)
                 elif not survived:
@@ -410,7 +397,7 @@ class QueueCore:
                 del error
 
     def _next_turn(self) -> _Turn | None:
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         with self._lock:
             return self._promise()
@@ -427,16 +414,16 @@ class QueueCore:
         loop = turn.loop
         if loop.is_closed():
             return False
-        if asyncio._get_running_loop() is loop:
+        if running_loop() is loop:
             turn.wake()
-        elif turn.generation != _generation:
+        elif turn.generation != fork.generation:
             loop.call_soon_threadsafe(turn.wake)
         else:
             turn.channel.post(turn)
         return True
 
     def _withdraw_quietly(self, turn: _Turn) -> None:
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         with self._lock:
             if turn.state == _PROMISED:
@@ -454,7 +441,7 @@ class QueueCore:
 
     def _is_late(self, turn: _Turn) -> bool:
         # Its time is over: whether it goes away with nothing.
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         with self._lock:
             if turn.state != _WAITING or turn.line is None:
@@ -467,7 +454,7 @@ class QueueCore:
     def _reclaim(self) -> bool:
         # Take back what was promised to a task whose loop was closed before it could take it.
         # Only the oldest promise is looked at: those of the living are taken soon.
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         with self._lock:
             turn = next(iter(self._promised), None)
@@ -481,7 +468,7 @@ class QueueCore:
         if turn.state == _NEW and self._promised:
             while self._reclaim():
                 pass
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         kind = turn.kind
         with self._lock:
@@ -580,7 +567,7 @@ class QueueCore:
         """Put ``item`` if there is room now; returns whether there was."""
         woken: _Turn | None = None
         while True:
-            if self._born != _generation:
+            if self._born != fork.generation:
                 self._forget()
             with self._lock:
                 if self._down:
@@ -600,7 +587,7 @@ class QueueCore:
         """Take the first item if there is one now, else return NOTHING."""
         woken: _Turn | None = None
         while True:
-            if self._born != _generation:
+            if self._born != fork.generation:
                 self._forget()
             item: Any = NOTHING
             with self._lock:
@@ -759,7 +746,7 @@ class QueueCore:
 
     def qsize(self) -> int:
         """How many items `get_nowait` could take now."""
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         return max(0, self._count - self._kept_items)
 
@@ -769,7 +756,7 @@ class QueueCore:
 
     def full(self) -> bool:
         """Whether `put_nowait` would find no room now."""
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         return not self._has_room()
 
@@ -806,7 +793,7 @@ class QueueCore:
 
     def task_done(self) -> None:
         """One item that was taken is done with; ValueError if none is left."""
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         woken: _Turn | None = None
         with self._lock:
@@ -835,7 +822,7 @@ class QueueCore:
             self._wake(self._next_turn())
 
     def _drop(self, is_down: bool, state: int) -> None:
-        if self._born != _generation:
+        if self._born != fork.generation:
             self._forget()
         with self._lock:
             if is_down:

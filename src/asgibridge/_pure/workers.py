@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .._process.threads import Item, Worker
+from .._process.items import Item
+from .._process.threads import Worker
 from .executors import CurrentThreadExecutor
 from .inbox import Inbox
 

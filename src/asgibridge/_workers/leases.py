@@ -31,7 +31,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator
@@ -40,8 +39,8 @@ from typing import Any, Protocol, TypeVar
 
 from .._kernel import kernel
 from .._loops import kept
-from .._process import threads
-from .._process.threads import Item
+from .._process import fork
+from .._process.items import Item
 from .._waits import deadlocks
 from .pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
 
@@ -85,7 +84,7 @@ class _Over:
             listener()
 
 
-class _Begin:
+class _Begin(Item):
     """The first item of a lease with hooks."""
 
     __slots__ = ("_lease", "_worker")
@@ -103,16 +102,13 @@ class _Begin:
             lease.fail(error)
             raise
 
-    def deliver(self) -> None:
-        pass
-
     def cancel(self) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.fail(RuntimeError("the worker's thread has ended"))
 
 
-class _Last:
+class _Last(Item):
     """The last item of a lease."""
 
     __slots__ = ("_over", "_worker")
@@ -130,9 +126,6 @@ class _Last:
             return
         pool.give_back(worker)
         self._over()
-
-    def deliver(self) -> None:
-        pass
 
     def cancel(self) -> None:
         self._over()
@@ -231,7 +224,7 @@ class Lease(Executor):
         self._is_counted = is_counted
         self._avoiding = avoiding
         self._owner = owner
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self._lock = threading.RLock()
         # Guarded by the lock.
         self._state = _NEW
@@ -261,7 +254,7 @@ class Lease(Executor):
         if self._family.keeps:
             call.call_by(functools.partial(kernel.at_home, self._home, self._context.run))
         with self._lock:
-            if self._generation != threads.generation():
+            if self._generation != fork.generation:
                 self._forget_parent()
             if self._state != _READY or self._over is not None:
                 call.accept()
@@ -290,7 +283,7 @@ class Lease(Executor):
             future, self._at_home(functools.partial(fn, *args, **kwargs)), (), {}
         )
         with self._lock:
-            if self._generation != threads.generation():
+            if self._generation != fork.generation:
                 self._forget_parent()
             self._hold(item)
             is_waiting = self._state == _WAITING
@@ -370,7 +363,7 @@ class Lease(Executor):
         """It is this one's turn; False if it does not want the slot. From any thread."""
         try:
             with self._lock:
-                if self._state != _WAITING or self._generation != threads.generation():
+                if self._state != _WAITING or self._generation != fork.generation:
                     return False
                 self._begin(slot)
         except Exception as error:  # no thread could be started
@@ -433,7 +426,7 @@ class Lease(Executor):
         is returned. From any thread.
         """
         with self._lock:
-            if self._generation != threads.generation():
+            if self._generation != fork.generation:
                 self._forget_parent()
             over = self._over
             if over is None:
@@ -529,7 +522,7 @@ class Lease(Executor):
     def _forget_parent(self) -> None:
         # In a forked child.
         self._lock = threading.RLock()
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self._pending = []
         self._worker = self._slot = None
         if self._state != _ENDED:
@@ -537,7 +530,7 @@ class Lease(Executor):
 
     def __del__(self) -> None:
         state = getattr(self, "_state", _ENDED)
-        if state in (_NEW, _ENDED) or self._generation != threads.generation():
+        if state in (_NEW, _ENDED) or self._generation != fork.generation:
             return
         if state == _WAITING:
             pool.leave(self)
@@ -606,10 +599,7 @@ def end_idle() -> None:
     kernel.end_idle_workers()
 
 
-def go_over_to(new_kernel: Any) -> None:
+def begin_anew() -> None:
     """`threading` has been monkey-patched: see `asgibridge.sync`."""
-    global kernel
     pool.end_idle()
-    kernel = new_kernel
-    sys.modules[Slot.__module__].kernel = new_kernel  # type: ignore[attr-defined]
     kernel.set_idle_seconds(kept.IDLE_SECONDS)

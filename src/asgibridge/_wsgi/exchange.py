@@ -43,6 +43,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .. import _kernel
+from .._process.cpython import running_loop
+from .._process.items import Item
 from ..sync import AsyncToSync
 
 __all__ = ["LIMIT", "OVERHEAD", "ClientDisconnected", "Exchange", "body_of"]
@@ -75,15 +77,9 @@ class _WakeUp(BaseException):
     """Ends a wait in the frame; seen by nobody."""
 
 
-class _WakeUpItem:
+class _WakeUpItem(Item):
     def run(self) -> None:
         raise _WakeUp
-
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
 
 
 _WAKE_UP = _WakeUpItem()
@@ -221,7 +217,7 @@ class Exchange:
             ) from error
 
     def _refuse_loop(self) -> None:
-        if asyncio._get_running_loop() is self._loop:
+        if running_loop() is self._loop:
             raise RuntimeError(_ON_THE_LOOP)
 
     def _wait(self, wanted: int) -> None:

@@ -21,14 +21,13 @@ threads (`asgibridge._process.threads`).
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures.thread import _threads_queues as _pool_threads
 from typing import Any
 
-from .._process import threads
+from .._process import cpython, fork, threads
+from .._process.items import Item
 from ..compatibility import guarantee_single_callable
 
 __all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
@@ -54,8 +53,8 @@ class LoopThread:
         self._application = guarantee_single_callable(application)
         self._lifespan = lifespan
         self._service: Service | None = None
-        self._generation = threads.generation()
         self._lock = threading.RLock()
+        fork.at_fork_of(self, LoopThread._forget_parent)
 
     def service(self) -> Service:
         """The service, ready to take requests; starts it and waits for its lifespan.
@@ -63,7 +62,7 @@ class LoopThread:
         From any thread. Raises RuntimeError if the application's startup failed.
         """
         service = self._service
-        if service is None or self._generation != threads.generation() or service.has_ended:
+        if service is None or service.has_ended:
             service = self._start()
         elif service.worker is threading.current_thread():
             raise RuntimeError(
@@ -74,11 +73,6 @@ class LoopThread:
         return service
 
     def _start(self) -> Service:
-        if self._generation != threads.generation():
-            # In a forked child; who may have held the lock is not there.
-            self._lock = threading.RLock()
-            self._service = None
-            self._generation = threads.generation()
         with self._lock:
             service = self._service
             if service is None or service.has_ended:
@@ -94,21 +88,25 @@ class LoopThread:
         """End the service and wait for that: see the module's header. From any thread."""
         with self._lock:
             service, self._service = self._service, None
-        if service is None or self._generation != threads.generation():
+        if service is None:
             return
         service.close()
         worker = service.worker
         if worker is not None and worker is not threading.current_thread():
             worker.join()
 
+    def _forget_parent(self) -> None:
+        self._lock = threading.RLock()
+        self._service = None
+
     def __del__(self) -> None:
         service = getattr(self, "_service", None)
-        if service is not None and self._generation == threads.generation():
+        if service is not None:
             service.close()
 
 
 class Service:
-    """One thread's loop; what a `_threads.Worker` serves."""
+    """One thread's loop; what a `threads.Worker` serves."""
 
     worker: threads.Worker | None = None
     is_ending = False
@@ -173,7 +171,7 @@ class Service:
             for conversation in list(self.conversations):
                 conversation.give_up()
 
-    def drain(self) -> list[threads.Item]:
+    def drain(self) -> list[Item]:
         """Nothing: `serve` has told all that waited."""
         return []
 
@@ -291,8 +289,8 @@ def _end_services() -> None:
     others = [thread for thread in running if getattr(thread, "loop", None) not in loops]
     if others and len(others) == len(running):
         return
-    for thread in others:
-        if thread not in _pool_threads and thread.is_alive():
+    for thread in others if cpython.pool_threads is not None else ():
+        if thread not in cpython.pool_threads and thread.is_alive():
             thread.join()
     for service in list(_services):
         service.close()
@@ -301,13 +299,5 @@ def _end_services() -> None:
             service.worker.join()
 
 
-def _forget_services() -> None:
-    _services.clear()
-
-
-try:
-    threading._register_atexit(_end_services)  # type: ignore[attr-defined]
-except RuntimeError:  # imported while the interpreter is already waiting for its threads
-    pass
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_services)
+cpython.at_threading_exit(_end_services)
+fork.at_fork(_services.clear)
