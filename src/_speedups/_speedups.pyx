@@ -40,6 +40,7 @@ import weakref
 from concurrent.futures import Executor, Future, InvalidStateError
 from contextvars import Context, ContextVar, copy_context
 
+from asgibridge._process import queue_errors as _queue_errors
 from asgibridge._process import threads as _threads
 from asgibridge._waits import deadlocks as _deadlocks
 
@@ -135,6 +136,9 @@ include "renewal.pxi"
 include "workers.pxi"
 include "pool.pxi"
 include "executors.pxi"
+include "storage.pxi"
+include "turns.pxi"
+include "promises.pxi"
 include "queue.pxi"
 include "wrappers.pxi"
 include "details.pxi"
