@@ -40,6 +40,7 @@ import weakref
 from concurrent.futures import Executor, Future, InvalidStateError
 from contextvars import Context, ContextVar, copy_context
 
+from asgibridge._process import fork as _fork
 from asgibridge._process import queue_errors as _queue_errors
 from asgibridge._process import threads as _threads
 from asgibridge._waits import deadlocks as _deadlocks
@@ -85,25 +86,20 @@ __all__ = [
     "start_run",
 ]
 
-# How many forks this process is away from the one that imported us: `_process.threads.generation`, without
-# a call. A file descriptor, thread or frame of another generation is not there.
-cdef unsigned long _generation = 0
-cdef object _pid = os.getpid()
-
-
-# The idents of the threads that forked, by generation: each is the only one its child has.
-cdef list _forkers = []
+# As in `_process.fork`, but read without a look into a dictionary. A file descriptor, thread or frame
+# of another generation is not there.
+cdef unsigned long _generation = _fork.generation
+cdef object _pid = _fork.pid
+cdef list _forkers = _fork.forkers
 
 
 def _after_fork_in_child():
     global _generation, _pid
-    _forkers.append(PyThread_get_thread_ident())
-    _generation += 1
-    _pid = os.getpid()
+    _generation = _fork.generation
+    _pid = _fork.pid
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+_fork.at_fork(_after_fork_in_child)  # the first of the kernel's: the others look at the generation
 
 cdef extern from "pythread.h":
     ctypedef void* PyThread_type_lock

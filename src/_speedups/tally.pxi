@@ -168,8 +168,7 @@ def _forget_tallies():
         tally = tally.next
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_tallies)
+_fork.at_fork(_forget_tallies)
 
 
 def counts():

@@ -157,5 +157,4 @@ def _forget_wakeups():
     asgibridge_core_generation += 1
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_wakeups)
+_fork.at_fork(_forget_wakeups)

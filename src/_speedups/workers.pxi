@@ -78,8 +78,7 @@ def _forget_idle():
     _idle = _Idle()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_idle)
+_fork.at_fork(_forget_idle)
 
 
 cdef Inbox take_idle(object but):

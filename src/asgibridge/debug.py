@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import _kernel
+from ._process import fork
 from ._sight.snapshot import Call, Frame, Snapshot, Task, Thread, function_words, take
 from ._workers import stats
 
@@ -282,5 +283,4 @@ def _after_fork_in_child() -> None:
         _on_signal[signum] = _OnSignal(signum, on_signal.file)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)

@@ -3,7 +3,7 @@
 For `sync_to_async`: the ``limiter=``, ``thread_name=`` and ``abandon_on_cancel=`` of a wrapper, and
 `check_cancelled`, for the function to ask. The names are those of anyio's `to_thread.run_sync`.
 
-A `CapacityLimiter` is a queue of the kernel's (see `asgibridge._pure.promises`) put to another use: to
+A `CapacityLimiter` is a queue of the kernel's (`asgibridge._pure.promises`) put to another use: to
 borrow a token is to put something into it, and its room is the number of tokens. So whoever waits,
 a task of any event loop or a thread, is served in order and holds no thread meanwhile; a wait that
 is cancelled, or whose loop is closed, hands its place on; and a forked child forgets the waits of
@@ -46,9 +46,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import os
 import threading
-import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from types import TracebackType
@@ -56,6 +54,7 @@ from typing import Any
 
 from . import current_thread_executor, sync
 from ._kernel import kernel
+from ._process import fork
 from ._process.queue_errors import QueueFull
 from ._waits import deadlocks
 
@@ -115,7 +114,7 @@ class CapacityLimiter:
         self._places = _places(0)
         self._total_tokens: float = 0
         self.total_tokens = total_tokens
-        _limiters.add(self)
+        fork.at_fork_of(self, CapacityLimiter._forget_parent)
 
     def __repr__(self) -> str:
         return (
@@ -387,18 +386,6 @@ def _caller() -> object:
         if task is not None:
             return task
     return threading.current_thread()
-
-
-_limiters: weakref.WeakSet[CapacityLimiter] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for limiter in list(_limiters):
-        limiter._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class CallOptions:

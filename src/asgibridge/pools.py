@@ -23,24 +23,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread
-import os
 import queue
 import sys
 import threading
-import weakref
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from types import FunctionType, ModuleType
 from typing import Any
 
 from ._kernel import kernel
-from ._process import threads
+from ._process import fork, threads
 from ._process.threads import Item, Worker
 
 __all__ = ["LoopExecutor", "executor_of"]
-
-
-_executors: weakref.WeakSet[LoopExecutor] = weakref.WeakSet()
 
 
 class LoopExecutor(ThreadPoolExecutor):
@@ -52,10 +47,9 @@ class LoopExecutor(ThreadPoolExecutor):
     def __init__(self) -> None:
         super().__init__(thread_name_prefix="asyncio")
         self._begin()
-        _executors.add(self)
+        fork.at_fork_of(self, LoopExecutor._forget_parent)
 
     def _begin(self) -> None:
-        self._generation = threads.generation()
         self._inbox = kernel.PoolInbox(self._max_workers)
         self._work_queue = _Queue(self._inbox, self)
 
@@ -99,18 +93,8 @@ class LoopExecutor(ThreadPoolExecutor):
 
     def __del__(self) -> None:
         inbox = getattr(self, "_inbox", None)
-        if inbox is not None and self._generation == threads.generation():
+        if inbox is not None:
             inbox.close()
-
-
-def _after_fork_in_child() -> None:
-    # After that of `_process.threads`, which is imported above.
-    for executor in list(_executors):
-        executor._forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _PoolWorker(Worker):

@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from . import _kernel, current_thread_executor, observers, pools, runners, workers
 from ._kernel import kernel
 from ._loops.persistent import PersistentLoop
-from ._process import threads
+from ._process import fork, threads
 from ._start import install
 from ._waits import deadlocks
 from ._workers import leases
@@ -147,7 +147,7 @@ class AsyncSingleThreadContext:
         self._persistent_loop = persistent_loop
         self._persistent: PersistentLoop | None = None
         self._lock = threading.RLock()  # guards the one above
-        self._generation = threads.generation()
+        fork.at_fork_of(self, AsyncSingleThreadContext._forget_parent)
 
     def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
         outer = AsyncToSync.async_single_thread_context.get(None)
@@ -179,6 +179,9 @@ class AsyncSingleThreadContext:
             finally:
                 AsyncToSync.async_single_thread_context.reset(token)
 
+    def _forget_parent(self) -> None:
+        self._lock = threading.RLock()
+
     def _runs_on(self) -> Executor | PersistentLoop | None:
         # Where a top-level call runs; None: on a thread of its own, as outside of any block.
         executors = AsyncToSync.context_to_thread_executor
@@ -187,10 +190,6 @@ class AsyncSingleThreadContext:
             if executor is None:
                 executor = executors[self] = leases.executor_of_runs()
             return executor
-        if self._generation != threads.generation():
-            # In a forked child: a thread that is not there may hold the lock.
-            self._generation = threads.generation()
-            self._lock = threading.RLock()
         with self._lock:
             persistent = self._persistent
             if persistent is not None and persistent.is_usable():
@@ -737,7 +736,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         threadlocal = self.threadlocal.__dict__
         outer = threadlocal.copy()
         threadlocal["main_event_loop"] = loop
-        threadlocal["main_event_loop_pid"] = threads.pid()
+        threadlocal["main_event_loop_pid"] = fork.pid
         threadlocal["task_context"] = task_context
         handled = exc_info[1]
         del exc_info

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ._process import fork
 from ._workers import leases
 from ._workers.pool import LimitReached, pool
 from ._workers.stats import CONTENT_TYPE, Histogram, Stats, collect_timings, prometheus, stats
@@ -240,8 +241,7 @@ def _after_fork_in_child() -> None:
     _lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)
 
 
 def _policy_of(environment: Any) -> Policy:

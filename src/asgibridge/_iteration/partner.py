@@ -46,7 +46,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .. import _kernel, sync
-from .._process import threads
+from .._process import fork, threads
 from ..sync import AsyncToSync, SyncToAsync
 
 __all__ = ["Partner"]
@@ -99,7 +99,7 @@ class Partner:
 
     def __init__(self, force_new_loop: bool) -> None:
         self._force_new_loop = force_new_loop
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self._frame: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_own_loop = False
@@ -177,7 +177,7 @@ class Partner:
     def close(self) -> None:
         """Have the partner leave, wait for its end, and raise what it raised in doing so."""
         frame = self._frame
-        if frame is None or self._has_finished or self._generation != threads.generation():
+        if frame is None or self._has_finished or self._generation != fork.generation:
             return
         if self._over and frame.owns_current_thread():
             self.finish()
@@ -217,7 +217,7 @@ class Partner:
                 "this would block the event loop that runs in this thread: use the async iterator "
                 "or context manager itself, with `async for` or `async with`"
             )
-        if self._generation != threads.generation():
+        if self._generation != fork.generation:
             raise RuntimeError("this was begun before a fork, and its event loop is the parent's")
         if self._frame is None:
             return

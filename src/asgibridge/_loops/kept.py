@@ -37,7 +37,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .._kernel import kernel, threading_is_patched
-from .._process import threads
+from .._process import fork, threads
 
 __all__ = ["IDLE_SECONDS", "close", "close_idle", "run"]
 
@@ -336,5 +336,4 @@ def _after_fork_in_child() -> None:
 
 threads.when_a_worker_ends.append(close_idle)
 atexit.register(_leave)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)

@@ -34,7 +34,6 @@ anew, and what was the parent's is left alone, because closing a selector of it 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import types
 import weakref
@@ -43,7 +42,7 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
 from .._kernel import kernel
-from .._process import threads
+from .._process import fork, threads
 from . import kept
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class PersistentLoop:
         self._executor = executor
         self._served = served
         self._home = kernel.current_home()
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self.is_abandoned = False
         # Guarded by the lock, which is re-entrant because a finalizer may end the loop.
         self._lock = threading.RLock()
@@ -84,7 +83,7 @@ class PersistentLoop:
 
     def is_usable(self) -> bool:
         """Whether `add` is going to take a run. False in a forked child."""
-        return not self._is_refusing and self._generation == threads.generation()
+        return not self._is_refusing and self._generation == fork.generation
 
     def add(self, run: TopLevelRun) -> bool:
         """Have ``run`` started; False if no further runs are taken. From any thread.
@@ -117,7 +116,7 @@ class PersistentLoop:
 
     def end(self) -> None:
         """Take no further runs, and end when there is none any more. From any thread."""
-        if self._generation != threads.generation():
+        if self._generation != fork.generation:
             return
         with self._lock:
             self._is_refusing = True
@@ -133,7 +132,7 @@ class PersistentLoop:
 
         Raises what has ended the loop before its time, if no call has.
         """
-        if self._generation != threads.generation():
+        if self._generation != fork.generation:
             return
         with self._lock:
             is_over = self._is_finished or self.is_abandoned or not self._has_begun
@@ -334,5 +333,4 @@ def _after_fork_in_child() -> None:
 
 
 threads.when_exiting.append(_end_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)

@@ -19,8 +19,7 @@ multiprocessing forks, which leave without `atexit`; subinterpreters that allow 
 gevent, whose own waiting (from 3.13 on) looks at ``daemon`` itself. A worker that is started still
 later serves what it was started for, and ends.
 
-**Fork.** No thread of the parent lives on in the child. `generation` is bumped there; whoever holds
-a worker or a frame of an older generation forgets it.
+**Fork.** No thread of the parent lives on in the child: see `_process.fork`.
 """
 
 from __future__ import annotations
@@ -28,16 +27,15 @@ from __future__ import annotations
 import atexit
 import contextvars
 import itertools
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import connections
+from . import connections, fork
 
-__all__ = ["Worker", "generation", "has_users_threads", "is_exiting", "workers"]
+__all__ = ["Worker", "has_users_threads", "is_exiting", "workers"]
 
 
 class Item(Protocol):
@@ -61,8 +59,6 @@ class Mailbox(Protocol):
 
 
 _names = itertools.count()
-_generation = 0
-_pid = os.getpid()
 # Guards the pair below, so that no worker slips between the exit's two questions "who is there?"
 # and "who waits for the next one?". Re-entrant: a finalizer may start a worker.
 _lock = threading.RLock()
@@ -72,16 +68,6 @@ _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
 before_values_end: list[Callable[[], object]] = [connections.close_connections]
 when_a_worker_ends: list[Callable[[], object]] = []
 when_exiting: list[Callable[[], object]] = []  # called before the workers are waited for
-
-
-def generation() -> int:
-    """How many forks this process is away from the one that imported us."""
-    return _generation
-
-
-def pid() -> int:
-    """``os.getpid()``, without asking the kernel."""
-    return _pid
 
 
 def workers() -> list[Worker]:
@@ -259,9 +245,7 @@ def _end_workers() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _generation, _lock, _pid
-    _generation += 1
-    _pid = os.getpid()
+    global _lock
     _lock = threading.RLock()
     _alive.clear()
 
@@ -272,5 +256,4 @@ except RuntimeError:  # imported while the interpreter is already waiting for it
     _exiting = True
 atexit.register(_end_workers)
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
-from .._process import threads
+from .._process import fork, threads
 from .._process.threads import Item, Worker
 from .calls import SyncCall
 from .inbox import Inbox
@@ -92,7 +92,7 @@ class CurrentThreadExecutor(Executor):
 
     def __init__(self, old_executor: CurrentThreadExecutor | None) -> None:
         self._thread_ident = threading.get_ident()
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self._inbox = Inbox()
         self._old_executor = old_executor
         # That of the sync_to_async call whose function this frame is in, if any: the shell's.
@@ -130,22 +130,20 @@ class CurrentThreadExecutor(Executor):
 
     def owns_current_thread(self) -> bool:
         """Whether this is the thread that the executor lends out."""
-        return (
-            self._thread_ident == threading.get_ident() and self._generation == threads.generation()
-        )
+        return self._thread_ident == threading.get_ident() and self._generation == fork.generation
 
     def serving(self) -> CurrentThreadExecutor | None:
         """The innermost frame, from this one outwards, that still waits for its async code."""
         executor: CurrentThreadExecutor | None = self
         while executor is not None:
-            if not executor._inbox.closed and executor._generation == threads.generation():
+            if not executor._inbox.closed and executor._generation == fork.generation:
                 return executor
             executor = executor._old_executor
         return None
 
     def post(self, item: Item) -> bool:
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
-        return self._generation == threads.generation() and self._inbox.put(item)
+        return self._generation == fork.generation and self._inbox.put(item)
 
     def hold(self) -> None:
         """Say that `serve` comes next, before there is anything that could need the thread."""
@@ -191,7 +189,7 @@ class ThreadSensitiveExecutor(Executor):
         when_idle: Callable[[], bool] | None = None,
     ) -> None:
         self._when_idle = when_idle
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self._lock = threading.RLock()
         self._inbox: Inbox | None = None
         self._worker: Worker | None = None
@@ -209,7 +207,7 @@ class ThreadSensitiveExecutor(Executor):
 
     def post(self, item: Item) -> bool:
         """Give ``item`` to the thread, starting it if need be; False after `shutdown`."""
-        if self._generation != threads.generation():
+        if self._generation != fork.generation:
             self._forget_parent()
         inbox = self._inbox
         if inbox is not None and inbox.put(item):
@@ -245,7 +243,7 @@ class ThreadSensitiveExecutor(Executor):
             worker is not None
             and worker.ident == threading.get_ident()
             and worker.is_alive()  # idents are used again
-            and self._generation == threads.generation()
+            and self._generation == fork.generation
         )
 
     def is_idle(self) -> bool:
@@ -281,7 +279,7 @@ class ThreadSensitiveExecutor(Executor):
         worker = self._worker
         if (
             worker is None
-            or self._generation != threads.generation()
+            or self._generation != fork.generation
             or not worker.call_at_its_end(when_over)
         ):
             when_over()
@@ -311,7 +309,7 @@ class ThreadSensitiveExecutor(Executor):
         with self._lock:
             self._is_shut_down = True
             inbox, worker = self._inbox, self._worker
-        if inbox is None or worker is None or self._generation != threads.generation():
+        if inbox is None or worker is None or self._generation != fork.generation:
             return
         dropped = inbox.drain() if cancel_futures else ()
         inbox.close()
@@ -326,11 +324,11 @@ class ThreadSensitiveExecutor(Executor):
         # not there may hold the lock.
         self._lock = threading.RLock()
         self._inbox = self._worker = None
-        self._generation = threads.generation()
+        self._generation = fork.generation
 
     def __del__(self) -> None:
         inbox = getattr(self, "_inbox", None)
-        if inbox is not None and self._generation == threads.generation():
+        if inbox is not None and self._generation == fork.generation:
             inbox.close()
 
 

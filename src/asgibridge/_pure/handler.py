@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-from .._process import threads
+from .._process import fork
 from .home import at_home, current_home
 
 __all__ = ["ThreadHandler", "awaiting"]
@@ -47,7 +47,7 @@ class ThreadHandler:
         threadlocal = self._threadlocal.__dict__
         outer = threadlocal.copy()
         threadlocal["main_event_loop"] = self._loop
-        threadlocal["main_event_loop_pid"] = threads.pid()
+        threadlocal["main_event_loop_pid"] = fork.pid
         threadlocal["task_context"] = self._task_context
         try:
             return at_home(self._home, self._context.run, self._function)
@@ -69,5 +69,5 @@ def awaiting(threadlocal: Any) -> tuple[Any, Any]:
     if not names:
         return None, None
     # In a forked child the loop is the parent's (asgiref #194).
-    is_mine = names.get("main_event_loop_pid") == threads.pid()
+    is_mine = names.get("main_event_loop_pid") == fork.pid
     return names.get("main_event_loop") if is_mine else None, names.get("task_context")

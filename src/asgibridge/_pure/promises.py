@@ -48,14 +48,13 @@ any other has to be woken by `shutdown`, or the interpreter waits for it.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections import OrderedDict, deque
 from typing import Any
 
+from .._process import fork
 from .._process.queue_errors import NOTHING, QueueShutDown
-from . import turns
 from .storage import _Storage
 from .turns import _GET, _JOIN, _NEW, _OVER, _PEEK, _PROMISED, _PUT, _TOLD, _WAITING, _Line, _Turn
 
@@ -86,7 +85,7 @@ class _Promises(_Storage):
         self._putters: _Line = OrderedDict()
         self._joiners: _Line = OrderedDict()
         self._promised: _Line = OrderedDict()
-        self._generation = turns._generation
+        self._generation = fork.generation
         self._lock = threading.RLock()
         super().__init__(maxsize, order)
 
@@ -163,7 +162,7 @@ class _Promises(_Storage):
         # In a forked child: nobody is there but the tasks of the thread that forked. The lock may
         # have been held by somebody.
         self._lock = threading.RLock()
-        self._generation = turns._generation
+        self._generation = fork.generation
         for line in (self._getters, self._putters, self._joiners, self._promised):
             for turn in list(line):
                 if turn.has_survived():
@@ -199,13 +198,13 @@ class _Promises(_Storage):
                 del error
 
     def _next_turn(self) -> _Turn | None:
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         with self._lock:
             return self._promise()
 
     def _withdraw_quietly(self, turn: _Turn) -> None:
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         with self._lock:
             if turn.state == _PROMISED:
@@ -223,7 +222,7 @@ class _Promises(_Storage):
 
     def _is_late(self, turn: _Turn) -> bool:
         # Its time is over: whether it goes away with nothing.
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         with self._lock:
             if turn.state != _WAITING or turn.line is None:
@@ -236,7 +235,7 @@ class _Promises(_Storage):
     def _reclaim(self) -> bool:
         # Take back what was promised to a task whose loop was closed before it could take it.
         # Only the oldest promise is looked at: those of the living are taken soon.
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         with self._lock:
             turn = next(iter(self._promised), None)
@@ -250,7 +249,7 @@ class _Promises(_Storage):
         if turn.state == _NEW and self._promised:
             while self._reclaim():
                 pass
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         kind = turn.kind
         with self._lock:

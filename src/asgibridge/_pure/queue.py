@@ -9,6 +9,7 @@ import operator
 import sys
 from typing import Any
 
+from .._process import fork
 from .._process.queue_errors import (
     NOTHING,
     Nothing,
@@ -17,7 +18,6 @@ from .._process.queue_errors import (
     QueueShutDown,
     check_timeout,
 )
-from . import turns
 from .promises import _Promises
 from .turns import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Turn
 
@@ -35,7 +35,7 @@ class QueueCore(_Promises):
         """Put ``item`` if there is room now; returns whether there was."""
         woken: _Turn | None = None
         while True:
-            if self._generation != turns._generation:
+            if self._generation != fork.generation:
                 self._forget()
             with self._lock:
                 if self._is_down:
@@ -55,7 +55,7 @@ class QueueCore(_Promises):
         """Take the first item if there is one now, else return NOTHING."""
         woken: _Turn | None = None
         while True:
-            if self._generation != turns._generation:
+            if self._generation != fork.generation:
                 self._forget()
             item: Any = NOTHING
             with self._lock:
@@ -214,7 +214,7 @@ class QueueCore(_Promises):
 
     def qsize(self) -> int:
         """How many items `get_nowait` could take now."""
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         return max(0, self._count - self._kept_items)
 
@@ -224,7 +224,7 @@ class QueueCore(_Promises):
 
     def full(self) -> bool:
         """Whether `put_nowait` would find no room now."""
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         return not self._has_room()
 
@@ -261,7 +261,7 @@ class QueueCore(_Promises):
 
     def task_done(self) -> None:
         """One item that was taken is done with; ValueError if none is left."""
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         woken: _Turn | None = None
         with self._lock:
@@ -290,7 +290,7 @@ class QueueCore(_Promises):
             self._wake(self._next_turn())
 
     def _drop(self, is_down: bool, state: int) -> None:
-        if self._generation != turns._generation:
+        if self._generation != fork.generation:
             self._forget()
         with self._lock:
             if is_down:

@@ -13,7 +13,6 @@ A forked child begins at zero.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
+from .._process import fork
 from .._process.buckets import BOUNDS
 
 __all__ = ["collect_timings", "counts", "now", "report_slow", "run_counted", "running"]
@@ -73,7 +73,6 @@ class Tally:
 
 _all: list[Tally] = []
 _free: list[Tally] = []
-_generation = 0
 _timing = False
 _slow = 0.0
 _when_slow: Callable[[Callable[[], Any], float], object] | None = None
@@ -98,10 +97,11 @@ class _Owner:
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self._generation = _generation
+        self._generation = fork.generation
 
     def __del__(self) -> None:
-        if self._generation == _generation:
+        # There is no `fork` any more if the interpreter is taking its modules down.
+        if fork is not None and self._generation == fork.generation:
             self._tally.since = 0.0
             self._tally.thread_ident = 0
             _free.append(self._tally)
@@ -112,8 +112,6 @@ mine = _Mine()
 
 def _after_fork_in_child() -> None:
     # Only this thread is there.
-    global _generation
-    _generation += 1
     tally = mine.tally
     tally.clear()
     mine._owner = _Owner(tally)
@@ -121,8 +119,7 @@ def _after_fork_in_child() -> None:
     _free.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)
 
 
 def counts() -> tuple[int, int, int, int, tuple[float, list[int]], tuple[float, list[int]]]:

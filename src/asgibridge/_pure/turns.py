@@ -12,7 +12,6 @@ How a turn gets from one state to the next is in `promises`; here is how it slee
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+from .._process import fork
 from .channel import WakeChannel, wake_channel
 
 if TYPE_CHECKING:
@@ -33,20 +33,6 @@ _NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
 # Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
 _PATIENCE: float = 0.25 if sys.platform == "win32" else 3600
 _MAIN_PATIENCE = min(_PATIENCE, 0.5)
-
-# The idents of the threads that forked, by generation: each is the only one its child has.
-_forkers: list[int] = []
-_generation = 0
-
-
-def _after_fork_in_child() -> None:
-    global _generation
-    _forkers.append(threading.get_ident())
-    _generation += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Turn:
@@ -79,7 +65,7 @@ class _Turn:
         self.state = _NEW
         self.line: _Line | None = None
         self.ident = threading.get_ident()
-        self.generation = _generation
+        self.generation = fork.generation
         self.bed = None
         self.rung: list[bool] = []
         self.future: asyncio.Future[None] | None = None  # of the loop's thread
@@ -96,7 +82,7 @@ class _Turn:
 
     def has_survived(self) -> bool:
         # Whether its thread is in this process: each fork since then was by that thread.
-        return all(ident == self.ident for ident in _forkers[self.generation :])
+        return all(ident == self.ident for ident in fork.forkers[self.generation :])
 
     def ring(self) -> bool:
         # Wake who waits, from any thread. False: its loop is closed, and nobody will ever look.
@@ -112,7 +98,7 @@ class _Turn:
             return False
         if asyncio._get_running_loop() is loop:
             self.wake()
-        elif self.generation != _generation:
+        elif self.generation != fork.generation:
             loop.call_soon_threadsafe(self.wake)
         else:
             self.channel.post(self)

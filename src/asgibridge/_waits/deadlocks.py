@@ -44,13 +44,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, Protocol
+
+from .._process import fork
 
 __all__ = [
     *("NeverRuns", "Submitted", "Wait", "Waiting", "begin_wait", "busy_with", "chain"),
@@ -115,8 +116,7 @@ def _after_fork_in_child() -> None:
     _busy.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)
 
 
 @contextmanager

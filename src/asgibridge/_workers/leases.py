@@ -40,7 +40,7 @@ from typing import Any, TypeVar
 
 from .._kernel import kernel
 from .._loops import kept
-from .._process import threads
+from .._process import fork
 from .._process.threads import Item
 from .._waits import deadlocks
 from .pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
@@ -311,7 +311,7 @@ class Lease(Executor):
         self._is_counted = is_counted
         self._avoiding = avoiding
         self._owner = owner
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self._lock = threading.RLock()
         # Guarded by the lock.
         self._state = _NEW
@@ -344,7 +344,7 @@ class Lease(Executor):
             handler = self._at_home(handler)
             call = kernel.SyncCall(loop, handler, call.task_context)
         with self._lock:
-            if self._generation != threads.generation():
+            if self._generation != fork.generation:
                 self._forget_parent()
             if self._state != _READY or self._over is not None:
                 gate = _Gate(handler)
@@ -374,7 +374,7 @@ class Lease(Executor):
         gate = _Gate(self._at_home(functools.partial(fn, *args, **kwargs)))
         item = _Submitted(future, gate)
         with self._lock:
-            if self._generation != threads.generation():
+            if self._generation != fork.generation:
                 self._forget_parent()
             self._hold(gate, item)
             is_waiting = self._state == _WAITING
@@ -457,7 +457,7 @@ class Lease(Executor):
         """It is this one's turn; False if it does not want the slot. From any thread."""
         try:
             with self._lock:
-                if self._state != _WAITING or self._generation != threads.generation():
+                if self._state != _WAITING or self._generation != fork.generation:
                     return False
                 self._begin(slot)
         except Exception as error:  # no thread could be started
@@ -520,7 +520,7 @@ class Lease(Executor):
         is returned. From any thread.
         """
         with self._lock:
-            if self._generation != threads.generation():
+            if self._generation != fork.generation:
                 self._forget_parent()
             over = self._over
             if over is None:
@@ -616,7 +616,7 @@ class Lease(Executor):
     def _forget_parent(self) -> None:
         # In a forked child.
         self._lock = threading.RLock()
-        self._generation = threads.generation()
+        self._generation = fork.generation
         self._pending = []
         self._worker = self._slot = None
         if self._state != _ENDED:
@@ -624,7 +624,7 @@ class Lease(Executor):
 
     def __del__(self) -> None:
         state = getattr(self, "_state", _ENDED)
-        if state in (_NEW, _ENDED) or self._generation != threads.generation():
+        if state in (_NEW, _ENDED) or self._generation != fork.generation:
             return
         if state == _WAITING:
             pool.leave(self)

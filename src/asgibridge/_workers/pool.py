@@ -25,7 +25,6 @@ import asyncio
 import contextvars
 import functools
 import logging
-import os
 import threading
 import weakref
 from collections import Counter, OrderedDict
@@ -33,7 +32,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._kernel import kernel
-from .._process import threads
+from .._process import fork, threads
 
 if TYPE_CHECKING:
     from .leases import Lease
@@ -378,5 +377,4 @@ def _after_fork_in_child() -> None:
     pool.idle, pool.in_use, pool.waiting = [], set(), OrderedDict()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+fork.at_fork(_after_fork_in_child)

@@ -21,14 +21,13 @@ threads (`asgibridge._process.threads`).
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures.thread import _threads_queues as _pool_threads
 from typing import Any
 
-from .._process import threads
+from .._process import fork, threads
 from ..compatibility import guarantee_single_callable
 
 __all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
@@ -54,8 +53,8 @@ class LoopThread:
         self._application = guarantee_single_callable(application)
         self._lifespan = lifespan
         self._service: Service | None = None
-        self._generation = threads.generation()
         self._lock = threading.RLock()
+        fork.at_fork_of(self, LoopThread._forget_parent)
 
     def service(self) -> Service:
         """The service, ready to take requests; starts it and waits for its lifespan.
@@ -63,7 +62,7 @@ class LoopThread:
         From any thread. Raises RuntimeError if the application's startup failed.
         """
         service = self._service
-        if service is None or self._generation != threads.generation() or service.has_ended:
+        if service is None or service.has_ended:
             service = self._start()
         elif service.worker is threading.current_thread():
             raise RuntimeError(
@@ -74,11 +73,6 @@ class LoopThread:
         return service
 
     def _start(self) -> Service:
-        if self._generation != threads.generation():
-            # In a forked child; who may have held the lock is not there.
-            self._lock = threading.RLock()
-            self._service = None
-            self._generation = threads.generation()
         with self._lock:
             service = self._service
             if service is None or service.has_ended:
@@ -94,16 +88,20 @@ class LoopThread:
         """End the service and wait for that: see the module's header. From any thread."""
         with self._lock:
             service, self._service = self._service, None
-        if service is None or self._generation != threads.generation():
+        if service is None:
             return
         service.close()
         worker = service.worker
         if worker is not None and worker is not threading.current_thread():
             worker.join()
 
+    def _forget_parent(self) -> None:
+        self._lock = threading.RLock()
+        self._service = None
+
     def __del__(self) -> None:
         service = getattr(self, "_service", None)
-        if service is not None and self._generation == threads.generation():
+        if service is not None:
             service.close()
 
 
@@ -301,13 +299,8 @@ def _end_services() -> None:
             service.worker.join()
 
 
-def _forget_services() -> None:
-    _services.clear()
-
-
 try:
     threading._register_atexit(_end_services)  # type: ignore[attr-defined]
 except RuntimeError:  # imported while the interpreter is already waiting for its threads
     pass
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_services)
+fork.at_fork(_services.clear)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .. import _kernel
-from .._process import threads
+from .._process import fork, threads
 from ..sync import SyncToAsync
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class Pool:
     def __init__(self, size: int) -> None:
         self.size = size
         self._renew()
+        fork.at_fork_of(self, Pool._renew)
 
     def _renew(self) -> None:
-        self._generation = threads.generation()
         self._lock = threading.RLock()
         self._idle: list[Any] = []
         self._waiting: deque[_Job] = deque()
@@ -45,8 +45,6 @@ class Pool:
 
     def post(self, call: threads.Item) -> None:
         """Have ``call`` run on one of the threads. From any thread."""
-        if self._generation != threads.generation():
-            self._renew()
         job = _Job(self, call)
         with self._lock:
             if self._idle:
