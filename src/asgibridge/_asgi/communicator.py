@@ -7,7 +7,7 @@ import contextvars
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._process.deadline import Deadline, TimedOut
 from ..compatibility import guarantee_single_callable
@@ -55,8 +55,9 @@ class ApplicationCommunicator:
     patience = 10.0
     """Seconds that a cancelled application is given to end; then RuntimeError."""
 
-    # __del__ finds it here if __init__ did not get that far.
-    _future: asyncio.Task[Any] | None = None
+    # __del__ finds it here if __init__ did not get that far. Without an annotation, which would be
+    # looked up in the module that the class names as its own.
+    _future = cast("asyncio.Task[Any] | None", None)
 
     def __init__(self, application: Callable[..., Any], scope: Any) -> None:
         self.application = guarantee_single_callable(application)
