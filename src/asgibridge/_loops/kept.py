@@ -151,8 +151,14 @@ class _KeptLoop:
     """An event loop, and what it looks like when nobody knows it. Of one thread at a time."""
 
     __slots__ = (
-        *("_descriptors", "_names", "_reference", "_references", "_values"),
-        *("loop", "policy", "since"),
+        "_descriptors",
+        "_names",
+        "_reference",
+        "_references",
+        "_values",
+        "loop",
+        "policy",
+        "since",
     )
 
     def __init__(self, loop: Any, policy: Any) -> None:
