@@ -6,17 +6,17 @@
 # **A section** is the queue's critical section: with the GIL nothing at all, because nothing in it
 # runs Python code or lets go of the GIL. Without the GIL that is not enough: to let go of a
 # reference to an object that another thread has made can mean to wait for a lock of CPython's, with
-# which it is handed to its owner, and who waits for a lock lets go of all critical sections. Turns
-# are let go of in here, by others than made them. So who changes more than one thing holds the
-# queue's guard beside it (`lock`), which nobody lets go of; the critical section alone is for those
-# that look at one thing or set one.
+# which it is handed to its owner, and a thread that waits for a lock lets go of all its critical
+# sections. Turns are let go of in here, by other threads than made them. So code that changes more
+# than one thing holds the queue's guard, too (`lock`), which no such wait lets go of; the critical
+# section alone is for code that looks at one thing or sets one.
 #
 # Only a queue with hooks (a subclass that stores the items itself, as the priority queue does) has
 # a lock of `threading` in place of the guard, and runs the hooks with it held: exclusive use is
 # what it promises them.
 #
-# Whether a task's loop is closed can't be seen inside a section (asking runs Python code), so a turn
-# is promised first and the promise broken afterwards.
+# Whether a task's loop is closed can't be seen inside a section (asking runs Python code), so a
+# turn is promised first and the promise broken afterwards.
 
 cdef object _QueueShutDown = _queue_errors.QueueShutDown
 cdef object _NOTHING = _queue_errors.NOTHING
@@ -124,7 +124,7 @@ cdef class _Promises(_Storage):
         return self.limit <= 0 or self.count + self.kept_slots < self.limit
 
     cdef _Turn promise(self):
-        # The next turn to be woken, with what is kept for it, or None.
+        # Returns the next turn to be woken, for which something is kept now, or None.
         cdef _Turn turn = self.getters.first
         if turn is not None:
             if self.has_item():
@@ -188,8 +188,8 @@ cdef class _Promises(_Storage):
         return dropped
 
     cdef int forget(self) except -1:
-        # In a forked child: nobody is there but the tasks of the thread that forked.
-        # A thread that is not there may hold any of its locks.
+        # In a forked child, which has no other turns than those of the thread that forked. Another
+        # thread of the parent may have held any of the locks.
         cdef _Line line
         cdef _Turn turn, after
         fresh = old = None
@@ -244,14 +244,15 @@ cdef class _Promises(_Storage):
         return 0
 
     cdef int wake(self, _Turn turn) except -1:
-        # This turn, and all that can be promised something after it.
+        # Wakes this turn, and then each turn that something can be promised to.
         cdef bint is_there
         error = None
         while turn is not None:
             try:
                 is_there = turn.ring()
             except BaseException as interrupt:
-                # A signal's. Waking twice does no harm, not at all would.
+                # A signal handler's. The turn may have been rung or not: to ring it twice does no
+                # harm, never to ring it would.
                 error = interrupt
                 is_there = turn.ring()
             if not is_there:
@@ -285,14 +286,14 @@ cdef class _Promises(_Storage):
         return 0
 
     cdef int withdraw(self, _Turn turn) except -1:
-        # Who waited does so no more; what was kept for it is the next one's.
+        # The turn waits no more; what was kept for it goes to the next turn.
         self.withdraw_quietly(turn)
         turn.item = None
         self.wake(self.next_turn())
         return 0
 
     cdef bint is_late(self, _Turn turn) except -1:
-        # Its time is over: whether it goes away with nothing.
+        # The turn's time is over. True: nothing was kept for it, and it has left its line.
         cdef bint late = False
         self.lock()
         try:
@@ -306,8 +307,8 @@ cdef class _Promises(_Storage):
         return late
 
     cdef bint reclaim(self) except -1:
-        # Take back what was promised to a task whose loop was closed before it could take it.
-        # Only the oldest promise is looked at: those of the living are taken soon.
+        # Takes back what was promised to a task whose loop was closed before the task could take
+        # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon.
         cdef _Turn turn
         with cython.critical_section(self):
             turn = self.promised.first
@@ -317,7 +318,8 @@ cdef class _Promises(_Storage):
         return True
 
     cdef bint advance(self, _Turn turn) except -1:
-        # Do what the turn is for, if it may: the outcome is in its `item` then. True: wait (on).
+        # Does what the turn is for, if it may: the outcome is in its `item` then. True: it must
+        # wait.
         cdef bint may = False, must_wait = False, is_down = False
         cdef _Turn woken = None
         cdef _Line line
@@ -388,8 +390,8 @@ cdef class _Promises(_Storage):
         return must_wait
 
     cdef int wake_or_put_back(self, _Turn woken, object item, list many) except -1:
-        # An interrupt can strike in the Python code of the loop that is woken: then who has just
-        # got these items does not get them.
+        # A KeyboardInterrupt can strike in the Python code of the loop that is woken: the caller
+        # then raises it instead of returning what it got, so these items go back.
         try:
             self.wake(woken)
         except BaseException:
@@ -420,7 +422,8 @@ cdef class _Promises(_Storage):
         return None if turn.kind == _PUT else item
 
     cdef object wait(self, _Turn turn, object timeout):
-        # On the calling thread, which sleeps. NOTHING if it is too late.
+        # The calling thread sleeps until the turn has its outcome. NOTHING: the time-out came
+        # first.
         if threading._allocate_lock is not _allocate_lock:
             raise RuntimeError(
                 "threading was monkey-patched after asgibridge.queue was imported, and waiting in "

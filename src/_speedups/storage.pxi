@@ -46,7 +46,8 @@ cdef class _Storage:
             self.begin += 1
             self.count -= 1
             if self.begin >= _CUT and self.begin > self.count:
-                # As much lies behind as before us: each item is moved once, in the average.
+                # More places are given up than items are moved: each item is moved once, on
+                # average.
                 PyList_SetSlice(self.items, 0, self.begin, NULL)
                 self.begin = 0
         elif self.order == _LIFO:
@@ -96,7 +97,7 @@ cdef class _Storage:
         return 0
 
     cdef int put_back_first(self, object item) except -1:
-        # For whom it was pulled does not take it: it is the next again.
+        # The item that was pulled last is not taken: it is the next again.
         if self.order == _FIFO:
             self.items.insert(self.begin, item)
             self.count += 1

@@ -1,6 +1,6 @@
-# A turn: one wait, of a task (a `_Wait`, see wait.pxi) or of a thread (a lock of the interpreter's, as
-# in inbox.pxi), and the line that it stands in. It is linked into its line, so it leaves from the
-# middle at no cost, however many waits run out of time.
+# A turn: one wait, of a task (a `_Wait`, see wait.pxi) or of a thread (a lock of the interpreter's,
+# as in inbox.pxi), and the line that it stands in. It is linked into its line, so it leaves from
+# the middle at no cost, however many waits run out of time.
 #
 # A thread is woken with the GIL held on purpose: letting go of it would let the woken thread take
 # its one item and lie down again, where it can find a hundred a moment later.
@@ -115,8 +115,8 @@ cdef class _Turn(_Wait):
         cdef long long microseconds, patience = ASGIBRIDGE_PATIENCE
         cdef double left
         if self.ident == threading.main_thread().ident:
-            # Never for ever: a signal that comes when we have looked for signals, and are not in the
-            # system call yet, does not interrupt that.
+            # 1. We look for signals, and find none. 2. A signal comes. 3. The thread begins to
+            # wait: nothing interrupts this wait, so it must end by itself.
             patience = ASGIBRIDGE_LONG_PATIENCE
         while True:
             microseconds = patience
@@ -135,7 +135,8 @@ cdef class _Turn(_Wait):
             PyErr_CheckSignals()
 
     cdef bint ring(self) except -1:
-        # Wake who waits, from any thread. False: its loop is closed, and nobody will ever look.
+        # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
+        # that the task will never look.
         cdef bint must_ring
         if self.bed is not NULL:
             with cython.critical_section(self.queue):
@@ -147,7 +148,8 @@ cdef class _Turn(_Wait):
         if self.loop.is_closed():
             return False
         if _running_loop() is self.loop:
-            # Not then and there, as the channel does: a task is in the middle of its step here.
+            # By call_soon. The channel would resume the task here and now, in the middle of the
+            # step of the task that rings.
             self.woken(False)
             return True
         if self.channel.generation != _generation:

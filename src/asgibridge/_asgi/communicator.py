@@ -195,7 +195,8 @@ class ApplicationCommunicator:
         self._raise_if_ended_badly()
         queue = self.output_queue
         future = self.future
-        # Most answers come within a few turns of the loop: no need to set up a time limit for them.
+        # Most answers come within a few turns of the loop (five is arbitrary), and need no time
+        # limit to be set up.
         if timeout is None or timeout > 0:
             for _ in range(5):
                 if not queue.empty():

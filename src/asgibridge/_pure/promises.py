@@ -20,14 +20,15 @@ only peek), and while that one is on its way to the processor the rest gathers w
 It then takes item after item without waiting. A full queue is emptied before its producer wakes up
 to fill it, and the other way round, with nothing done to that end.
 
-**Who wakes.** Whoever made the promise, after it has let the lock go, because waking runs Python
-code of the event loop. A task of the loop that runs on this very thread is woken by ``call_soon``;
-any other by its loop's `WakeChannel`, once for all tasks that have come by when the loop looks. A
-turn that is woken for nothing looks at its state and waits on; waking twice does no harm.
+**Waking.** The thread that made the promise wakes the turn, after it has let the lock go, because
+waking runs Python code of the event loop. A task of the loop that runs on this very thread is woken
+by ``call_soon``; any other by its loop's `WakeChannel`, once for all tasks that have come by when
+the loop looks. A turn that is woken for nothing looks at its state and waits on; waking twice does
+no harm.
 
-**A loop that was closed** is noticed by who wakes: the promise is broken and goes to the next. If
-it is closed between the wake-up and the task's next step, the oldest promise is looked at by
-whoever finds the queue empty or full.
+**A loop that was closed** is noticed by the thread that wakes: the promise is broken, and the next
+turn gets it. A loop may be closed between the wake-up and the task's next step, too: so every get
+that finds the queue empty, and every put that finds it full, looks at the oldest promise.
 
 **Locks.** Everything but a task's future is guarded by ``_lock``, which is re-entrant because a
 finalizer or a signal handler can put at any moment; each step's reads and writes are ordered so
@@ -98,7 +99,7 @@ class _Promises(_Storage):
         return self._limit <= 0 or self._count + self._kept_slots < self._limit
 
     def _promise(self) -> _Turn | None:
-        # The next turn to be woken, with what is kept for it, or None.
+        # Returns the next turn to be woken, for which something is kept now, or None.
         if self._getters:
             if self._has_item():
                 turn = next(iter(self._getters))
@@ -159,8 +160,8 @@ class _Promises(_Storage):
         return dropped
 
     def _forget(self) -> None:
-        # In a forked child: nobody is there but the tasks of the thread that forked. The lock may
-        # have been held by somebody.
+        # In a forked child, which has no other turns than those of the thread that forked. Another
+        # thread of the parent may have held the lock.
         self._lock = threading.RLock()
         self._generation = fork.generation
         for line in (self._getters, self._putters, self._joiners, self._promised):
@@ -177,18 +178,19 @@ class _Promises(_Storage):
     # Without the lock.
 
     def _wake(self, turn: _Turn | None) -> None:
-        # This turn, and all that can be promised something after it.
+        # Wakes this turn, and then each turn that something can be promised to.
         error: BaseException | None = None
         while turn is not None:
             try:
                 is_there = turn.ring()
             except BaseException as interrupt:
-                # A signal's. Waking twice does no harm, not at all would.
+                # A signal handler's. The turn may have been rung or not: to ring it twice does no
+                # harm, never to ring it would.
                 error = interrupt
                 is_there = turn.ring()
             if not is_there:
                 self._withdraw_quietly(turn)
-            # Who joins a line after this look has found that there is nothing to be had.
+            # A turn that joins a line after this look has found nothing to be had.
             is_last = not (self._getters or self._putters or self._joiners)
             turn = None if is_last else self._next_turn()
         if error is not None:
@@ -215,13 +217,13 @@ class _Promises(_Storage):
             turn.state = _OVER
 
     def _withdraw(self, turn: _Turn) -> None:
-        # Who waited does so no more; what was kept for it is the next one's.
+        # The turn waits no more; what was kept for it goes to the next turn.
         self._withdraw_quietly(turn)
         turn.item = None
         self._wake(self._next_turn())
 
     def _is_late(self, turn: _Turn) -> bool:
-        # Its time is over: whether it goes away with nothing.
+        # The turn's time is over. True: nothing was kept for it, and it has left its line.
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
@@ -233,8 +235,8 @@ class _Promises(_Storage):
             return True
 
     def _reclaim(self) -> bool:
-        # Take back what was promised to a task whose loop was closed before it could take it.
-        # Only the oldest promise is looked at: those of the living are taken soon.
+        # Takes back what was promised to a task whose loop was closed before the task could take
+        # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon.
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
@@ -245,7 +247,8 @@ class _Promises(_Storage):
         return True
 
     def _advance(self, turn: _Turn) -> bool:
-        # Do what the turn is for, if it may: the outcome is in its `item` then. True: wait (on).
+        # Does what the turn is for, if it may: the outcome is in its `item` then. True: it must
+        # wait.
         if turn.state == _NEW and self._promised:
             while self._reclaim():
                 pass
@@ -303,8 +306,8 @@ class _Promises(_Storage):
         return False
 
     def _wake_or_put_back(self, woken: _Turn, got: list[Any]) -> None:
-        # An interrupt can strike in the Python code of the loop that is woken: then who has just
-        # got these items does not get them.
+        # A KeyboardInterrupt can strike in the Python code of the loop that is woken: the caller
+        # then raises it instead of returning what it got, so these items go back.
         try:
             self._wake(woken)
         except BaseException:
@@ -325,7 +328,8 @@ class _Promises(_Storage):
         return None if turn.kind == _PUT else item
 
     def _wait(self, turn: _Turn, timeout: float | None) -> Any:
-        # On the calling thread, which sleeps. NOTHING if it is too late.
+        # The calling thread sleeps until the turn has its outcome. NOTHING: the time-out came
+        # first.
         deadline = None if timeout is None else time.monotonic() + timeout
         turn.bed = threading.Lock()
         turn.bed.acquire()

@@ -66,7 +66,8 @@ class _Storage:
         return item
 
     def _enter_hook(self) -> None:
-        # The lock is re-entrant, so this is no deadlock but has to be an error.
+        # The lock is re-entrant, so a hook that uses its queue is no deadlock; it has to be an
+        # error.
         if self._is_in_hook:
             raise RuntimeError(
                 "a queue's hook, or a comparison of its items, has used the queue it was called by"
@@ -87,7 +88,7 @@ class _Storage:
             raise UnsupportedOperation(f"{type(self).__name__} cannot peek")
 
     def _put_back_first(self, item: Any) -> None:
-        # For whom it was pulled does not take it: it is the next again.
+        # The item that was pulled last is not taken: it is the next again.
         if self._order_ == _FIFO:
             self._items.appendleft(item)
             self._count += 1

@@ -30,13 +30,17 @@ __all__: list[str] = []
 _GET, _PEEK, _PUT, _JOIN = range(4)
 _NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
 
-# Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
+# Seconds that a thread waits for its bed at a time. Elsewhere than on Windows, Ctrl-C interrupts
+# the wait, and an hour is arbitrary: some platforms cannot wait for very much longer. On Windows it
+# does not: a thread looks for it four times a second, which a user takes for at once.
 _PATIENCE: float = 0.25 if sys.platform == "win32" else 3600
+# The main thread's, which alone runs signal handlers: see `sleep`. Half a second is arbitrary.
 _MAIN_PATIENCE = min(_PATIENCE, 0.5)
 
 
 class _Turn:
-    # Owned by who waits. All of it but the future is the queue's, under its lock.
+    # The task or thread that waits makes it and keeps it. The queue's lock guards all but the
+    # future, which is of the loop's thread.
     __slots__ = (
         "bed",
         "channel",
@@ -85,7 +89,8 @@ class _Turn:
         return all(ident == self.ident for ident in fork.forkers[self.generation :])
 
     def ring(self) -> bool:
-        # Wake who waits, from any thread. False: its loop is closed, and nobody will ever look.
+        # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
+        # that the task will never look.
         if self.bed is not None:
             with self.queue._lock:
                 must_ring = not self.rung
@@ -108,8 +113,8 @@ class _Turn:
         # Until rung, or the deadline (False). On the owner's thread.
         longest = _PATIENCE
         if self.ident == threading.main_thread().ident:
-            # A signal that comes when Python has looked for signals, and is not in the system call
-            # yet, does not interrupt that.
+            # 1. Python looks for signals, and finds none. 2. A signal comes. 3. The thread begins
+            # to wait: nothing interrupts this wait, so it must end by itself.
             longest = _MAIN_PATIENCE
         while True:
             patience = longest
@@ -129,7 +134,7 @@ class _Turn:
         self.loop = loop
         self.channel = wake_channel(loop)
         try:
-            # Made before it is looked for: a wake-up that comes from now on finds it.
+            # Made before `_advance` shows the turn to others: whoever rings finds it.
             self.future = loop.create_future()
             while queue._advance(self):
                 yield from self.future
