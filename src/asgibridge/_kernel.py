@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import threading
 from collections.abc import Sequence
-from types import BuiltinFunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ._process.cpython import is_subinterpreter, threading_is_patched
 
 __all__ = ["IMPLEMENTATION", "kernel"]
 
@@ -43,30 +44,12 @@ def _choice(variable: str = "ASGIBRIDGE_SPEEDUPS", choices: Sequence[str] = CHOI
     return choice
 
 
-def threading_is_patched() -> bool:
-    """Whether gevent, eventlet or the like has replaced what ``threading`` is made of."""
-    # Both builtins are replaced by Python functions or classes when patched.
-    return not isinstance(threading._allocate_lock, BuiltinFunctionType) or not isinstance(  # type: ignore[attr-defined]
-        threading.get_ident, BuiltinFunctionType
-    )
-
-
-def _is_subinterpreter() -> bool:
-    for name in ("_interpreters", "_xxsubinterpreters"):  # 3.13, before
-        try:
-            interpreters: Any = importlib.import_module(name)
-        except ImportError:
-            continue
-        return bool(interpreters.get_current() != interpreters.get_main())
-    return False
-
-
 def _load() -> tuple[ModuleType, str]:
     choice = _choice()
     _choice("ASGIBRIDGE_PLACEMENT", PLACEMENTS)  # before there is a kernel that goes by it
-    if choice == "auto" and _is_subinterpreter():
+    if choice == "auto" and is_subinterpreter():
         return importlib.import_module("asgibridge._pure"), "pure"
-    if choice == "require" and _is_subinterpreter():
+    if choice == "require" and is_subinterpreter():
         raise ImportError(
             "ASGIBRIDGE_SPEEDUPS=require, but this is a subinterpreter, and the compiled kernel "
             "serves only the main one: set it to auto, or unset it"

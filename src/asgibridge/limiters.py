@@ -55,6 +55,7 @@ from typing import Any
 from . import current_thread_executor, sync
 from ._kernel import kernel
 from ._process import fork
+from ._process.cpython import running_loop
 from ._process.queue_errors import QueueFull
 from ._waits import deadlocks
 
@@ -91,7 +92,7 @@ class _Ticket:
         self.has_token = False
         self.is_of_parent = False  # and what it stands for came back when this process was forked
         # The thread that has the token; None of a task.
-        self.ident = threading.get_ident() if asyncio._get_running_loop() is None else None
+        self.ident = threading.get_ident() if running_loop() is None else None
 
 
 class CapacityLimiter:
@@ -207,7 +208,7 @@ class CapacityLimiter:
         Raises TimeoutError if there is none by then; RuntimeError if the thread has one of this
         limiter's, or runs an event loop, which would stand still: await `acquire` there.
         """
-        if asyncio._get_running_loop() is not None:
+        if running_loop() is not None:
             raise RuntimeError(
                 "waiting for a token here would block the event loop: use 'async with', or await "
                 "acquire()"
@@ -381,7 +382,7 @@ def _places(maxsize: int) -> kernel.QueueCore:
 
 
 def _caller() -> object:
-    if asyncio._get_running_loop() is not None:
+    if running_loop() is not None:
         task = asyncio.current_task()
         if task is not None:
             return task
@@ -578,7 +579,7 @@ def check_cancelled() -> None:
     `sync_to_async` call runs; in async code, the exception comes by itself.
     """
     task_context = sync.SyncToAsync.threadlocal.__dict__.get("task_context")
-    if task_context is None or asyncio._get_running_loop() is not None:
+    if task_context is None or running_loop() is not None:
         raise RuntimeError(
             "check_cancelled() is for functions that sync_to_async runs, on the thread that it "
             "runs them in"

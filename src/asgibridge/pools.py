@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures.thread
 import queue
-import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +31,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from ._kernel import kernel
-from ._process import fork, threads
+from ._process import cpython, fork, threads
 from ._process.threads import Item, Worker
 
 __all__ = ["LoopExecutor", "executor_of"]
@@ -124,10 +123,8 @@ class _Queue:
     def __init__(self, inbox: kernel.PoolInbox, executor: ThreadPoolExecutor) -> None:
         self._inbox = inbox
         self._drained: deque[Item] = deque()
-        # From 3.14 on a work item is run with a context of its thread; without an initializer
-        # there is nothing in it. Not the executor: that would be a cycle.
-        make_context = getattr(executor, "_create_worker_context", None)
-        self._arguments = () if make_context is None else (make_context(),)
+        # Without an initializer there is nothing in them. Not the executor: that would be a cycle.
+        self._arguments = cpython.worker_arguments(executor)
 
     def put(self, work: Any) -> None:
         if work is None:  # shutdown's: let the threads end
@@ -192,7 +189,7 @@ def _stock(owner: Any, name: str, module: ModuleType) -> Any:
     # above has been looked at in these versions only.
     method = owner.__dict__.get(name)
     if (
-        sys.version_info < (3, 16)
+        cpython.HAS_EXECUTOR_PARTS
         and type(method) is FunctionType
         and method.__globals__ is module.__dict__
     ):

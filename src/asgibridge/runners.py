@@ -28,8 +28,6 @@ the task is not cancelled again in the middle of its cleaning up.
 
 from __future__ import annotations
 
-# signal's own functions take 10 µs to wrap what they return in enums.
-import _signal  # type: ignore[import-not-found]
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
@@ -41,6 +39,7 @@ from typing import Any
 from ._kernel import kernel
 from ._loops import kept
 from ._loops.persistent import PersistentLoop, at_home
+from ._process.cpython import signals
 from ._process.threads import Worker
 from ._waits import deadlocks
 from ._workers import leases
@@ -48,7 +47,7 @@ from .current_thread_executor import CurrentThreadExecutor
 
 __all__ = ["TopLevelRun"]
 
-_SIGINT = int(_signal.SIGINT)
+_SIGINT = int(signals.SIGINT)
 
 
 class TopLevelRun:
@@ -308,7 +307,7 @@ class TopLevelRun:
         # Put our handler in place of Python's; None if it is not ours to replace.
         if (
             threading.current_thread() is not threading.main_thread()
-            or _signal.getsignal(_SIGINT) is not _signal.default_int_handler
+            or signals.getsignal(_SIGINT) is not signals.default_int_handler
         ):
             return None
 
@@ -319,15 +318,15 @@ class TopLevelRun:
             self._interrupt()
 
         try:
-            _signal.signal(_SIGINT, handler)
+            signals.signal(_SIGINT, handler)
         except ValueError:  # the main thread of a subinterpreter: signals are not ours there
             return None
         return handler
 
 
 def _give_sigint_back(handler: Callable[[int, FrameType | None], None] | None) -> None:
-    if handler is not None and _signal.getsignal(_SIGINT) is handler:
-        _signal.signal(_SIGINT, _signal.default_int_handler)
+    if handler is not None and signals.getsignal(_SIGINT) is handler:
+        signals.signal(_SIGINT, signals.default_int_handler)
 
 
 class _RunnerItem:

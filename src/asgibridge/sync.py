@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from . import _kernel, current_thread_executor, observers, pools, runners, workers
 from ._kernel import kernel
 from ._loops.persistent import PersistentLoop
-from ._process import fork, threads
+from ._process import cpython, fork, threads
 from ._start import install
 from ._waits import deadlocks
 from ._workers import leases
@@ -89,7 +89,7 @@ else:
 
     def markcoroutinefunction(func: _F) -> _F:
         """Have `iscoroutinefunction` say True of ``func``."""
-        func._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+        func._is_coroutine = cpython.coroutine_marker  # type: ignore[attr-defined]
         return func
 
 
@@ -436,7 +436,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         loop, task_context = kernel.awaiting(SyncToAsync.threadlocal)
         if self.force_new_loop:
             loop = None
-        if asyncio._get_running_loop() is not None:
+        if cpython.running_loop() is not None:
             raise RuntimeError(
                 "You cannot use AsyncToSync in the same thread as an async event loop - "
                 "just await the async function directly."

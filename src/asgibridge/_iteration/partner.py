@@ -46,7 +46,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .. import _kernel, sync
-from .._process import fork, threads
+from .._process import cpython, fork, threads
 from ..sync import AsyncToSync, SyncToAsync
 
 __all__ = ["Partner"]
@@ -205,7 +205,7 @@ class Partner:
         self.finish()
 
     def _would_block_a_loop(self) -> bool:
-        running = asyncio._get_running_loop()
+        running = cpython.running_loop()
         if running is None:
             return False
         # Under gevent the partner's own loop seems to run here, in the one thread there is.
@@ -443,14 +443,11 @@ def _close_at_exit() -> None:
 def _close_before_threads_are_joined() -> None:
     # Where `threading` itself waits for our threads, though they are abandoned: see
     # `_process.threads`.
-    if _kernel.threading_is_patched() or not threads._daemons_allowed():
+    if cpython.threading_is_patched() or not cpython.daemons_allowed():
         _close_at_exit()
 
 
 # Both run before those of `_process.threads`, which came first: what the partners call still has
 # threads.
 atexit.register(_close_at_exit)
-try:
-    threading._register_atexit(_close_before_threads_are_joined)  # type: ignore[attr-defined]
-except RuntimeError:  # imported while the interpreter is already waiting for its threads
-    pass
+cpython.at_threading_exit(_close_before_threads_are_joined)

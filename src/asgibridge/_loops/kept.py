@@ -27,17 +27,16 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
-import os
 import sys
 import threading
 import time
 import weakref
-from asyncio import constants, coroutines, events, runners, tasks
+from asyncio import events, runners, tasks
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from .._kernel import kernel, threading_is_patched
-from .._process import fork, threads
+from .._kernel import kernel
+from .._process import cpython, fork, threads
 
 __all__ = ["IDLE_SECONDS", "close", "close_idle", "run"]
 
@@ -51,7 +50,6 @@ _parked: list[_KeptLoop] = []
 _is_leaving = False
 _policy_of_other_loops: Any = None  # of which we know that it makes loops that can't be kept
 
-_IS_KNOWN = sys.version_info < (3, 16) and sys.implementation.name == "cpython"
 _LOOP_CLASS: Any = asyncio.SelectorEventLoop
 _asyncio_run = asyncio.run
 _asyncio_run_of_runners = runners.run
@@ -61,7 +59,7 @@ _set_event_loop = events.set_event_loop
 _close = _LOOP_CLASS.close
 _create_task = _LOOP_CLASS.create_task
 _run_forever = _LOOP_CLASS.run_forever
-_run_once = _LOOP_CLASS._run_once
+_run_once = cpython.run_once
 
 
 def _is_asyncio_untouched() -> bool:
@@ -108,14 +106,15 @@ def run(
 def _take() -> _KeptLoop | None:
     global _policy_of_other_loops
     if (
-        not _IS_KNOWN
+        not cpython.HAS_KNOWN_LOOPS
         or _is_leaving
         or not _is_asyncio_untouched()
-        or _is_debug_mode()
-        or threading_is_patched()  # greenlets are no threads, but have loops running at a time
+        or cpython.has_debug_variable()
+        or sys.flags.dev_mode
+        or cpython.threading_is_patched()  # greenlets are no threads, but run loops at a time
     ):
         return None
-    policy = getattr(events, "_event_loop_policy", None)
+    policy = cpython.event_loop_policy()
     while True:
         try:
             kept = _parked.pop()
@@ -128,23 +127,12 @@ def _take() -> _KeptLoop | None:
         return None
     # Not in the caller's context: the handle of a loop's own reader keeps the one it is made in.
     loop = contextvars.Context().run(asyncio.new_event_loop)
-    policy = getattr(events, "_event_loop_policy", None)
+    policy = cpython.event_loop_policy()
     if type(loop) is _LOOP_CLASS and policy is not None:
         return _KeptLoop(loop, policy)
     loop.close()
     _policy_of_other_loops = policy
     return None
-
-
-def _is_debug_mode() -> bool:
-    # What asyncio asks too, but os.environ.get() takes longer than all the rest of this.
-    if _variables is None:
-        return bool(coroutines._is_debug_mode())  # type: ignore[attr-defined]
-    return _DEBUG in _variables or sys.flags.dev_mode
-
-
-_variables = getattr(os.environ, "_data", None)
-_DEBUG = getattr(os.environ, "encodekey", str)("PYTHONASYNCIODEBUG")
 
 
 class _KeptLoop:
@@ -194,7 +182,7 @@ class _KeptLoop:
             and not attributes["_scheduled"]
             and not attributes["_asyncgens"].data
             and not attributes["_signal_handlers"]
-            and len(attributes["_selector"]._fd_to_key) == self._descriptors
+            and len(attributes["_selector"].get_map()) == self._descriptors
             and self._count() == (references + held, *weak_references)
         )
 
@@ -245,7 +233,7 @@ class _KeptLoop:
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(loop._asyncgen_firstiter_hook, loop._asyncgen_finalizer_hook)
         loop._thread_id = threading.get_ident()
-        events._set_running_loop(loop)
+        cpython.set_running_loop(loop)
         try:
             # What create_task makes where there is no task factory.
             if sys.version_info >= (3, 12):
@@ -256,7 +244,7 @@ class _KeptLoop:
         finally:
             loop._stopping = False
             loop._thread_id = None
-            events._set_running_loop(None)
+            cpython.set_running_loop(None)
             sys.set_asyncgen_hooks(*hooks)
             loop = task = hooks = None  # type: ignore[assignment]
 
@@ -285,24 +273,21 @@ class _KeptLoop:
         loop._closed = True
 
 
-# asyncio.run waits five minutes for the default executor's threads, from 3.12 on.
-_JOIN_TIMEOUT = () if sys.version_info < (3, 12) else (constants.THREAD_JOIN_TIMEOUT,)  # type: ignore[attr-defined, unused-ignore]
-
 _MOST_CALLS_BACK = 100  # one after the other, each cancelled; a program may do it for ever
 
 
 def close(loop: asyncio.AbstractEventLoop) -> None:
     """End ``loop`` as `asyncio.run` does. On its thread, whose event loop it is."""
     try:
-        runners._cancel_all_tasks(loop)  # type: ignore[attr-defined]
+        cpython.cancel_all_tasks(loop)
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor(*_JOIN_TIMEOUT))
+        loop.run_until_complete(loop.shutdown_default_executor(*cpython.JOIN_TIMEOUT))
         # A sync function whose call was cancelled goes on, and may have called back meanwhile: the
         # task would be forgotten half done, and the function find that out after a second.
         for _ in range(_MOST_CALLS_BACK):
             if not tasks.all_tasks(loop):
                 break
-            runners._cancel_all_tasks(loop)  # type: ignore[attr-defined]
+            cpython.cancel_all_tasks(loop)
     finally:
         asyncio.set_event_loop(None)
         loop.close()

@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import connections, fork
+from . import connections, cpython, fork
 
 __all__ = ["Worker", "has_users_threads", "is_exiting", "workers"]
 
@@ -102,7 +102,7 @@ class Worker(threading.Thread):
     @property
     def daemon(self) -> bool:
         """False, but True while the thread starts: that is when `threading` looks (see above)."""
-        return self._left_to_us and not self._started.is_set()  # type: ignore[attr-defined]
+        return self._left_to_us and not self.is_alive()
 
     @daemon.setter
     def daemon(self, value: bool) -> None:
@@ -111,7 +111,7 @@ class Worker(threading.Thread):
     def start(self) -> None:
         with _lock:
             # Subinterpreters may refuse daemons; there, `threading` waits and nothing is abandoned.
-            self._left_to_us = not _exiting and _daemons_allowed()
+            self._left_to_us = not _exiting and cpython.daemons_allowed()
             _alive.add(self)
         try:
             super().start()
@@ -120,6 +120,7 @@ class Worker(threading.Thread):
             raise
 
     def run(self) -> None:
+        self._left_to_us = False  # or `daemon` would be True again when it has ended
         with _lock:
             if not self.abandoned:
                 _alive.add(self)  # once more: a signal handler may have raised in our start()
@@ -193,20 +194,13 @@ def call_and_report(function: Callable[..., object], *args: object) -> bool:
     return True
 
 
-def _daemons_allowed() -> bool:
-    allowed = getattr(threading, "_daemon_threads_allowed", None)  # 3.12
-    return allowed is None or bool(allowed())
-
-
 def _before_threads_are_joined() -> None:
-    from .._kernel import threading_is_patched  # not above: it loads the kernel, which needs us
-
     process = sys.modules.get("multiprocessing.process")
     leaves_without_atexit = process is not None and process.parent_process() is not None
     if (
         (leaves_without_atexit and not has_users_threads())
-        or not _daemons_allowed()
-        or threading_is_patched()
+        or not cpython.daemons_allowed()
+        or cpython.threading_is_patched()
     ):
         _end_workers()
 
@@ -250,10 +244,8 @@ def _after_fork_in_child() -> None:
     _alive.clear()
 
 
-try:
-    threading._register_atexit(_before_threads_are_joined)  # type: ignore[attr-defined]
-except RuntimeError:  # imported while the interpreter is already waiting for its threads
-    _exiting = True
+# Or it is imported while the interpreter is already waiting for its threads.
+_exiting = not cpython.at_threading_exit(_before_threads_are_joined)
 atexit.register(_end_workers)
 
 fork.at_fork(_after_fork_in_child)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable
 from contextvars import Context, copy_context
 from typing import Any
 
+from .._process.cpython import HAS_TASK_PARTS
 from .context import restore_context
 
 __all__ = ["begin_task", "drive"]
@@ -62,7 +63,7 @@ def _makes_tasks_as_usual(loop: Any) -> bool:
     )
 
 
-_CREATE_TASK = asyncio.BaseEventLoop.create_task
+_CREATE_TASK = asyncio.BaseEventLoop.create_task if HAS_TASK_PARTS else object()
 
 
 async def drive(

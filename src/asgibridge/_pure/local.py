@@ -13,11 +13,11 @@ No locks: a write is one ``ContextVar.set``.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
+from .._process.cpython import running_loop
 from .home import Home, current_home
 
 __all__ = ["ContextStorage", "ThreadStorage", "peek"]
@@ -114,7 +114,7 @@ class ThreadStorage:
     def __getattr__(self, key: str) -> Any:
         namespace = self.__namespace
         try:
-            if asyncio._get_running_loop() is None:
+            if running_loop() is None:
                 return namespace.data[key]
             return namespace.variable.get({})[key]
         except KeyError:
@@ -123,14 +123,14 @@ class ThreadStorage:
 
     def __setattr__(self, key: str, value: Any) -> None:
         namespace = self.__namespace
-        if asyncio._get_running_loop() is None:
+        if running_loop() is None:
             namespace.data[key] = value
         else:
             namespace.variable.set({**namespace.variable.get({}), key: value})
 
     def __delattr__(self, key: str) -> None:
         namespace = self.__namespace
-        if asyncio._get_running_loop() is None:
+        if running_loop() is None:
             if namespace.data.pop(key, _setattr) is _setattr:
                 _missing(self, key)
         else:

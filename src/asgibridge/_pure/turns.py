@@ -20,6 +20,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from .._process import fork
+from .._process.cpython import running_loop
 from .channel import WakeChannel, wake_channel
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class _Turn:
         loop = self.loop
         if loop.is_closed():
             return False
-        if asyncio._get_running_loop() is loop:
+        if running_loop() is loop:
             self.wake()
         elif self.generation != fork.generation:
             loop.call_soon_threadsafe(self.wake)
@@ -128,7 +129,7 @@ class _Turn:
 
     def __await__(self) -> Generator[Any, None, Any]:
         queue = self.queue
-        loop = asyncio._get_running_loop()
+        loop = running_loop()
         if loop is None:
             raise RuntimeError("no running event loop: use the sync_ methods in a plain thread")
         self.loop = loop

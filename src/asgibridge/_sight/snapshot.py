@@ -29,7 +29,6 @@ import gc
 import linecache
 import os
 import re
-import sys
 import tempfile
 import threading
 import types
@@ -39,7 +38,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _kernel, runners, sync
-from .._process import threads
+from .._process import cpython, threads
 
 __all__ = ["Call", "Frame", "Snapshot", "Task", "Thread", "take"]
 
@@ -248,7 +247,7 @@ class _Look:
     def _look_at_tasks(self) -> None:
         me = threading.get_ident()
         asked = []
-        if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        if not cpython.is_gil_enabled():
             for loop in self.loops:
                 if loop.is_running() and _thread_of(loop) != me:
                     asked.append((loop, _Question(loop)))
@@ -546,9 +545,9 @@ def _is_async_to_sync(frame: Frame) -> bool:
 
 
 def _stacks_of_threads(held: dict[int, Any]) -> dict[int, tuple[Frame, ...]]:
-    if getattr(sys, "_is_gil_enabled", lambda: True)():
+    if cpython.is_gil_enabled():
         stacks = {}
-        for ident, frame in sys._current_frames().items():
+        for ident, frame in cpython.current_frames().items():
             stacks[ident] = _stack_of(frame)
             each: types.FrameType | None = frame
             while each is not None and each.f_code.co_filename in _WAITING_FILES:
@@ -674,18 +673,18 @@ def _is_open(loop: Any) -> bool:
 
 
 def _thread_of(loop: Any) -> int | None:
-    ident = getattr(loop, "_thread_id", None)
-    if isinstance(ident, int) and ident:
+    ident = cpython.thread_of_loop(loop)
+    if ident is not None:
         return ident
     if not loop.is_running():
         return None
-    if getattr(sys, "_is_gil_enabled", lambda: True)():
-        for ident, frame in sys._current_frames().items():
+    if cpython.is_gil_enabled():
+        for ident, frame in cpython.current_frames().items():
             each: types.FrameType | None = frame
             while each is not None:
                 if each.f_code.co_name in ("run", "run_until_complete", "run_forever"):
                     runner = each.f_locals.get("self")
-                    if runner is loop or getattr(runner, "_loop", None) is loop:
+                    if runner is loop or cpython.loop_of_runner(runner) is loop:
                         return ident
                     if each.f_locals.get("loop") is loop:
                         return ident
@@ -702,7 +701,7 @@ def _tasks_of(loop: Any) -> list[_SeenTask]:
     return [
         _SeenTask(
             task,
-            getattr(task, "_fut_waiter", None),
+            cpython.waiter_of(task),
             task is current,
             _stack_of_coroutine(task.get_coro()),
             tuple(_woken_by(task)),
@@ -732,7 +731,7 @@ def _stack_of_coroutine(coroutine: Any) -> tuple[Frame, ...]:
 def _woken_by(task: Any) -> Iterable[Any]:
     # The futures that others wait for until this task is done: gather, wait, wait_for, shield and
     # TaskGroup have a callback that knows theirs.
-    for callback, _context in list(getattr(task, "_callbacks", None) or ()):
+    for callback in cpython.callbacks_of(task):
         yield from getattr(callback, "args", ())
         for cell in getattr(callback, "__closure__", None) or ():
             try:
@@ -742,7 +741,7 @@ def _woken_by(task: Any) -> Iterable[Any]:
         owner = getattr(callback, "__self__", None)
         if owner is not None:
             yield owner
-            yield getattr(owner, "_on_completed_fut", None)
+            yield cpython.future_of_group(owner)
 
 
 def _words_of_task(task: Any) -> str:

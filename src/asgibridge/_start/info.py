@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 
+from .._process.cpython import is_gil_enabled
 from .._version import ASGIREF_VERSION, __version__
 from .install import is_installed, real_asgiref_loaded
 
@@ -53,7 +54,7 @@ def _original() -> str:
 
 def _gil() -> str:
     # Only from 3.13 on is there a choice.
-    return "on" if getattr(sys, "_is_gil_enabled", lambda: True)() else "off"
+    return "on" if is_gil_enabled() else "off"
 
 
 def _placement() -> str:

@@ -51,7 +51,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from .._process import fork
+from .._process import cpython, fork
 
 __all__ = [
     *("NeverRuns", "Submitted", "Wait", "Waiting", "begin_wait", "busy_with", "chain"),
@@ -199,7 +199,7 @@ def chain(
             is_part = True
             words.append(f"{_name(me)}, which makes this call")
             continue
-        waiter = getattr(task, "_fut_waiter", None)
+        waiter = cpython.waiter_of(task)
         if waiter is None or task.done() or waiter.done():
             return None
         call = getattr(waiter, "asgibridge_call", None)
@@ -236,8 +236,8 @@ def chain(
         elif isinstance(waiter, asyncio.Task):
             words.append(f"{_name(task)}, which waits for another task")
             todo.append(waiter)
-        elif type(waiter) is _Gathering:
-            children = [child for child in waiter._children if not child.done()]
+        elif (gathered := cpython.children_of(waiter)) is not None:
+            children = [child for child in gathered if not child.done()]
             if not children or not all(isinstance(child, asyncio.Task) for child in children):
                 return None
             words.append(f"{_name(task)}, which gathers tasks")
@@ -258,6 +258,8 @@ def _stand(waits: list[tuple[Wait, list[Tasks]]], tasks: list[Any]) -> bool:
 
 def _has_time_out(tasks: list[Any]) -> bool:
     # Whether there is a timer that is about one of these, or there may be.
+    if not cpython.HAS_TIME_OUTS_TASK:
+        return True
     idents = {id(task) for task in tasks}
     loops = {id(task.get_loop()): task.get_loop() for task in tasks}
     try:
@@ -281,12 +283,8 @@ def _about(handle: list[Any]) -> list[Any]:
             owner = getattr(part, "__self__", None)
             if getattr(part, "__name__", None) == "cancel":  # and not a task's next step
                 found.append(owner)
-            found.extend(getattr(owner, name, None) for name in _TIMED)
+            found.extend(getattr(owner, name, None) for name in cpython.TIMED)
     return found
-
-
-# Where asyncio's, async_timeout's and anyio's have the task that they are going to cancel.
-_TIMED = ("_task", "_host_task")
 
 
 def _handles(loop: Any) -> list[list[Any]]:
@@ -296,12 +294,10 @@ def _handles(loop: Any) -> list[list[Any]]:
         # process; but all but a time-out has been found by now to keep this ring from going on.)
         handles = [each for each in gc.get_objects() if type(each).__name__ in _HANDLES]
         return [gc.get_referents(each) for each in handles]
-    return [[each._callback, each._args] for each in [*list(loop._scheduled), *list(loop._ready)]]
+    return cpython.scheduled(loop)
 
 
 _HANDLES = ("Handle", "TimerHandle")
-
-_Gathering: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
 
 
 def _push_last(holder: Tasks, todo: list[Any]) -> bool:

@@ -43,6 +43,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .. import _kernel
+from .._process.cpython import running_loop
 from ..sync import AsyncToSync
 
 __all__ = ["LIMIT", "OVERHEAD", "ClientDisconnected", "Exchange", "body_of"]
@@ -221,7 +222,7 @@ class Exchange:
             ) from error
 
     def _refuse_loop(self) -> None:
-        if asyncio._get_running_loop() is self._loop:
+        if running_loop() is self._loop:
             raise RuntimeError(_ON_THE_LOOP)
 
     def _wait(self, wanted: int) -> None:

@@ -24,10 +24,9 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures.thread import _threads_queues as _pool_threads
 from typing import Any
 
-from .._process import fork, threads
+from .._process import cpython, fork, threads
 from ..compatibility import guarantee_single_callable
 
 __all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
@@ -289,8 +288,8 @@ def _end_services() -> None:
     others = [thread for thread in running if getattr(thread, "loop", None) not in loops]
     if others and len(others) == len(running):
         return
-    for thread in others:
-        if thread not in _pool_threads and thread.is_alive():
+    for thread in others if cpython.pool_threads is not None else ():
+        if thread not in cpython.pool_threads and thread.is_alive():
             thread.join()
     for service in list(_services):
         service.close()
@@ -299,8 +298,5 @@ def _end_services() -> None:
             service.worker.join()
 
 
-try:
-    threading._register_atexit(_end_services)  # type: ignore[attr-defined]
-except RuntimeError:  # imported while the interpreter is already waiting for its threads
-    pass
+cpython.at_threading_exit(_end_services)
 fork.at_fork(_services.clear)
