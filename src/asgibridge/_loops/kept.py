@@ -44,7 +44,8 @@ IDLE_SECONDS = 10.0
 """How long a loop may lie parked: as long as a worker."""
 
 _MOST = 8
-"""Loops parked at the same time, each of which holds four file descriptors."""
+"""Loops parked at the same time. Arbitrary: each holds four file descriptors, and few programs make
+more top-level calls at once."""
 
 _parked: list[_KeptLoop] = []
 _is_leaving = False
@@ -273,7 +274,8 @@ class _KeptLoop:
         loop._closed = True
 
 
-_MOST_CALLS_BACK = 100  # one after the other, each cancelled; a program may do it for ever
+# One after the other, each cancelled. Arbitrary: a program may do it for ever.
+_MOST_CALLS_BACK = 100
 
 
 def close(loop: asyncio.AbstractEventLoop) -> None:

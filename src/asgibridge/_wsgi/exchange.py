@@ -49,7 +49,8 @@ from ..sync import AsyncToSync
 __all__ = ["LIMIT", "OVERHEAD", "ClientDisconnected", "Exchange", "body_of"]
 
 LIMIT = 131072
-"""Bytes on their way at which the application has to wait."""
+"""Bytes on their way at which the application has to wait. Arbitrary: enough for several chunks, so
+that one is made while another is sent."""
 
 OVERHEAD = 512
 """What a message counts for, besides its body: so no more than 256 are on their way."""
