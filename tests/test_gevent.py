@@ -6,9 +6,13 @@ their result or asyncio's RuntimeError about the other greenlet's running loop (
 
 from __future__ import annotations
 
+import asyncio
 import sysconfig
 
 import pytest
+
+from asgibridge import _pure
+from asgibridge._pure import channel
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     pytest.skip("gevent has no free-threaded build", allow_module_level=True)
@@ -155,6 +159,58 @@ def test_patched_after_the_import(script_output):
 
 def test_patched_after_the_import_with_async_outermost(script_output):
     assert script_output(LATE + "    print(asyncio.run(view(1)), async_to_sync(view)(2))") == "1 2"
+
+
+LOOPS_WITHOUT_READERS = """
+    class Loop(asyncio.SelectorEventLoop):
+        def add_reader(self, *args):  # as a Proactor's
+            raise NotImplementedError
+
+    class Loops(asyncio.DefaultEventLoopPolicy):
+        def new_event_loop(self):
+            return Loop()
+
+    asyncio.set_event_loop_policy(Loops())
+
+    def hops(n):
+        async def main():
+            return [await sync_to_async(int)(i) for i in range(n)]
+        return async_to_sync(main)()
+"""
+
+
+def test_patched_after_the_import_every_module_goes_over(script_output):
+    assert script_output(
+        LATE
+        + LOOPS_WITHOUT_READERS
+        + """
+    import sys
+    import asgibridge.debug, asgibridge.wsgi, asgibridge.iterators, asgibridge.local
+    from asgibridge import _pure
+    from asgibridge.sync import AsyncSingleThreadContext
+
+    with AsyncSingleThreadContext(persistent_loop=True):
+        print(hops(3))
+    print(hops(2))
+    local = asgibridge.local.Local(), asgibridge.local.Local(thread_critical=True)
+    local[0].x = local[1].x = 4
+    print(local[0].x, local[1].x)
+    print([name for name, module in sys.modules.items() if name.startswith("asgibridge.")
+           for bound in (vars(module).get("kernel"), vars(module).get("CurrentThreadExecutor"))
+           if bound and bound not in (_pure, _pure.CurrentThreadExecutor)
+           and name != "asgibridge._speedups"])
+    """
+    ).splitlines() == ["[0, 1, 2]", "[0, 1]", "4 4", "[]"]
+
+
+def test_the_pure_kernel_makes_its_own_channel_beside_the_compiled_ones():
+    compiled = pytest.importorskip("asgibridge._speedups", reason="there is no compiled kernel")
+    names = {"add_reader": lambda *args: exec("raise NotImplementedError")}  # as a Proactor's
+    loop = type("Loop", (asyncio.SelectorEventLoop,), names)()
+    compiled.attach_reader(loop)
+    channels = {channel.wake_channel(loop) for _ in range(2)}
+    assert [type(each) for each in channels] == [_pure.WakeChannel]
+    loop.close()
 
 
 def test_patched_after_the_import_of_a_required_kernel_says_what_to_do(run_script):

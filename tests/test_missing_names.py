@@ -30,6 +30,7 @@ NEEDED = {
     "runners._cancel_all_tasks",
     "events._event_loop_policy",
     "tasks._GatheringFuture",
+    "coroutines._is_coroutine",
     "asyncio.constants.THREAD_JOIN_TIMEOUT",
     "os.environ._data",
     "os.environ.encodekey",

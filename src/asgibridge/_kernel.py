@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -84,10 +85,12 @@ else:
 def leave_compiled_kernel() -> bool:
     """``threading`` was monkey-patched after we were loaded: from now on, the pure kernel.
 
-    Returns whether that is a change. Raises RuntimeError if the environment requires the compiled
-    one, whose waiting would block every greenlet.
+    In each module of the package, names that are the compiled kernel or of it are the pure one's
+    afterwards. What has been made by the compiled one stays as it is. Returns whether that is a
+    change. Raises RuntimeError if the environment requires the compiled one, whose waiting would
+    block every greenlet.
     """
-    global kernel, IMPLEMENTATION
+    global IMPLEMENTATION
     if IMPLEMENTATION == "pure":
         return False
     if _choice() == "require":
@@ -95,5 +98,13 @@ def leave_compiled_kernel() -> bool:
             "threading was monkey-patched after asgibridge was loaded, and the compiled kernel "
             "would block every greenlet: set ASGIBRIDGE_SPEEDUPS=auto instead of require"
         )
-    kernel, IMPLEMENTATION = importlib.import_module("asgibridge._pure"), "pure"  # type: ignore[assignment, unused-ignore]
+    compiled, pure = kernel, importlib.import_module("asgibridge._pure")
+    bound = {name: (getattr(compiled, name), getattr(pure, name)) for name in pure.__all__}
+    bound["kernel"] = compiled, pure
+    for path, module in list(sys.modules.items()):
+        if path.startswith("asgibridge.") and module is not compiled:
+            for name, (old, new) in bound.items():
+                if vars(module).get(name) is old:
+                    setattr(module, name, new)
+    IMPLEMENTATION = "pure"
     return True

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, final
 
-from ._kernel import kernel
+from . import _kernel
 
 __all__ = ["Local"]
+
+# Of the kernel that the classes below are built on, whichever is at work later.
+_ContextStorage: Any = _kernel.kernel.ContextStorage
+_ThreadStorage: Any = _kernel.kernel.ThreadStorage
 
 
 @final
@@ -37,8 +41,8 @@ class Local:
             )
         # Not object.__new__: that refuses to make what has a C structure.
         if thread_critical:
-            return kernel.ThreadStorage.__new__(_ThreadCriticalLocal)
-        return kernel.ContextStorage.__new__(_DefaultLocal)
+            return _ThreadStorage.__new__(_ThreadCriticalLocal)  # type: ignore[no-any-return]
+        return _ContextStorage.__new__(_DefaultLocal)  # type: ignore[no-any-return]
 
     if TYPE_CHECKING:  # so that type checkers allow any attribute; the storages below have them
 
@@ -48,7 +52,7 @@ class Local:
         def __delattr__(self, key: str) -> None: ...
 
 
-class _DefaultLocal(kernel.ContextStorage, Local):  # type: ignore[misc]
+class _DefaultLocal(_ContextStorage, Local):  # type: ignore[misc]
     """What ``Local()`` makes."""
 
     __slots__ = ()
@@ -57,7 +61,7 @@ class _DefaultLocal(kernel.ContextStorage, Local):  # type: ignore[misc]
         super().__init__()
 
 
-class _ThreadCriticalLocal(kernel.ThreadStorage, Local):  # type: ignore[misc]
+class _ThreadCriticalLocal(_ThreadStorage, Local):  # type: ignore[misc]
     """What ``Local(thread_critical=True)`` makes."""
 
     __slots__ = ()

@@ -40,7 +40,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from . import _kernel, current_thread_executor, observers, pools, runners, workers
+from . import _kernel, observers, pools, workers
 from ._kernel import kernel
 from ._loops.persistent import PersistentLoop
 from ._process import cpython, fork, threads
@@ -109,13 +109,10 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 def _go_on_under_monkey_patching() -> None:
     # gevent has patched `threading` since we were loaded. What the compiled kernel made before
     # stays usable for what runs on real threads; there is no greenlet yet that waits in it.
-    global _get_ident, kernel, CurrentThreadExecutor
+    global _get_ident
+    compiled = kernel
     if _kernel.leave_compiled_kernel():
-        compiled, kernel = kernel, _kernel.kernel
-        runners.kernel = pools.kernel = kernel  # type: ignore[attr-defined]
-        leases.go_over_to(kernel)
-        CurrentThreadExecutor = kernel.CurrentThreadExecutor
-        current_thread_executor.CurrentThreadExecutor = CurrentThreadExecutor
+        leases.begin_anew()
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
             SyncToAsync.single_thread_executor = kernel.ThreadSensitiveExecutor()
     _get_ident = threading.get_ident

@@ -107,6 +107,8 @@ def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
     """
     channel = _cache.channel
     if channel is None or channel._loop() is not loop:
-        kept: WakeChannel | None = getattr(loop, "_asgibridge_channel", None)
-        channel = _cache.channel = kept or WakeChannel(loop)
+        channel = getattr(loop, "_asgibridge_channel", None)
+        if type(channel) is not WakeChannel:  # the compiled kernel's, until we were patched
+            channel = WakeChannel(loop)
+        _cache.channel = channel
     return channel

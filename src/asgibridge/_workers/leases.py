@@ -31,7 +31,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator
@@ -692,10 +691,7 @@ def end_idle() -> None:
     kernel.end_idle_workers()
 
 
-def go_over_to(new_kernel: Any) -> None:
+def begin_anew() -> None:
     """`threading` has been monkey-patched: see `asgibridge.sync`."""
-    global kernel
     pool.end_idle()
-    kernel = new_kernel
-    sys.modules[Slot.__module__].kernel = new_kernel  # type: ignore[attr-defined]
     kernel.set_idle_seconds(kept.IDLE_SECONDS)
