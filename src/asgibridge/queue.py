@@ -362,10 +362,7 @@ class BaseQueue(Generic[T]):
         """Whether `shutdown` has been called."""
         return self.wrapped.is_shutdown
 
-    @property
-    def closed(self) -> bool:
-        """Whether `shutdown` has been called."""
-        return self.wrapped.is_shutdown
+    closed = is_shutdown
 
     @property
     def maxsize(self) -> int:
