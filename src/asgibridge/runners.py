@@ -40,7 +40,7 @@ from ._kernel import kernel
 from ._loops import kept
 from ._loops.persistent import PersistentLoop, at_home
 from ._process.cpython import signals
-from ._process.threads import Worker
+from ._process.threads import Step, Worker
 from ._waits import deadlocks
 from ._workers import leases
 from .current_thread_executor import CurrentThreadExecutor
@@ -329,7 +329,7 @@ def _give_sigint_back(handler: Callable[[int, FrameType | None], None] | None) -
         signals.signal(_SIGINT, signals.default_int_handler)
 
 
-class _RunnerItem:
+class _RunnerItem(Step):
     """A run as the one item in the inbox of its own worker."""
 
     __slots__ = ("_run",)
@@ -344,12 +344,6 @@ class _RunnerItem:
             run._execute()
         finally:
             run._has_run = True
-
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
 
 
 class _LeasedItem:

@@ -56,7 +56,7 @@ class _Answered(Exception):
     """Ends the thread's waiting; never leaves this module."""
 
 
-class _Answer:
+class _Answer(threads.Step):
     """An inbox's item that raises out of ``serve()``."""
 
     __slots__ = ()
@@ -64,17 +64,11 @@ class _Answer:
     def run(self) -> None:
         raise _Answered
 
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
-
 
 _ANSWER = _Answer()
 
 
-class _OwnRun:
+class _OwnRun(threads.Step):
     """The whole of a partner on a loop of its own, as the one item in the inbox of a worker."""
 
     __slots__ = ("_call",)
@@ -86,12 +80,6 @@ class _OwnRun:
         call, self._call = self._call, None
         assert call is not None
         call()
-
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
 
 
 class Partner:

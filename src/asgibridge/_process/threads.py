@@ -35,7 +35,7 @@ from typing import Any, Protocol
 
 from . import connections, cpython, fork
 
-__all__ = ["Worker", "has_users_threads", "is_exiting", "workers"]
+__all__ = ["Step", "Worker", "has_users_threads", "is_exiting", "workers"]
 
 
 class Item(Protocol):
@@ -46,6 +46,18 @@ class Item(Protocol):
     def deliver(self) -> None: ...
 
     def cancel(self) -> None: ...
+
+
+class Step:
+    """An item that only runs: it delivers nothing, and is given up without a word."""
+
+    __slots__ = ()
+
+    def deliver(self) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
 
 
 class Mailbox(Protocol):

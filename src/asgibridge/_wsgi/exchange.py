@@ -44,6 +44,7 @@ from typing import Any
 
 from .. import _kernel
 from .._process.cpython import running_loop
+from .._process.threads import Step
 from ..sync import AsyncToSync
 
 __all__ = ["LIMIT", "OVERHEAD", "ClientDisconnected", "Exchange", "body_of"]
@@ -77,15 +78,11 @@ class _WakeUp(BaseException):
     """Ends a wait in the frame; seen by nobody."""
 
 
-class _WakeUpItem:
+class _WakeUpItem(Step):
+    __slots__ = ()
+
     def run(self) -> None:
         raise _WakeUp
-
-    def deliver(self) -> None:
-        pass
-
-    def cancel(self) -> None:
-        pass
 
 
 _WAKE_UP = _WakeUpItem()
