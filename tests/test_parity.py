@@ -1,4 +1,4 @@
-"""The two kernels have the same names, parameters, docstrings and errors.
+"""The two kernels have the same names, parameters, docstrings and errors, in the same rooms.
 
 That they behave the same is for all other tests, which run on each. The stub of the compiled kernel
 re-exports the pure one's names, so no type checker would notice what is missing from it.
@@ -10,8 +10,10 @@ import asyncio
 import contextvars
 import gc
 import inspect
+import re
 import weakref
 from concurrent.futures import Executor, Future, InvalidStateError
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,16 @@ from asgibridge import _speedups
 
 CLASSES = [name for name in _pure.__all__ if inspect.isclass(getattr(_pure, name))]
 FUNCTIONS = [name for name in _pure.__all__ if name not in CLASSES]
+
+ROOT = next(each for each in Path(__file__).parents if (each / "pyproject.toml").exists())
+COMPILED_ROOMS = ROOT / "src" / "_speedups"
+PURE_ROOMS = ROOT / "src" / "asgibridge" / "_pure"
+ROOMS_OF_ONE = {
+    "wait": "what a task waits on is no future of asyncio's: the pure kernel takes one",
+    "wakeups": "workers are woken one at a time: the pure kernel wakes each at once",
+    "renewal": "a worker is made as good as new: the pure kernel's ends with its lease",
+}
+"""Rooms that only the compiled kernel has, and why the pure one does without."""
 
 # What classes of the one sort or the other have of Python.
 PYTHONS = {"__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
@@ -68,6 +80,33 @@ def signature(function):
 def test_names():
     assert sorted(_speedups.__all__) == sorted(_pure.__all__)
     assert [name for name in _pure.__all__ if not hasattr(_speedups, name)] == []
+
+
+def definitions(room):
+    """What is defined at the top of a compiled room, but for C's functions."""
+    text = room.read_text(encoding="utf-8")
+    return set(re.findall(r"^(?:(?:async )?def|(?:cdef )?class) (\w+)", text, re.MULTILINE))
+
+
+@pytest.mark.skipif(not COMPILED_ROOMS.is_dir(), reason="needs the sources")
+class TestRooms:
+    def test_are_the_same(self):
+        pure = {room.stem for room in PURE_ROOMS.glob("*.py")} - {"__init__"}
+        compiled = {room.stem for room in COMPILED_ROOMS.glob("*.pxi")}
+        assert pure - compiled == set()
+        assert compiled - pure == set(ROOMS_OF_ONE)
+
+    def test_all_are_included(self):
+        text = (COMPILED_ROOMS / "_speedups.pyx").read_text(encoding="utf-8")
+        included = re.findall(r'^include "(\w+)\.pxi"$', text, re.MULTILINE)
+        assert sorted(included) == sorted(room.stem for room in COMPILED_ROOMS.glob("*.pxi"))
+
+    @pytest.mark.parametrize("name", _pure.__all__)
+    def test_of_a_name(self, name):
+        package, _, room = getattr(_pure, name).__module__.rpartition(".")
+        assert package == "asgibridge._pure"
+        found = [each.stem for each in COMPILED_ROOMS.glob("*.pxi") if name in definitions(each)]
+        assert found == [room]
 
 
 @pytest.mark.parametrize("name", CLASSES)

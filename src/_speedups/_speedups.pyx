@@ -41,6 +41,7 @@ from concurrent.futures import Executor, Future, InvalidStateError
 from contextvars import Context, ContextVar, copy_context
 
 from asgibridge._process import fork as _fork
+from asgibridge._process import queue_errors as _queue_errors
 from asgibridge._process import threads as _threads
 from asgibridge._waits import deadlocks as _deadlocks
 
@@ -132,6 +133,9 @@ include "workers.pxi"
 include "pool.pxi"
 include "future_call.pxi"
 include "executors.pxi"
+include "storage.pxi"
+include "turns.pxi"
+include "promises.pxi"
 include "queue.pxi"
 include "wrappers.pxi"
 include "details.pxi"

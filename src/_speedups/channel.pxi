@@ -91,6 +91,7 @@ cdef extern from *:
     void asgibridge_wake_clear(int* fds)
 
 # Many loops live for one call (a top-level `async_to_sync`): a reader costs more than it saves there.
+# Three is arbitrary.
 cdef enum:
     _BEFORE_READER = 3
 

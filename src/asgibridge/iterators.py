@@ -40,7 +40,6 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from ._iteration.partner import Partner
@@ -359,12 +358,7 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
         self._entered.append((manager, hops))
         return value
 
-    async def __aexit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> bool | None:
+    async def __aexit__(self, exc: object, value: BaseException | None, tb: object) -> bool | None:
         manager, hops = self._entered.pop()
         try:
             leave = _method(manager, "__exit__", "contextmanager")
@@ -446,12 +440,7 @@ class _EnteredOnLoop(AbstractContextManager[Any]):
         self._entered.append(visit)
         return visit.entered.pop()
 
-    def __exit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> bool | None:
+    def __exit__(self, exc: object, value: BaseException | None, tb: object) -> bool | None:
         visit = self._entered.pop()
         visit.leave_with = (exc, value, tb)
         try:

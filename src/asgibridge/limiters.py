@@ -3,7 +3,7 @@
 For `sync_to_async`: the ``limiter=``, ``thread_name=`` and ``abandon_on_cancel=`` of a wrapper, and
 `check_cancelled`, for the function to ask. The names are those of anyio's `to_thread.run_sync`.
 
-A `CapacityLimiter` is a queue of the kernel's (see `asgibridge._pure.queue`) put to another use: to
+A `CapacityLimiter` is a queue of the kernel's (`asgibridge._pure.promises`) put to another use: to
 borrow a token is to put something into it, and its room is the number of tokens. So whoever waits,
 a task of any event loop or a thread, is served in order and holds no thread meanwhile; a wait that
 is cancelled, or whose loop is closed, hands its place on; and a forked child forgets the waits of

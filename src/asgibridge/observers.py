@@ -46,8 +46,17 @@ class Hop:
     """One call on its way from a thread to another, as observers see it."""
 
     __slots__ = (
-        *("__weakref__", "_observers", "error", "function", "kind", "loop", "state", "task"),
-        *("thread", "thread_sensitive", "times"),
+        "__weakref__",
+        "_observers",
+        "error",
+        "function",
+        "kind",
+        "loop",
+        "state",
+        "task",
+        "thread",
+        "thread_sensitive",
+        "times",
     )
 
     def __init__(

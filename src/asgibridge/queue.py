@@ -19,7 +19,7 @@ methods of `queue.Queue` and of `asyncio.Queue`.
 * An event loop is woken once, however many of its tasks have something to do; a queue on which
   nobody waits wakes nobody. A task that finds an item goes on without another turn of its loop.
 
-Why and how is in `asgibridge._pure.queue`.
+Why and how is in `asgibridge._pure.promises`.
 """
 
 from __future__ import annotations
@@ -362,10 +362,7 @@ class BaseQueue(Generic[T]):
         """Whether `shutdown` has been called."""
         return self.wrapped.is_shutdown
 
-    @property
-    def closed(self) -> bool:
-        """Whether `shutdown` has been called."""
-        return self.wrapped.is_shutdown
+    closed = is_shutdown
 
     @property
     def maxsize(self) -> int:

@@ -225,8 +225,13 @@ class TopLevelRun:
         # On the runner. asyncio.run is looked up now: a program may have replaced it.
         try:
             kernel.at_home(
-                *(self._home, self._context.run),
-                *(kept.run, self._body, 2, self._let_go_of_loop, self._runs_on_a_worker()),
+                self._home,
+                self._context.run,
+                kept.run,
+                self._body,
+                2,  # references to the loop: self._loop's, and that of the key in self._served
+                self._let_go_of_loop,
+                self._runs_on_a_worker(),
             )
         except BaseException as error:
             self._error = error

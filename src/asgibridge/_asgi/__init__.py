@@ -1,1 +1,1 @@
-"""The rules of ASGI messages, beneath `asgibridge.typing` and `asgibridge.testing`."""
+"""ASGI's own side, beneath `asgibridge.typing` and `asgibridge.testing`: rules, conversations."""

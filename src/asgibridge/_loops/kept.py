@@ -44,7 +44,8 @@ IDLE_SECONDS = 10.0
 """How long a loop may lie parked: as long as a worker."""
 
 _MOST = 8
-"""Loops parked at the same time, each of which holds four file descriptors."""
+"""Loops parked at the same time. Arbitrary: each holds four file descriptors, and few programs make
+more top-level calls at once."""
 
 _parked: list[_KeptLoop] = []
 _is_leaving = False
@@ -139,8 +140,14 @@ class _KeptLoop:
     """An event loop, and what it looks like when nobody knows it. Of one thread at a time."""
 
     __slots__ = (
-        *("_descriptors", "_names", "_reference", "_references", "_values"),
-        *("loop", "policy", "since"),
+        "_descriptors",
+        "_names",
+        "_reference",
+        "_references",
+        "_values",
+        "loop",
+        "policy",
+        "since",
     )
 
     def __init__(self, loop: Any, policy: Any) -> None:
@@ -267,7 +274,8 @@ class _KeptLoop:
         loop._closed = True
 
 
-_MOST_CALLS_BACK = 100  # one after the other, each cancelled; a program may do it for ever
+# One after the other, each cancelled. Arbitrary: a program may do it for ever.
+_MOST_CALLS_BACK = 100
 
 
 def close(loop: asyncio.AbstractEventLoop) -> None:

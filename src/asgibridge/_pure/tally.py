@@ -29,8 +29,16 @@ class Tally:
     """One thread's. Times are in seconds; 0 is none."""
 
     __slots__ = (
-        *("cancelled", "finished", "running", "running_time", "since", "started", "submitted"),
-        *("thread_ident", "waiting", "waiting_time"),
+        "cancelled",
+        "finished",
+        "running",
+        "running_time",
+        "since",
+        "started",
+        "submitted",
+        "thread_ident",
+        "waiting",
+        "waiting_time",
     )
 
     def __init__(self) -> None:
@@ -138,8 +146,12 @@ def counts() -> tuple[int, int, int, int, tuple[float, list[int]], tuple[float, 
     cancelled = sum(tally.cancelled for tally in tallies)
     submitted = sum(tally.submitted for tally in list(_all))
     return (
-        *(submitted, started, finished, cancelled),
-        *((waiting_time, waiting), (running_time, running)),
+        submitted,
+        started,
+        finished,
+        cancelled,
+        (waiting_time, waiting),
+        (running_time, running),
     )
 
 

@@ -179,7 +179,8 @@ def prometheus(prefix: str = "asgibridge") -> str:
         "workers",
         "gauge",
         "Worker threads by what they are doing.",
-        *(('{state="leased"}', now.leased), ('{state="idle"}', now.idle)),
+        ('{state="leased"}', now.leased),
+        ('{state="idle"}', now.idle),
     )
     metric(
         "contexts_waiting",
@@ -197,7 +198,8 @@ def prometheus(prefix: str = "asgibridge") -> str:
         "calls",
         "gauge",
         "Calls that have not ended, by where they are.",
-        *(('{state="queued"}', now.queued), ('{state="running"}', now.running)),
+        ('{state="queued"}', now.queued),
+        ('{state="running"}', now.running),
     )
     for name, text, value in (
         ("submitted", "Calls given to a thread.", now.submitted),

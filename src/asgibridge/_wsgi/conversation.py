@@ -39,7 +39,8 @@ from .service import Service
 __all__ = ["Conversation", "Response"]
 
 READ_SIZE = 65536
-"""Bytes of the request body asked of the WSGI server at a time."""
+"""Bytes of the request body asked of the WSGI server at a time. Arbitrary: as many as
+`input.KEPT` keeps in memory."""
 
 _PATIENCE: float | None = 0.25 if sys.platform == "win32" else None  # see _pure/inbox.py
 

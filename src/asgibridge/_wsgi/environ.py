@@ -94,7 +94,8 @@ def build_environ(
 # --- headers, request ----------------------------------------------------------------------------
 
 _names: dict[bytes, str] = {}
-_NAMES_KEPT = 512  # a client can make up any number of names
+# Arbitrary, far more than the header names in use: a client can make up any number of names.
+_NAMES_KEPT = 512
 
 
 def _environ_name(raw: bytes) -> str:

@@ -20,7 +20,7 @@ from typing import IO, Any
 __all__ = ["KEPT", "StreamingInput"]
 
 KEPT = 65536
-"""Bytes of a body kept in memory."""
+"""Bytes of a body kept in memory: as many as in asgiref. A longer body goes to a file."""
 
 
 class StreamingInput(io.BufferedIOBase):

@@ -33,7 +33,8 @@ from ..compatibility import guarantee_single_callable
 __all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
 
 SHUTDOWN_SECONDS = 10.0
-"""How long an application may take to answer ``lifespan.shutdown``."""
+"""How long an application may take to answer ``lifespan.shutdown``. Arbitrary: what
+``docker stop`` grants a process before it kills it."""
 
 _services: weakref.WeakSet[Service] = weakref.WeakSet()
 

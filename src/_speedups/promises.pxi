@@ -1,0 +1,459 @@
+# Who waits for what a queue keeps, what is promised to whom, and who is woken.
+#
+# The state machine, its guarantees and the reasons are written in the pure twin; here is what is
+# different.
+#
+# **A section** is the queue's critical section: with the GIL nothing at all, because nothing in it
+# runs Python code or lets go of the GIL. Without the GIL that is not enough: to let go of a
+# reference to an object that another thread has made can mean to wait for a lock of CPython's, with
+# which it is handed to its owner, and a thread that waits for a lock lets go of all its critical
+# sections. Turns are let go of in here, by other threads than made them. So code that changes more
+# than one thing holds the queue's guard, too (`lock`), which no such wait lets go of; the critical
+# section alone is for code that looks at one thing or sets one.
+#
+# Only a queue with hooks (a subclass that stores the items itself, as the priority queue does) has
+# a lock of `threading` in place of the guard, and runs the hooks with it held: exclusive use is
+# what it promises them.
+#
+# Whether a task's loop is closed can't be seen inside a section (asking runs Python code), so a
+# turn is promised first and the promise broken afterwards.
+
+cdef object _QueueShutDown = _queue_errors.QueueShutDown
+cdef object _NOTHING = _queue_errors.NOTHING
+cdef object _sleep = time.sleep
+cdef object _RLock = threading.RLock
+cdef object _allocate_lock = threading._allocate_lock
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+      /* Re-entrant, as critical sections are: a list that grows may free what others have left
+         behind, and with that run a finalizer, which may use any queue. */
+      typedef struct {
+          PyMutex mutex;
+          size_t owner;
+          Py_ssize_t depth;
+          Py_ssize_t renewed;  /* in which generation */
+      } asgibridge_guard;
+      /* In a forked child, by the first that comes: CPython may have handed either lock to a thread
+         of the parent that had not woken up to it, and is not here. 0: another one does it. */
+      static int asgibridge_guard_renew(asgibridge_guard *guard, PyObject *queue,
+                                        unsigned long generation) {
+          Py_ssize_t before = _Py_atomic_load_ssize_relaxed(&guard->renewed);
+          if (before == (Py_ssize_t)generation ||
+              !_Py_atomic_compare_exchange_ssize(&guard->renewed, &before, (Py_ssize_t)generation))
+              return 0;
+          memset(&guard->mutex, 0, sizeof guard->mutex);
+          memset(&queue->ob_mutex, 0, sizeof queue->ob_mutex);
+          guard->owner = 0;
+          guard->depth = 0;
+          return 1;
+      }
+      #define asgibridge_guard_begin(guard, generation) ((guard)->renewed = (Py_ssize_t)(generation))
+      static void asgibridge_guard_lock(asgibridge_guard *guard) {
+          size_t me = (size_t)PyThread_get_thread_ident();
+          if ((size_t)_Py_atomic_load_ssize_relaxed((Py_ssize_t *)&guard->owner) == me) {
+              guard->depth++;
+              return;
+          }
+          PyMutex_Lock(&guard->mutex);
+          _Py_atomic_store_ssize_relaxed((Py_ssize_t *)&guard->owner, (Py_ssize_t)me);
+      }
+      static void asgibridge_guard_unlock(asgibridge_guard *guard) {
+          if (guard->depth > 0) {
+              guard->depth--;
+              return;
+          }
+          _Py_atomic_store_ssize_relaxed((Py_ssize_t *)&guard->owner, 0);
+          PyMutex_Unlock(&guard->mutex);
+      }
+    #else
+      typedef char asgibridge_guard;
+      #define asgibridge_guard_renew(guard, queue, generation) ((void)(guard), 1)
+      #define asgibridge_guard_begin(guard, generation) ((void)(guard))
+      #define asgibridge_guard_lock(guard) ((void)(guard))
+      #define asgibridge_guard_unlock(guard) ((void)(guard))
+    #endif
+    """
+    ctypedef struct asgibridge_guard:
+        pass
+    bint asgibridge_guard_renew(asgibridge_guard* guard, object queue, unsigned long generation)
+    void asgibridge_guard_begin(asgibridge_guard* guard, unsigned long generation)
+    void asgibridge_guard_lock(asgibridge_guard* guard)
+    void asgibridge_guard_unlock(asgibridge_guard* guard)
+
+
+cdef class _Promises(_Storage):
+    # All of it of any thread, in the section, and what is more than one step with the guard or the
+    # mutex held.
+    cdef asgibridge_guard guard
+    cdef Py_ssize_t kept_items  # for turns that are promised one
+    cdef Py_ssize_t kept_slots
+    cdef Py_ssize_t unfinished
+    cdef bint is_down
+    cdef _Line getters
+    cdef _Line putters
+    cdef _Line joiners
+    cdef _Line promised
+    cdef unsigned long generation
+    # Not changed any more, but for a new one in a forked child.
+    cdef object mutex  # of a queue with hooks, else None
+
+    def __cinit__(self):
+        self.getters = _Line.__new__(_Line)
+        self.putters = _Line.__new__(_Line)
+        self.joiners = _Line.__new__(_Line)
+        self.promised = _Line.__new__(_Line)
+        self.generation = _generation
+        asgibridge_guard_begin(&self.guard, _generation)
+
+    def __init__(self, maxsize=0, order=0):
+        self.limit = maxsize
+        self.order = order
+        if self.order == _HOOKED:
+            self.mutex = _RLock()
+            self._init(maxsize)
+            self.count = self._qsize()
+
+    # In the section.
+
+    cdef inline bint has_item(self) noexcept:
+        return self.count > self.kept_items
+
+    cdef inline bint has_room(self) noexcept:
+        return self.limit <= 0 or self.count + self.kept_slots < self.limit
+
+    cdef _Turn promise(self):
+        # Returns the next turn to be woken, for which something is kept now, or None.
+        cdef _Turn turn = self.getters.first
+        if turn is not None:
+            if self.has_item():
+                if turn.kind == _PEEK:
+                    turn.item = self.front()
+                self.getters.remove(turn)
+                if turn.kind == _PEEK:
+                    turn.state = _OVER
+                else:
+                    self.keep_for(turn)
+                    self.kept_items += 1
+                return turn
+            if self.is_down:
+                return _tell(self.getters)
+        turn = self.putters.first
+        if turn is not None:
+            if self.is_down:
+                return _tell(self.putters)
+            if self.has_room():
+                self.putters.remove(turn)
+                self.keep_for(turn)
+                self.kept_slots += 1
+                return turn
+        if self.unfinished == 0:
+            turn = self.joiners.first
+            if turn is not None:
+                self.joiners.remove(turn)
+                turn.state = _OVER
+                return turn
+        return None
+
+    cdef inline int keep_for(self, _Turn turn) except -1:
+        turn.state = _PROMISED
+        self.promised.append(turn)
+        return 0
+
+    cdef int keep_no_more(self, _Turn turn) except -1:
+        self.promised.remove(turn)
+        turn.state = _OVER
+        if turn.kind == _GET:
+            self.kept_items -= 1
+        else:
+            self.kept_slots -= 1
+        return 0
+
+    cdef list drop_all(self, list fresh, char state):
+        # All items, promised or not: a turn that was promised one is in `state` then.
+        cdef _Turn turn, before
+        cdef Py_ssize_t count = self.count
+        cdef list dropped = self.drop_items(fresh)
+        self.unfinished = max(0, self.unfinished - (count - self.count))
+        turn = self.promised.last
+        while turn is not None:
+            before = turn.before
+            if turn.kind == _GET:
+                self.keep_no_more(turn)
+                turn.state = state
+                if state == _WAITING:
+                    self.getters.prepend(turn)
+            turn = before
+        return dropped
+
+    cdef int forget(self) except -1:
+        # In a forked child, which has no other turns than those of the thread that forked. Another
+        # thread of the parent may have held any of the locks.
+        cdef _Line line
+        cdef _Turn turn, after
+        fresh = old = None
+        if self.mutex is not None:
+            fresh = _RLock()
+            fresh.acquire()
+        if self.generation == _generation:
+            return 0  # with the GIL, another thread may have done it by now
+        if not asgibridge_guard_renew(&self.guard, self, _generation):
+            while self.generation != _generation:  # another thread does it, in a moment
+                _sleep(0)
+            return 0
+        if fresh is None:
+            asgibridge_guard_lock(&self.guard)
+        else:
+            old = self.mutex
+            self.mutex = fresh
+        self.generation = _generation
+        try:
+            with cython.critical_section(self):
+                for line in (self.getters, self.putters, self.joiners, self.promised):
+                    turn = line.first
+                    while turn is not None:
+                        after = turn.after
+                        if not turn.has_survived():
+                            if turn.state == _PROMISED:
+                                self.keep_no_more(turn)
+                            else:
+                                line.remove(turn)
+                                turn.state = _OVER
+                        turn = after
+        finally:
+            self.unlock()
+        return 0
+
+    # Outside of the section.
+
+    cdef inline int lock(self) except -1:
+        if self.generation != _generation:
+            self.forget()
+        if self.mutex is not None:
+            self.mutex.acquire()
+        else:
+            asgibridge_guard_lock(&self.guard)
+        return 0
+
+    cdef inline int unlock(self) except -1:
+        if self.mutex is not None:
+            self.mutex.release()
+        else:
+            asgibridge_guard_unlock(&self.guard)
+        return 0
+
+    cdef int wake(self, _Turn turn) except -1:
+        # Wakes this turn, and then each turn that something can be promised to.
+        cdef bint is_there
+        error = None
+        while turn is not None:
+            try:
+                is_there = turn.ring()
+            except BaseException as interrupt:
+                # A signal handler's. The turn may have been rung or not: to ring it twice does no
+                # harm, never to ring it would.
+                error = interrupt
+                is_there = turn.ring()
+            if not is_there:
+                self.withdraw_quietly(turn)
+            turn = self.next_turn()
+        if error is not None:
+            raise error
+        return 0
+
+    cdef _Turn next_turn(self):
+        cdef _Turn turn
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                turn = self.promise()
+        finally:
+            self.unlock()
+        return turn
+
+    cdef int withdraw_quietly(self, _Turn turn) except -1:
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                if turn.state == _PROMISED:
+                    self.keep_no_more(turn)
+                elif turn.line is not None:
+                    turn.line.remove(turn)
+                turn.state = _OVER
+        finally:
+            self.unlock()
+        return 0
+
+    cdef int withdraw(self, _Turn turn) except -1:
+        # The turn waits no more; what was kept for it goes to the next turn.
+        self.withdraw_quietly(turn)
+        turn.item = None
+        self.wake(self.next_turn())
+        return 0
+
+    cdef bint is_late(self, _Turn turn) except -1:
+        # The turn's time is over. True: nothing was kept for it, and it has left its line.
+        cdef bint late = False
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                if turn.state == _WAITING:
+                    turn.line.remove(turn)
+                    turn.state = _OVER
+                    late = True
+        finally:
+            self.unlock()
+        return late
+
+    cdef bint reclaim(self) except -1:
+        # Takes back what was promised to a task whose loop was closed before the task could take
+        # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon.
+        cdef _Turn turn
+        with cython.critical_section(self):
+            turn = self.promised.first
+        if turn is None or turn.bed is not NULL or not turn.loop.is_closed():
+            return False
+        self.withdraw(turn)
+        return True
+
+    cdef bint advance(self, _Turn turn) except -1:
+        # Does what the turn is for, if it may: the outcome is in its `item` then. True: it must
+        # wait.
+        cdef bint may = False, must_wait = False, is_down = False
+        cdef _Turn woken = None
+        cdef _Line line
+        cdef list many = None
+        cdef object item = None
+        if turn.most >= 0:
+            many = []
+        if not turn.has_begun:
+            turn.has_begun = True
+            while self.reclaim():
+                pass
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                turn.is_rung = False
+                if turn.state == _OVER:
+                    pass
+                elif turn.state == _WAITING:
+                    must_wait = True
+                else:
+                    is_down = self.is_down
+                    if turn.kind == _PUT:
+                        line = self.putters
+                        may = turn.state == _PROMISED or (line.first is None and self.has_room())
+                    elif turn.kind == _JOIN:
+                        line = self.joiners
+                        may = self.unfinished == 0
+                        is_down = False
+                    else:
+                        line = self.getters
+                        may = turn.state == _PROMISED or (line.first is None and self.has_item())
+                        is_down = is_down and not may
+                    if turn.state == _PROMISED:
+                        self.keep_no_more(turn)
+                    turn.state = _OVER
+                    if is_down:
+                        pass
+                    elif not may:
+                        turn.state = _WAITING
+                        line.append(turn)
+                        must_wait = True
+                    elif turn.kind == _GET:
+                        item = self.pull()
+                        if many is not None:
+                            many.append(item)
+                            while self.has_item() and len(many) < turn.most:
+                                many.append(self.pull())
+                    elif turn.kind == _PEEK:
+                        item = self.front()
+                    elif turn.kind == _PUT:
+                        self.push(turn.item)
+                        self.unfinished += 1
+                    if not must_wait:
+                        woken = self.promise()
+        finally:
+            self.unlock()
+        if many is not None and not must_wait:
+            turn.item = many
+        elif turn.kind == _GET or (turn.kind == _PEEK and item is not None):
+            turn.item = item
+        if woken is not None:
+            if many is not None or turn.kind != _GET:
+                item = _NOTHING
+            self.wake_or_put_back(woken, item, many)
+        if is_down:
+            turn.item = None
+            raise _QueueShutDown()
+        return must_wait
+
+    cdef int wake_or_put_back(self, _Turn woken, object item, list many) except -1:
+        # A KeyboardInterrupt can strike in the Python code of the loop that is woken: the caller
+        # then raises it instead of returning what it got, so these items go back.
+        try:
+            self.wake(woken)
+        except BaseException:
+            if item is not _NOTHING:
+                many = [item]
+            if many:
+                self.put_back(many)
+            raise
+        return 0
+
+    cdef int put_back(self, list many) except -1:
+        cdef _Turn woken
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                for item in reversed(many):
+                    self.put_back_first(item)
+                woken = self.promise()
+        finally:
+            self.unlock()
+        if woken is not None:
+            self.wake(woken)
+        return 0
+
+    cdef object take_outcome(self, _Turn turn):
+        item = turn.item
+        turn.item = None
+        return None if turn.kind == _PUT else item
+
+    cdef object wait(self, _Turn turn, object timeout):
+        # The calling thread sleeps until the turn has its outcome. NOTHING: the time-out came
+        # first.
+        if threading._allocate_lock is not _allocate_lock:
+            raise RuntimeError(
+                "threading was monkey-patched after asgibridge.queue was imported, and waiting in "
+                "compiled code would block every greenlet: patch first, then import"
+            )
+        deadline = None
+        if timeout is not None:
+            deadline = _monotonic() + timeout
+        turn.make_bed()
+        try:
+            while self.advance(turn):
+                if not turn.sleep(deadline) and self.is_late(turn):
+                    return _NOTHING
+        except BaseException:
+            self.withdraw(turn)
+            raise
+        return self.take_outcome(turn)
+
+    cdef _Turn new_turn(self, char kind, object item, Py_ssize_t most):
+        cdef _Turn turn = _Turn.__new__(_Turn)
+        turn.queue = self
+        turn.kind = kind
+        turn.item = item
+        turn.most = most
+        return turn
+
+
+cdef _Turn _tell(_Line line):
+    # The first of the line is woken to look for itself: nothing is kept for it.
+    cdef _Turn turn = line.first
+    line.remove(turn)
+    turn.state = _TOLD
+    return turn

@@ -1,0 +1,202 @@
+# A turn: one wait, of a task (a `_Wait`, see wait.pxi) or of a thread (a lock of the interpreter's,
+# as in inbox.pxi), and the line that it stands in. It is linked into its line, so it leaves from
+# the middle at no cost, however many waits run out of time.
+#
+# A thread is woken with the GIL held on purpose: letting go of it would let the woken thread take
+# its one item and lie down again, where it can find a hundred a moment later.
+
+cdef object _running_loop = asyncio._get_running_loop
+cdef object _monotonic = time.monotonic
+
+cdef enum:  # what a turn is for
+    _GET = 0
+    _PEEK = 1
+    _PUT = 2
+    _JOIN = 3
+
+cdef enum:  # a turn's state
+    _NEW = 0
+    _WAITING = 1  # in its queue's line
+    _PROMISED = 2  # an item or a slot is kept for it
+    _TOLD = 3  # woken to look for itself, with nothing kept
+    _OVER = 4
+
+cdef enum:
+    _NAP = 3600  # seconds; some platforms can't wait for very much longer at a time
+
+
+@cython.final
+@cython.freelist(4)
+cdef class _Line:
+    # Turns in order. Of any thread, in the queue's section.
+    cdef _Turn first
+    cdef _Turn last
+    cdef Py_ssize_t size
+
+    cdef int append(self, _Turn turn) except -1:
+        self.size += 1
+        turn.line = self
+        turn.before = self.last
+        if self.last is None:
+            self.first = turn
+        else:
+            self.last.after = turn
+        self.last = turn
+        return 0
+
+    cdef int prepend(self, _Turn turn) except -1:
+        self.size += 1
+        turn.line = self
+        turn.after = self.first
+        if self.first is None:
+            self.last = turn
+        else:
+            self.first.before = turn
+        self.first = turn
+        return 0
+
+    cdef int remove(self, _Turn turn) except -1:
+        # The caller holds the turn.
+        cdef _Turn before = turn.before, after = turn.after
+        self.size -= 1
+        turn.line = None
+        turn.before = turn.after = None
+        if before is None:
+            self.first = after
+        else:
+            before.after = after
+        if after is None:
+            self.last = before
+        else:
+            after.before = before
+        return 0
+
+
+@cython.final
+cdef class _Turn(_Wait):
+    # Of any thread, in the queue's section.
+    cdef _Line line
+    cdef _Turn before
+    cdef _Turn after
+    cdef char state
+    cdef bint is_rung  # the bed has been unlocked, or is about to be, and its owner has not noticed
+    # Set before it is shown to others, and not changed any more.
+    cdef _Promises queue
+    cdef char kind
+    cdef object item  # to be put; of the waiting side
+    cdef Py_ssize_t most  # to be got; -1: a single item, not a list
+    cdef unsigned long ident
+    cdef unsigned long generation
+    cdef bint has_begun  # of the owner
+    cdef WakeChannel channel  # of a task, whose loop is in `loop`
+    cdef PyThread_type_lock bed  # of a thread
+
+    def __cinit__(self):
+        self.ident = PyThread_get_thread_ident()
+        self.generation = _generation
+
+    def __dealloc__(self):
+        if self.bed is not NULL:
+            # Some platforms complain about freeing a locked lock.
+            PyThread_acquire_lock(self.bed, 0)
+            asgibridge_unlock(self.bed, False)
+            PyThread_free_lock(self.bed)
+
+    cdef int make_bed(self) except -1:
+        self.bed = PyThread_allocate_lock()
+        if self.bed is NULL:
+            raise MemoryError("can't allocate lock")
+        PyThread_acquire_lock(self.bed, 0)
+        return 0
+
+    cdef bint sleep(self, object deadline) except -1:
+        # Until rung (1) or the deadline (0), a time.monotonic() or None. On the owner's thread.
+        cdef PyLockStatus status
+        cdef long long microseconds, patience = ASGIBRIDGE_PATIENCE
+        cdef double left
+        if self.ident == threading.main_thread().ident:
+            # 1. We look for signals, and find none. 2. A signal comes. 3. The thread begins to
+            # wait: nothing interrupts this wait, so it must end by itself.
+            patience = ASGIBRIDGE_LONG_PATIENCE
+        while True:
+            microseconds = patience
+            if deadline is not None:
+                left = <double>deadline - <double>_monotonic()
+                if left <= 0:
+                    return PyThread_acquire_lock(self.bed, 0)
+                if left > _NAP:
+                    left = _NAP
+                if microseconds < 0 or left * 1e6 < microseconds:
+                    microseconds = <long long>(left * 1e6) + 1
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.bed, microseconds, 1)
+            if status == PY_LOCK_ACQUIRED:
+                return True
+            PyErr_CheckSignals()
+
+    cdef bint ring(self) except -1:
+        # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
+        # that the task will never look.
+        cdef bint must_ring
+        if self.bed is not NULL:
+            with cython.critical_section(self.queue):
+                must_ring = not self.is_rung
+                self.is_rung = True
+            if must_ring:
+                asgibridge_unlock(self.bed, False)
+            return True
+        if self.loop.is_closed():
+            return False
+        if _running_loop() is self.loop:
+            # By call_soon. The channel would resume the task here and now, in the middle of the
+            # step of the task that rings.
+            self.woken(False)
+            return True
+        if self.channel.generation != _generation:
+            self.loop.call_soon_threadsafe(self.wake)
+            return True
+        return self.channel.send(self)
+
+    cdef bint has_survived(self):
+        # Whether its thread is in this process: each fork since then was by that thread.
+        cdef unsigned long generation = self.generation
+        while generation < _generation:
+            if <object>_forkers[generation] != self.ident:
+                return False
+            generation += 1
+        return True
+
+    def is_in_line(self):
+        # Whether it waits, and nothing is kept for it yet. From any thread.
+        cdef bint is_waiting
+        with cython.critical_section(self.queue):
+            is_waiting = self.state == _WAITING
+        return is_waiting
+
+    def wake(self):
+        self.woken(False)
+
+    cdef int woken(self, bint directly) except -1:
+        # On the loop's thread.
+        if not self.is_done:
+            self.finish(directly)
+        return 0
+
+    def __await__(self):
+        # On the loop's thread.
+        loop = _running_loop()
+        if loop is None:
+            raise RuntimeError("no running event loop: use the sync_ methods in a plain thread")
+        self.loop = loop
+        self.channel = _wake_channel(loop)
+        try:
+            while self.queue.advance(self):
+                self.is_done = False
+                self._asyncio_future_blocking = True
+                yield self
+                if not self.is_done:
+                    raise RuntimeError("await wasn't used with future")
+        except BaseException:
+            self.queue.withdraw(self)
+            raise
+        return self.queue.take_outcome(self)

@@ -1,0 +1,303 @@
+"""What a single scope or message must look like: its keys, and what the value of each must be.
+
+What may come when in a conversation is in `check`. The specifications meant are named there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Optional
+
+__all__ = [
+    "EXTENSIONS",
+    "RECEIVED",
+    "SCOPES",
+    "SENT",
+    "TLS",
+    "Broken",
+    "Fields",
+    "Message",
+    "check_fields",
+    "numbers",
+    "show",
+]
+
+Message = dict[str, Any]
+
+
+class Broken(Exception):
+    """(rule, text), before it is known who did it."""
+
+
+def show(value: Any) -> str:
+    # A body may be large: a hundred characters (arbitrary) are enough to know it by.
+    try:
+        text = repr(value)
+    except Exception:
+        text = object.__repr__(value)
+    return f"{text[:100]}{'...' if len(text) > 100 else ''} ({type(value).__name__})"
+
+
+# --- what values look like -----------------------------------------------------------------------
+# Each takes a value and returns what it must be, or None if it is that.
+
+Rule = Callable[[Any], Optional[str]]
+
+
+def _is(type_: type, name: str) -> Rule:
+    def rule(value: Any) -> str | None:
+        # A bool is an int, but nobody means it.
+        good = isinstance(value, type_) and (type_ is not int or not isinstance(value, bool))
+        return None if good else name
+
+    return rule
+
+
+_bytes = _is(bytes, "bytes")
+_str = _is(str, "a str")
+_int = _is(int, "an int")
+_bool = _is(bool, "a bool")
+_dict = _is(dict, "a dict")
+
+
+def _or_none(rule: Rule) -> Rule:
+    def or_none(value: Any) -> str | None:
+        wanted = None if value is None else rule(value)
+        return wanted and f"{wanted} or None"
+
+    return or_none
+
+
+def _one_of(*values: str) -> Rule:
+    def rule(value: Any) -> str | None:
+        good = isinstance(value, str) and value in values
+        return None if good else f"one of {', '.join(map(repr, values))}"
+
+    return rule
+
+
+def _non_empty(value: Any) -> str | None:
+    return None if isinstance(value, str) and value else "a str that is not empty"
+
+
+def _method(value: Any) -> str | None:
+    good = isinstance(value, str) and value and value == value.upper()
+    return None if good else "a str in upper case"
+
+
+def _status(value: Any) -> str | None:
+    good = _int(value) is None and 100 <= value <= 999
+    return None if good else "an int of three digits"
+
+
+def _not_negative(value: Any) -> str | None:
+    return None if _int(value) is None and value >= 0 else "an int that is not negative"
+
+
+def _16_bits(value: Any) -> str | None:
+    return None if _int(value) is None and 0 <= value <= 0xFFFF else "an int of 16 bits"
+
+
+def _close_code(value: Any) -> str | None:
+    # RFC 6455, 7.4: the others are reserved, or say that no code was sent.
+    good = _int(value) is None and (
+        (1000 <= value <= 1014 and value not in (1004, 1005, 1006)) or 3000 <= value <= 4999
+    )
+    return None if good else "a close code that may be sent (RFC 6455, 7.4)"
+
+
+def _address(*second: type) -> Rule:
+    def rule(value: Any) -> str | None:
+        good = (
+            isinstance(value, (list, tuple))
+            and len(value) == 2
+            and isinstance(value[0], str)
+            and isinstance(value[1], second)
+            and not isinstance(value[1], bool)
+        )
+        port = "a port" if second == (int,) else "a port or None"
+        return None if good else f"a host (str) and {port} (int)"
+
+    return rule
+
+
+def _strings(value: Any) -> str | None:
+    if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+        return None
+    return "a list of str"
+
+
+def _links(value: Any) -> str | None:
+    if isinstance(value, (list, tuple)) and all(isinstance(each, bytes) for each in value):
+        return None
+    return "a list of bytes"
+
+
+def _str_keys(value: Any) -> str | None:
+    good = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    return None if good else "a dict with str keys"
+
+
+def _extensions(value: Any) -> str | None:
+    good = _str_keys(value) is None and all(isinstance(each, dict) for each in value.values())
+    return None if good else "a dict of dicts, by the extensions' names"
+
+
+def _versions(value: Any) -> str | None:
+    if not isinstance(value, dict):
+        return "a dict"
+    if not isinstance(value.get("version", ""), str):
+        return "a dict whose 'version' is a str"
+    if "spec_version" in value and not numbers(value["spec_version"]):
+        return "a dict whose 'spec_version' is a str such as '2.5'"
+    return None
+
+
+def numbers(version: Any) -> tuple[int, ...] | None:
+    # None if it is no version.
+    try:
+        return tuple(int(part) for part in version.split("."))
+    except (AttributeError, ValueError):
+        return None
+
+
+def _file(value: Any) -> str | None:
+    return None if callable(getattr(value, "fileno", None)) else "an open file with a descriptor"
+
+
+def _headers_received(value: Any) -> str | None:
+    for name in value:
+        if name[:1] == b":":
+            return f"without the pseudo-header {name!r} of HTTP/2 and HTTP/3"
+    return None
+
+
+def _headers_sent(value: Any) -> str | None:
+    for name in value:
+        if name != name.lower():
+            return f"with names in lower case, not {name!r}"
+    return _headers_received(value)
+
+
+# --- messages and scopes -------------------------------------------------------------------------
+
+# The keys, with what their values must be; those that must be there end in an exclamation mark.
+Fields = Mapping[str, Rule]
+
+_CONNECTION: Fields = {
+    "asgi!": _versions,
+    "scheme": _non_empty,
+    "path!": _str,
+    "raw_path": _or_none(_bytes),
+    "root_path": _str,
+    "headers!": _headers_received,
+    "client": _or_none(_address(int)),
+    "server": _or_none(_address(int, type(None))),
+    "state": _str_keys,
+    "extensions": _or_none(_extensions),
+}
+SCOPES: Mapping[str, Fields] = {
+    "http": {
+        **_CONNECTION,
+        "http_version!": _one_of("1.0", "1.1", "2", "3"),
+        "method!": _method,
+        "query_string!": _bytes,
+    },
+    "websocket": {
+        **_CONNECTION,
+        "http_version": _one_of("1.1", "2", "3"),
+        "query_string": _or_none(_bytes),
+        "subprotocols": _strings,
+    },
+    "lifespan": {"asgi!": _versions, "state": _str_keys},
+}
+TLS: Fields = {
+    "server_cert!": _or_none(_str),
+    "client_cert_chain": _strings,
+    "client_cert_name": _or_none(_str),
+    "client_cert_error": _or_none(_non_empty),
+    "tls_version!": _or_none(_16_bits),
+    "cipher_suite!": _or_none(_16_bits),
+}
+_RESPONSE_START: Fields = {"status!": _status, "headers": _headers_sent, "trailers": _bool}
+_BODY: Fields = {"body": _bytes, "more_body": _bool}
+_DATA: Fields = {"bytes": _or_none(_bytes), "text": _or_none(_str)}
+_FAILED: Fields = {"message": _str}
+RECEIVED: Mapping[str, Fields] = {
+    "http.request": _BODY,
+    "http.disconnect": {},
+    "websocket.connect": {},
+    "websocket.receive": _DATA,
+    "websocket.disconnect": {"code!": _int, "reason": _or_none(_str)},
+    "lifespan.startup": {},
+    "lifespan.shutdown": {},
+}
+SENT: Mapping[str, Fields] = {
+    "http.response.debug": {"info!": _str_keys},
+    "http.response.start": _RESPONSE_START,
+    "http.response.body": _BODY,
+    "http.response.zerocopysend": {
+        "file!": _file,
+        "offset": _not_negative,
+        "count": _not_negative,
+        "more_body": _bool,
+    },
+    "http.response.pathsend": {"path!": _str},
+    "http.response.push": {"path!": _str, "headers!": _headers_sent},
+    "http.response.early_hint": {"links!": _links},
+    "http.response.trailers": {"headers!": _headers_sent, "more_trailers": _bool},
+    "websocket.accept": {"subprotocol": _or_none(_str), "headers": _headers_sent},
+    "websocket.send": _DATA,
+    "websocket.close": {"code": _close_code, "reason": _or_none(_str)},
+    "websocket.http.response.start": _RESPONSE_START,
+    "websocket.http.response.body": _BODY,
+    "lifespan.startup.complete": {},
+    "lifespan.startup.failed": _FAILED,
+    "lifespan.shutdown.complete": {},
+    "lifespan.shutdown.failed": _FAILED,
+}
+# Each is also the name of the extension that the server must offer.
+EXTENSIONS = {
+    "http.response.debug",
+    "http.response.zerocopysend",
+    "http.response.pathsend",
+    "http.response.push",
+    "http.response.early_hint",
+    "http.response.trailers",
+}
+
+
+def check_fields(where: str, message: Message, fields: Fields) -> Message:
+    # Returns the message, or a copy whose headers can be iterated again.
+    for key, rule in fields.items():
+        name = key.rstrip("!")
+        if name not in message:
+            if key != name:
+                raise Broken(f"{where}: {name}", "it must be there")
+            continue
+        value = message[name]
+        if name == "headers":
+            pairs = _pairs(f"{where}: headers", value)
+            if not isinstance(value, (list, tuple)):
+                message = {**message, "headers": pairs}
+            value = [pair[0] for pair in pairs]
+        wanted = rule(value)
+        if wanted is not None:
+            shown = "" if name == "headers" else f", not {show(value)}"
+            raise Broken(f"{where}: {name}", f"it must be {wanted}{shown}")
+    return message
+
+
+def _pairs(where: str, headers: Any) -> list[Any]:
+    wrong = f"it must be an iterable of pairs of bytes, not {show(headers)}"
+    if isinstance(headers, (str, bytes, dict)) or not isinstance(headers, Iterable):
+        raise Broken(where, wrong)
+    pairs = []
+    for header in headers:
+        pair = list(header) if isinstance(header, Iterable) else []
+        if isinstance(header, (str, bytes)) or len(pair) != 2:
+            raise Broken(where, f"{wrong}; see {show(header)}")
+        if not (isinstance(pair[0], bytes) and isinstance(pair[1], bytes)):
+            raise Broken(where, f"{wrong}; see {show(header)}")
+        pairs.append(header if isinstance(header, (list, tuple)) else pair)
+    return pairs

@@ -1,0 +1,351 @@
+"""Who waits for what a queue keeps, what is promised to whom, and who is woken.
+
+A wait is a **turn** (`turns._Turn`), and goes through the states that are drawn there.
+
+**Promises, no hand-over.** Nothing is handed to a sleeper. A turn to get is promised *an* item, a
+turn to put *a* free place. Both stay in the queue, counted (``_kept_items``, ``_kept_slots``) as
+nobody else's, until the turn wakes up, and takes what is the first item then, or puts its own. So a
+wait that ends in any other way has nothing to give back: its promise is broken, which is a count,
+and the next in line gets it. No item is ever in nobody's hands: not when a task is cancelled
+between its wake-up and its next step, nor when its loop is closed in that moment.
+
+What holds whenever nobody is in the middle of a step:
+
+1. Somebody waits to get: all items are promised.
+2. Somebody waits to put: all room is taken or promised.
+3. Newcomers take or put only if nobody waits for the same, so nobody is passed.
+
+From 1 and 2: one item put, or one place that becomes free, wakes one turn at most (and those that
+only peek), and while that one is on its way to the processor the rest gathers without any wake-up.
+It then takes item after item without waiting. A full queue is emptied before its producer wakes up
+to fill it, and the other way round, with nothing done to that end.
+
+**Waking.** The thread that made the promise wakes the turn, after it has let the lock go, because
+waking runs Python code of the event loop. A task of the loop that runs on this very thread is woken
+by ``call_soon``; any other by its loop's `WakeChannel`, once for all tasks that have come by when
+the loop looks. A turn that is woken for nothing looks at its state and waits on; waking twice does
+no harm.
+
+**A loop that was closed** is noticed by the thread that wakes: the promise is broken, and the next
+turn gets it. A loop may be closed between the wake-up and the task's next step, too: so every get
+that finds the queue empty, and every put that finds it full, looks at the oldest promise.
+
+**Locks.** Everything but a task's future is guarded by ``_lock``, which is re-entrant because a
+finalizer or a signal handler can put at any moment; each step's reads and writes are ordered so
+that such a put comes before or after it. Hooks of subclasses run with it held. A thread sleeps on a
+lock of its own, with no other held. `threading` is looked up when used: gevent replaces what it
+holds.
+
+**Ctrl-C** in a wait ends it like a time-out. An interrupt between any other two steps of a get, in
+this Python code, may come too late to keep the item in the queue; the compiled kernel has no such
+moment. A put that is interrupted while it wakes somebody has put its item.
+
+**Fork.** The child drops the turns of all threads but the one that forked (whose loop's tasks live
+on), with what was promised to them, at the queue's first use.
+
+**Exit.** A daemon thread that waits here is frozen by the interpreter as in any wait for a lock;
+any other has to be woken by `shutdown`, or the interpreter waits for it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from typing import Any
+
+from .._process import fork
+from .._process.queue_errors import NOTHING, QueueShutDown
+from .storage import _Storage
+from .turns import _GET, _JOIN, _NEW, _OVER, _PEEK, _PROMISED, _PUT, _TOLD, _WAITING, _Line, _Turn
+
+__all__: list[str] = []
+
+
+class _Promises(_Storage):
+    __slots__ = (
+        "_generation",
+        "_getters",
+        "_is_down",
+        "_joiners",
+        "_kept_items",
+        "_kept_slots",
+        "_lock",
+        "_promised",
+        "_putters",
+        "_unfinished",
+    )
+
+    def __init__(self, maxsize: int = 0, order: int = 0) -> None:
+        self._kept_items = 0  # for turns that are promised one
+        self._kept_slots = 0
+        self._unfinished = 0
+        self._is_down = False
+        # Turns in order. A dict's first key is slow to find when many before it were removed.
+        self._getters: _Line = OrderedDict()
+        self._putters: _Line = OrderedDict()
+        self._joiners: _Line = OrderedDict()
+        self._promised: _Line = OrderedDict()
+        self._generation = fork.generation
+        self._lock = threading.RLock()
+        super().__init__(maxsize, order)
+
+    # With the lock held.
+
+    def _has_item(self) -> bool:
+        return self._count > self._kept_items
+
+    def _has_room(self) -> bool:
+        return self._limit <= 0 or self._count + self._kept_slots < self._limit
+
+    def _promise(self) -> _Turn | None:
+        # Returns the next turn to be woken, for which something is kept now, or None.
+        if self._getters:
+            if self._has_item():
+                turn = next(iter(self._getters))
+                if turn.kind == _PEEK:
+                    turn.item = self._front()
+                del self._getters[turn]
+                turn.line = None
+                if turn.kind == _PEEK:
+                    turn.state = _OVER
+                else:
+                    self._keep_for(turn)
+                    self._kept_items += 1
+                return turn
+            if self._is_down:
+                return _tell(self._getters)
+        if self._putters:
+            if self._is_down:
+                return _tell(self._putters)
+            if self._has_room():
+                turn, _ = self._putters.popitem(last=False)
+                self._keep_for(turn)
+                self._kept_slots += 1
+                return turn
+        if self._joiners and self._unfinished == 0:
+            turn, _ = self._joiners.popitem(last=False)
+            turn.line = None
+            turn.state = _OVER
+            return turn
+        return None
+
+    def _keep_for(self, turn: _Turn) -> None:
+        turn.state = _PROMISED
+        turn.line = self._promised
+        self._promised[turn] = None
+
+    def _keep_no_more(self, turn: _Turn) -> None:
+        del self._promised[turn]
+        turn.line = None
+        turn.state = _OVER
+        if turn.kind == _GET:
+            self._kept_items -= 1
+        else:
+            self._kept_slots -= 1
+
+    def _drop_all(self, state: int) -> deque[Any]:
+        # All items, promised or not: a turn that was promised one is in `state` then.
+        count = self._count
+        dropped = self._drop_items()
+        self._unfinished = max(0, self._unfinished - (count - self._count))
+        for turn in reversed(list(self._promised)):
+            if turn.kind == _GET:
+                self._keep_no_more(turn)
+                turn.state = state
+                if state == _WAITING:
+                    turn.line = self._getters
+                    self._getters[turn] = None
+                    self._getters.move_to_end(turn, last=False)
+        return dropped
+
+    def _forget(self) -> None:
+        # In a forked child, which has no other turns than those of the thread that forked. Another
+        # thread of the parent may have held the lock.
+        self._lock = threading.RLock()
+        self._generation = fork.generation
+        for line in (self._getters, self._putters, self._joiners, self._promised):
+            for turn in list(line):
+                if turn.has_survived():
+                    continue
+                if turn.state == _PROMISED:
+                    self._keep_no_more(turn)
+                else:
+                    del line[turn]
+                    turn.line = None
+                    turn.state = _OVER
+
+    # Without the lock.
+
+    def _wake(self, turn: _Turn | None) -> None:
+        # Wakes this turn, and then each turn that something can be promised to.
+        error: BaseException | None = None
+        while turn is not None:
+            try:
+                is_there = turn.ring()
+            except BaseException as interrupt:
+                # A signal handler's. The turn may have been rung or not: to ring it twice does no
+                # harm, never to ring it would.
+                error = interrupt
+                is_there = turn.ring()
+            if not is_there:
+                self._withdraw_quietly(turn)
+            # A turn that joins a line after this look has found nothing to be had.
+            is_last = not (self._getters or self._putters or self._joiners)
+            turn = None if is_last else self._next_turn()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+
+    def _next_turn(self) -> _Turn | None:
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            return self._promise()
+
+    def _withdraw_quietly(self, turn: _Turn) -> None:
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            if turn.state == _PROMISED:
+                self._keep_no_more(turn)
+            elif turn.line is not None:
+                del turn.line[turn]
+                turn.line = None
+            turn.state = _OVER
+
+    def _withdraw(self, turn: _Turn) -> None:
+        # The turn waits no more; what was kept for it goes to the next turn.
+        self._withdraw_quietly(turn)
+        turn.item = None
+        self._wake(self._next_turn())
+
+    def _is_late(self, turn: _Turn) -> bool:
+        # The turn's time is over. True: nothing was kept for it, and it has left its line.
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            if turn.state != _WAITING or turn.line is None:
+                return False
+            del turn.line[turn]
+            turn.line = None
+            turn.state = _OVER
+            return True
+
+    def _reclaim(self) -> bool:
+        # Takes back what was promised to a task whose loop was closed before the task could take
+        # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon.
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            turn = next(iter(self._promised), None)
+        if turn is None or turn.bed is not None or not turn.loop.is_closed():
+            return False
+        self._withdraw(turn)
+        return True
+
+    def _advance(self, turn: _Turn) -> bool:
+        # Does what the turn is for, if it may: the outcome is in its `item` then. True: it must
+        # wait.
+        if turn.state == _NEW and self._promised:
+            while self._reclaim():
+                pass
+        if self._generation != fork.generation:
+            self._forget()
+        kind = turn.kind
+        with self._lock:
+            turn.rung.clear()
+            if turn.state == _OVER:
+                return False
+            if turn.state == _WAITING:
+                return True
+            promised = turn.state == _PROMISED
+            is_down = self._is_down
+            if kind == _PUT:
+                line = self._putters
+                may = promised or (not line and self._has_room())
+            elif kind == _JOIN:
+                line = self._joiners
+                may = self._unfinished == 0
+                is_down = False
+            else:
+                line = self._getters
+                may = promised or (not line and self._has_item())
+                is_down = is_down and not may
+            if promised:
+                self._keep_no_more(turn)
+            turn.state = _OVER
+            if is_down:
+                pass
+            elif not may:
+                turn.state = _WAITING
+                turn.line = line
+                line[turn] = None
+                return True
+            elif kind == _GET:
+                if turn.most is None:
+                    turn.item = self._pull()
+                else:
+                    turn.item = [self._pull()]
+                    while self._has_item() and len(turn.item) < turn.most:
+                        turn.item.append(self._pull())
+            elif kind == _PEEK:
+                turn.item = self._front()
+            elif kind == _PUT:
+                self._push(turn.item)
+                self._unfinished += 1
+            woken = self._promise()
+        if woken is not None:
+            got = [] if kind != _GET else [turn.item] if turn.most is None else turn.item
+            self._wake_or_put_back(woken, got)
+        if is_down:
+            turn.item = None
+            raise QueueShutDown
+        return False
+
+    def _wake_or_put_back(self, woken: _Turn, got: list[Any]) -> None:
+        # A KeyboardInterrupt can strike in the Python code of the loop that is woken: the caller
+        # then raises it instead of returning what it got, so these items go back.
+        try:
+            self._wake(woken)
+        except BaseException:
+            if got:
+                self._put_back(got)
+            raise
+
+    def _put_back(self, many: list[Any]) -> None:
+        with self._lock:
+            for item in reversed(many):
+                self._put_back_first(item)
+            woken = self._promise()
+        if woken is not None:
+            self._wake(woken)
+
+    def _take_outcome(self, turn: _Turn) -> Any:
+        item, turn.item = turn.item, None
+        return None if turn.kind == _PUT else item
+
+    def _wait(self, turn: _Turn, timeout: float | None) -> Any:
+        # The calling thread sleeps until the turn has its outcome. NOTHING: the time-out came
+        # first.
+        deadline = None if timeout is None else time.monotonic() + timeout
+        turn.bed = threading.Lock()
+        turn.bed.acquire()
+        try:
+            while self._advance(turn):
+                if not turn.sleep(deadline) and self._is_late(turn):
+                    return NOTHING
+        except BaseException:
+            self._withdraw(turn)
+            raise
+        return self._take_outcome(turn)
+
+
+def _tell(line: _Line) -> _Turn:
+    # The first of the line is woken to look for itself: nothing is kept for it.
+    turn, _ = line.popitem(last=False)
+    turn.line = None
+    turn.state = _TOLD
+    return turn

@@ -1,0 +1,153 @@
+"""A **turn** is one wait: to get, to peek, to put or to join, of a task or of a thread. ::
+
+    new --may go on at once------------------------------------------------.
+     `--must wait--> waiting --is promised it--> promised --wakes up--> over
+                        |  ^-------revoked----------'          |
+                        |-- told that there is nothing to wait for, looks again
+                        '-- cancelled, interrupted, too late --'--> over
+
+How a turn gets from one state to the next is in `promises`; here is how it sleeps and is woken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from .._process import fork
+from .._process.cpython import running_loop
+from .channel import WakeChannel, wake_channel
+
+if TYPE_CHECKING:
+    from .promises import _Promises
+
+__all__: list[str] = []
+
+_GET, _PEEK, _PUT, _JOIN = range(4)
+_NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
+
+# Seconds that a thread waits for its bed at a time. Elsewhere than on Windows, Ctrl-C interrupts
+# the wait, and an hour is arbitrary: some platforms cannot wait for very much longer. On Windows it
+# does not: a thread looks for it four times a second, which a user takes for at once.
+_PATIENCE: float = 0.25 if sys.platform == "win32" else 3600
+# The main thread's, which alone runs signal handlers: see `sleep`. Half a second is arbitrary.
+_MAIN_PATIENCE = min(_PATIENCE, 0.5)
+
+
+class _Turn:
+    # The task or thread that waits makes it and keeps it. The queue's lock guards all but the
+    # future, which is of the loop's thread.
+    __slots__ = (
+        "bed",
+        "channel",
+        "future",
+        "generation",
+        "ident",
+        "item",
+        "kind",
+        "line",
+        "loop",
+        "most",
+        "queue",
+        "rung",
+        "state",
+    )
+
+    bed: Any  # a thread's
+    channel: WakeChannel
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self, queue: _Promises, kind: int, item: Any, most: int | None) -> None:
+        self.queue = queue
+        self.kind = kind
+        self.item = item  # to be put, and later the outcome
+        self.most = most  # how many to get; None: a single item, not a list
+        self.state = _NEW
+        self.line: _Line | None = None
+        self.ident = threading.get_ident()
+        self.generation = fork.generation
+        self.bed = None
+        self.rung: list[bool] = []
+        self.future: asyncio.Future[None] | None = None  # of the loop's thread
+
+    def wake(self) -> None:
+        # On the loop's thread.
+        future = self.future
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def is_in_line(self) -> bool:
+        # Whether it waits, and nothing is kept for it yet. From any thread.
+        return self.state == _WAITING
+
+    def has_survived(self) -> bool:
+        # Whether its thread is in this process: each fork since then was by that thread.
+        return all(ident == self.ident for ident in fork.forkers[self.generation :])
+
+    def ring(self) -> bool:
+        # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
+        # that the task will never look.
+        if self.bed is not None:
+            with self.queue._lock:
+                must_ring = not self.rung
+                self.rung.append(True)
+            if must_ring:
+                self.bed.release()
+            return True
+        loop = self.loop
+        if loop.is_closed():
+            return False
+        if running_loop() is loop:
+            self.wake()
+        elif self.generation != fork.generation:
+            loop.call_soon_threadsafe(self.wake)
+        else:
+            self.channel.post(self)
+        return True
+
+    def sleep(self, deadline: float | None) -> bool:
+        # Until rung, or the deadline (False). On the owner's thread.
+        longest = _PATIENCE
+        if self.ident == threading.main_thread().ident:
+            # 1. Python looks for signals, and finds none. 2. A signal comes. 3. The thread begins
+            # to wait: nothing interrupts this wait, so it must end by itself.
+            longest = _MAIN_PATIENCE
+        while True:
+            patience = longest
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return bool(self.bed.acquire(False))
+                patience = min(patience, left)
+            if self.bed.acquire(True, patience):
+                return True
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        queue = self.queue
+        loop = running_loop()
+        if loop is None:
+            raise RuntimeError("no running event loop: use the sync_ methods in a plain thread")
+        self.loop = loop
+        self.channel = wake_channel(loop)
+        try:
+            # Made before `_advance` shows the turn to others: whoever rings finds it.
+            self.future = loop.create_future()
+            while queue._advance(self):
+                yield from self.future
+                self.future = loop.create_future()
+        except BaseException:
+            queue._withdraw(self)
+            raise
+        finally:
+            self.future = None
+        return queue._take_outcome(self)
+
+
+_Line = OrderedDict[_Turn, None]
+"""Turns in order. A turn leaves from the middle at no cost, and in one step: a signal handler or a
+finalizer that uses the queue finds it in the line or not."""
