@@ -143,12 +143,14 @@ class _Gate:
 
     def __call__(self) -> Any:
         __traceback_hide__ = True
-        function, self.function = self.function, None
-        if self.error is not None:
-            error, self.error = self.error, None
-            raise error
-        assert function is not None
-        return function()
+        try:
+            if self.error is not None:
+                error, self.error = self.error, None
+                raise error
+            assert self.function is not None
+            return self.function()
+        finally:
+            self.function = None  # it is seen while it runs
 
 
 class _Held:
@@ -211,7 +213,6 @@ class _Waiting:
 
     __slots__ = (*("__weakref__", "_lease", "_timeout", "_timer", "gate", "item", "loop"),)
 
-    what = "a worker for its context"
     is_harmless = False
 
     def __init__(
@@ -229,11 +230,10 @@ class _Waiting:
         self._timer: Any = None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        task = None
+        task = deadlocks.begin_wait(self)
         if self._timeout is not None:
             self._timer = self.loop.call_later(self._timeout, self._give_up)
         else:
-            task = deadlocks.begin_wait(self)
             why = None if task is None else deadlocks.chain(None, task, wait=self)
             if why is not None and self._lease.forget(self.item):
                 self.item.revoke()
@@ -258,8 +258,20 @@ class _Waiting:
         self.item.revoke()
         self._lease.forget(self.item)
 
+    @property
+    def what(self) -> str:
+        return f"a worker for its context, at the limit of {pool.limit}"
+
+    @property
+    def call(self) -> kernel.SyncCall:
+        return self.item
+
+    def borrowers(self) -> list[Any]:
+        return pool.borrowers()
+
     def holders(self) -> list[list[asyncio.Task[Any]]] | None:
-        return pool.held_by(self._lease)
+        # A wait with a time-out ends by itself.
+        return None if self._timeout is not None else pool.held_by(self._lease)
 
     def refusal(self, why: str) -> RuntimeError:
         return RuntimeError(
