@@ -75,6 +75,7 @@ class _Look:
         self.edges: dict[Node, list[Node]] = {}
         self.words: dict[Node, str] = {}
         self.is_any: set[Node] = set()  # of whose edges one is enough
+        self.places: dict[Node, str] = {}  # where a task awaits
         self.loops: list[Any] = []
         self.calls: list[tuple[Any, dict[str, Any]]] = []
         self.uncounted: dict[int, tuple[Any, dict[str, Any]]] = {}
@@ -97,21 +98,27 @@ class _Look:
         self._connect()
 
     def _find(self) -> None:
-        kinds: dict[type, str] = {}
-        executors = []
+        known = (
+            *(self.kernel.SyncCall, limiters.LimitedCall, runners.TopLevelRun),
+            *(self.kernel.ThreadSensitiveExecutor, self.kernel.CurrentThreadExecutor),
+            asyncio.AbstractEventLoop,
+        )
+        is_known: dict[type, bool] = {}
+        found = []
         for thing in gc.get_objects():
             cls = type(thing)
-            kind = kinds.get(cls)
-            if kind is None:
-                kind = kinds[cls] = self._kind_of(cls)
-            if kind == "loop":
-                self.loops.append(thing)
-            elif kind == "run":
+            if cls not in is_known:
+                is_known[cls] = issubclass(cls, known)
+            if is_known[cls]:
+                found.append(thing)
+        for thing in found:
+            if issubclass(type(thing), asyncio.AbstractEventLoop):
+                if _is_open(thing):
+                    self.loops.append(thing)
+                continue
+            if type(thing) is runners.TopLevelRun:
                 self.runs.append(thing)
-            elif kind:
-                executors.append(thing)
-        self.loops = [loop for loop in self.loops if _is_open(loop)]
-        for thing in executors:
+                continue
             details = _details(self.kernel, thing)
             if details is None:
                 continue
@@ -136,19 +143,6 @@ class _Look:
                 self.loops.append(loop)
         for ident, worker in self.workers.items():
             self._add_inbox(worker._inbox, ident)
-
-    def _kind_of(self, cls: type) -> str:
-        for kind, base in (
-            ("call", self.kernel.SyncCall),
-            ("call", limiters.LimitedCall),
-            ("executor", self.kernel.ThreadSensitiveExecutor),
-            ("executor", self.kernel.CurrentThreadExecutor),
-            ("run", runners.TopLevelRun),
-            ("loop", asyncio.AbstractEventLoop),
-        ):
-            if issubclass(cls, base):
-                return kind
-        return ""
 
     def _add_inbox(self, inbox: Any, ident: int | None) -> None:
         idents = self.inboxes.setdefault(id(inbox), (inbox, []))[1]
@@ -180,7 +174,7 @@ class _Look:
                     waits[id(seen.edge.to)] = seen.edge.to
         waited_by = {id(wait.call): wait for wait in waits.values() if wait.call is not None}
         self.calls += [self.uncounted[call] for call in waited_by if call in self.uncounted]
-        self.nodes: dict[int, Node] = {}  # of calls, tasks and executors
+        self.nodes: dict[int, Node] = {}  # of calls, also by what borrows a token for them
         self.calls_on: dict[int, list[dict[str, Any]]] = {}  # outermost first
         for call, details in self.calls:
             self.nodes[id(call)] = self.nodes[id(details["borrower"])] = ("call", id(call))
@@ -203,6 +197,8 @@ class _Look:
             for seen in tasks:
                 node: Node = ("task", id(seen.task))
                 self.words[node] = names.task_words(seen.task)
+                for frame in seen.stack[-1:]:
+                    self.places[node] = f", which awaits {frame.place}"
                 if seen.is_current:
                     self.edges[node] = [("thread", ident)] if ident else []
                 elif seen.edge.kind == "ready":
@@ -352,37 +348,23 @@ class _Look:
 
     # --- the result
 
-    def _follow(self, start: Node) -> list[Node]:
-        way: list[Node] = []
-        node = start
-        while True:
-            nodes = self.edges.get(node, [])
-            if not nodes or nodes[0] in way or way[-1:] == [start]:
-                return way
-            node = nodes[0]
-            way.append(node)
-
     def _describe(self, node: Node) -> str:
         return self.words.get(node) or f"a {node[0]} that has just ended"
 
     def snapshot(self) -> Snapshot:
-        cycles = self._cycles()
-        in_cycles = {node for cycle in cycles for node in cycle}
         waited: dict[Node, int] = {}
         starts: list[Node] = [("call", id(call)) for call, _details in self.calls]
         starts += [("thread", ident) for ident in self.stacks if ident not in self.calls_on]
         for start in starts:
             for end in self._ends(start):
-                if end != start and end not in in_cycles:
+                if end != start:
                     waited[end] = waited.get(end, 0) + 1
         ordered = sorted(waited, key=lambda node: -waited[node])
-        culprits = []
-        for node in ordered:
-            n = waited[node]
-            culprits.append(
-                f"{self._describe(node)}{self._place_of(node)}: "
-                f"{n} {'call or thread waits' if n == 1 else 'calls and threads wait'} for it"
-            )
+        culprits = [
+            f"{self._describe(node)}{self.places.get(node, '')}: {waited[node]} "
+            f"{'call or thread waits' if waited[node] == 1 else 'calls and threads wait'} for it"
+            for node in ordered
+        ]
         calls = []
         for call, details in self.calls:
             since = details["started"] if details["is_taken"] else details["submitted"]
@@ -411,15 +393,20 @@ class _Look:
                 tasks.append(Task(self._describe(node), words, self._way(node), seen.stack))
         return Snapshot(
             culprits=tuple(culprits),
-            cycles=tuple(tuple(self._describe(node) for node in cycle) for cycle in cycles),
+            cycles=tuple(tuple(self._describe(node) for node in cycle) for cycle in self._cycles()),
             calls=tuple(calls),
             threads=tuple(seen_threads),
             tasks=tuple(tasks),
             loops=tuple(loops),
         )
 
-    def _way(self, node: Node) -> tuple[str, ...]:
-        return tuple(self._describe(each) for each in self._follow(node))
+    def _way(self, start: Node) -> tuple[str, ...]:
+        way: list[Node] = []
+        further = self.edges.get(start, [])
+        while further and further[0] not in way and way[-1:] != [start]:
+            way.append(further[0])
+            further = self.edges.get(way[-1], [])
+        return tuple(self._describe(each) for each in way)
 
     def _ends(self, node: Node) -> list[Node]:
         # Those that a node waits for in the end.
@@ -437,29 +424,35 @@ class _Look:
             todo += reversed(further)
         return ends
 
-    def _place_of(self, node: Node) -> str:
-        if node[0] != "task":
-            return ""
-        for _loop, tasks in self.tasks:
-            for seen in tasks:
-                if id(seen.task) == node[1] and seen.stack:
-                    frame = seen.stack[-1]
-                    return f", which awaits at {frame.file}:{frame.line} in {frame.function}"
-        return ""
-
     def _cycles(self) -> list[list[Node]]:
+        # Depth first, without recursion: a chain may be long.
         cycles: list[list[Node]] = []
         done = self._that_may_go_on()
         for start in list(self.edges):
-            self._search(start, [], set(), done, cycles)
+            way: list[Node] = []
+            todo: list[tuple[Node, int]] = [(start, 0)]
+            while todo:
+                node, i = todo.pop()
+                if i == 0:
+                    if node in done:
+                        continue
+                    way.append(node)
+                if i == len(self.edges[node]):
+                    done.add(way.pop())
+                    continue
+                further = self.edges[node][i]
+                todo.append((node, i + 1))
+                if further in way:
+                    cycles.append(way[way.index(further) :])
+                else:
+                    todo.append((further, 0))
         return cycles
 
     def _that_may_go_on(self) -> set[Node]:
-        # As far as known: those that wait for nobody, and then who waits for any one of several if
-        # one of them may, and who waits for all if all may.
+        # As far as known: those that wait for nobody; those that wait for any one of several if one
+        # of them may; those that wait for all if all may.
         waiting: dict[Node, list[Node]] = {}
         missing: dict[Node, int] = {}
-        todo: list[Node] = []
         for node, further in self.edges.items():
             missing[node] = 1 if node in self.is_any else len(further)
             for each in further:
@@ -468,42 +461,14 @@ class _Look:
         found: set[Node] = set()
         while todo:
             node = todo.pop()
-            if node not in found:
-                found.add(node)
-                for each in waiting.get(node, ()):
-                    missing[each] -= 1
-                    if missing[each] == 0:
-                        todo.append(each)
-        return found
-
-    def _search(
-        self,
-        start: Node,
-        way: list[Node],
-        on_way: set[Node],
-        done: set[Node],
-        cycles: list[list[Node]],
-    ) -> None:
-        # Depth first, without recursion: a chain may be long.
-        todo: list[tuple[Node, int]] = [(start, 0)]
-        while todo:
-            node, i = todo.pop()
-            if i == 0:
-                if node in done:
-                    continue
-                way.append(node)
-                on_way.add(node)
-            further = self.edges.get(node, [])
-            if i < len(further):
-                todo.append((node, i + 1))
-                if further[i] in on_way:
-                    cycles.append(way[way.index(further[i]) :])
-                elif further[i] not in done:
-                    todo.append((further[i], 0))
+            if node in found:
                 continue
-            way.pop()
-            on_way.discard(node)
-            done.add(node)
+            found.add(node)
+            for each in waiting.get(node, ()):
+                missing[each] -= 1
+                if missing[each] == 0:
+                    todo.append(each)
+        return found
 
 
 class _Question:

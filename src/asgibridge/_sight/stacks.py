@@ -80,11 +80,8 @@ def is_idle(stack: tuple[Frame, ...]) -> bool:
 def place(stack: tuple[Frame, ...]) -> str:
     """Where the program is, rather than where in the standard library or in this package."""
     found = [frame for frame in reversed(stack) if not is_ours(frame)]
-    of_program = [frame for frame in found if not _is_standard(frame)]
-    if not found:
-        return ""
-    frame = (of_program or found)[0]
-    return f"at {frame.file}:{frame.line} in {frame.function}"
+    found = [frame for frame in found if not _is_standard(frame)] or found
+    return found[0].place if found else ""
 
 
 def is_async_to_sync(frame: Frame) -> bool:
