@@ -23,7 +23,7 @@ import weakref
 
 import pytest
 
-from asgibridge import debug, pools, workers
+from asgibridge import debug, observers, pools, workers
 from asgibridge.limiters import CapacityLimiter
 from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
@@ -338,6 +338,71 @@ class TestShapes:
         assert names(main.waits_for[2], "the test's loop", "runs Event.wait")
 
 
+class TestNames:
+    @pytest.mark.parametrize("wrapper", [None, "partial", "cache", "async_to_sync", "observed"])
+    def test_of_what_wraps_the_users_function(self, wrapper):
+        def function():
+            return debug.snapshot().calls
+
+        async def async_function():
+            return function()
+
+        wrapped = {
+            "partial": functools.partial(functools.partial(function)),
+            "cache": functools.lru_cache(function),
+            "async_to_sync": async_to_sync(async_function),
+        }.get(wrapper, function)
+        observer = observers.Observer()
+        if wrapper == "observed":
+            observers.add(observer)
+        try:
+            (call,) = asyncio.run(sync_to_async(wrapped)())
+        finally:
+            if wrapper == "observed":
+                observers.remove(observer)
+        assert names(call.function, f".{function.__name__} (", f"{__file__}:") or (
+            wrapper == "async_to_sync" and ".async_function (" in call.function
+        )
+
+    def test_a_task_is_named_by_the_users_coroutine(self):
+        async def users(begun, go_on):
+            begun.set()
+            await go_on.wait()
+
+        async def main():
+            begun, go_on = asyncio.Event(), asyncio.Event()
+            call = asyncio.ensure_future(sync_to_async(async_to_sync(users))(begun, go_on))
+            await begun.wait()
+            tasks = debug.snapshot().tasks
+            go_on.set()
+            await call
+            return tasks
+
+        assert any(names(task.name, ".users (", __file__) for task in asyncio.run(main()))
+
+    def test_of_a_lazy_object_run_no_code_of_its(self):
+        ran = []
+
+        class Lazy:
+            def __getattr__(self, name):
+                ran.append(name)
+                raise AttributeError(name)
+
+            @property
+            def __wrapped__(self):
+                ran.append("__wrapped__")
+
+            def __call__(self):
+                ran.append("called")
+                return debug.snapshot().calls
+
+        lazy = sync_to_async(Lazy())  # which asks for what a wrapper copies
+        ran.clear()
+        (call,) = asyncio.run(lazy())
+        assert call.function.endswith("Lazy")
+        assert ran == ["called"]
+
+
 class TestCallsThatHaveNotBegun:
     """What such a call waits for, and who has that."""
 
@@ -558,6 +623,61 @@ class TestCallsThatHaveNotBegun:
         assert names(call.waits_for[1], "thread asyncio_", "busy")
         assert all(names(each, "thread asyncio_", "busy", "2 calls") for each in seen.culprits)
         assert f"{call.function} is queued for a pool of threads" in str(seen)
+
+    @pytest.mark.parametrize("width", [1, 2])
+    def test_a_ring_through_a_pool_whose_threads_are_all_taken(self, width):
+        """Nothing raises there: see docs/deadlocks.md."""
+
+        def program(end):
+            tasks = []
+
+            async def inner():
+                tasks.append(asyncio.current_task())
+                while len(tasks) < width:
+                    await asyncio.sleep(0.001)
+                await sync_to_async(int, thread_sensitive=False)()
+
+            async def main():
+                asyncio.get_running_loop().set_default_executor(executor)
+                waits = sync_to_async(async_to_sync(inner), thread_sensitive=False)
+                calls = asyncio.gather(*[waits() for _ in range(width)], return_exceptions=True)
+                while not end.is_set():
+                    await asyncio.sleep(0.001)
+                for task in tasks:
+                    task.cancel()
+                await calls
+
+            asyncio.run(main())
+
+        executor = pools.LoopExecutor()
+        executor._max_workers = width
+        executor._begin()
+        with in_thread(program):
+            seen = look(lambda s: s.cycles)
+        text = "\n".join(seen.cycles[0])
+        assert names(text, "a pool of threads", "waits in async_to_sync", "inner", "the call of")
+        assert not any("asyncio_" in each for each in seen.culprits)
+
+    def test_a_ring_through_a_token_that_was_borrowed_by_hand(self):
+        limiter = CapacityLimiter(1)
+
+        def program(end):
+            async def has_it():
+                async with limiter:
+                    await sync_to_async(int, thread_sensitive=False, limiter=limiter)()
+
+            async def main():
+                task = asyncio.ensure_future(has_it())
+                while not end.is_set():
+                    await asyncio.sleep(0.001)
+                task.cancel()
+                await asyncio.wait([task])
+
+            asyncio.run(main())
+
+        with in_thread(program):
+            seen = look(lambda s: [len(cycle) for cycle in s.cycles] == [3])
+        assert names("\n".join(seen.cycles[0]), "has_it", "the call of", "a token of")
 
     def test_a_ring_of_which_one_token_comes_back_is_no_cycle(self):
         """One of the two calls with a token waits for this very wait, the other goes on."""

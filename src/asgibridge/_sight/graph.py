@@ -266,8 +266,7 @@ class _Look:
 
     def _is_busy(self, ident: int) -> bool:
         # A thread of a pool: with one of our calls, or with whatever was submitted to it.
-        stack = self.stacks.get(ident, ())
-        return ident in self.calls_on or bool(stack and not stacks.is_ours(stack[-1]))
+        return ident in self.calls_on or not stacks.is_free(self.stacks.get(ident, ()))
 
     def _is_waiting(self, ident: int) -> bool:
         # Whether the innermost thing that the thread does is to wait in async_to_sync. Calls and

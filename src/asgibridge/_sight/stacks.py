@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread
 import dis
 import faulthandler
 import os
@@ -44,6 +45,7 @@ def _is_standard(frame: Frame) -> bool:
     return frame.file.startswith(("<", _STANDARD)) and "site-packages" not in frame.file
 
 
+_POOLS = concurrent.futures.thread.__file__
 _ASYNCIO = os.path.dirname(asyncio.__file__)
 # Innermost, while what they call in C waits for something to do.
 _IDLE = {
@@ -63,6 +65,13 @@ def has_gil() -> bool:
 def is_ours(frame: Frame) -> bool:
     """Whether it is of this package."""
     return frame.file.startswith(_PACKAGE)
+
+
+def is_free(stack: tuple[Frame, ...]) -> bool:
+    """Whether a pool's thread, which runs none of our calls, waits for something to do."""
+    if not stack or is_ours(stack[-1]):
+        return True
+    return (stack[-1].file, stack[-1].function) == (_POOLS, "_worker")
 
 
 def is_idle(stack: tuple[Frame, ...]) -> bool:

@@ -1,8 +1,9 @@
 """What a task waits for at one of our bridges: read by the proof of deadlocks, and by a dump.
 
 An `Edge` is looked up, never noted down: a task's ``_fut_waiter`` is the future that it has
-yielded; ours have the call in ``asgibridge_call``; a `Wait` is its task's ``asgibridge_wait``,
-written by that task only, so it goes where the task goes.
+yielded. A future that a call of ours has made, be it of asyncio's own class, has the call in
+``asgibridge_call``. A `Wait` is its task's ``asgibridge_wait``, written by that task only, so it
+goes where the task goes.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Edge(NamedTuple):
 
 
 _READY = Edge("ready", None)
-_Gathering: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
+_Gathering: Any = getattr(asyncio.tasks, "_GatheringFuture", None)
 
 
 def of_task(task: Any) -> Edge:

@@ -24,7 +24,7 @@ def stored(thing: Any, name: str) -> Any:
     """
     found = inspect.getattr_static(thing, name, None)
     if type(found) not in _SLOTS:
-        return found
+        return None if type(found) is property else found
     try:
         return found.__get__(thing, type(thing))
     except AttributeError:  # an empty slot
