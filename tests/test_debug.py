@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import functools
 import gc
 import io
@@ -22,7 +23,8 @@ import weakref
 
 import pytest
 
-from asgibridge import debug
+from asgibridge import debug, observers, pools, workers
+from asgibridge.limiters import CapacityLimiter
 from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
 SECONDS = 25  # or less: a machine may be busy
@@ -334,6 +336,375 @@ class TestShapes:
         assert names(main.waits_for[0], "task", "held_up")
         assert names(main.waits_for[1], "the call of Event.wait")
         assert names(main.waits_for[2], "the test's loop", "runs Event.wait")
+
+
+class TestNames:
+    @pytest.mark.parametrize("wrapper", [None, "partial", "cache", "async_to_sync", "observed"])
+    def test_of_what_wraps_the_users_function(self, wrapper):
+        def function():
+            return debug.snapshot().calls
+
+        async def async_function():
+            return function()
+
+        wrapped = {
+            "partial": functools.partial(functools.partial(function)),
+            "cache": functools.lru_cache(function),
+            "async_to_sync": async_to_sync(async_function),
+        }.get(wrapper, function)
+        observer = observers.Observer()
+        if wrapper == "observed":
+            observers.add(observer)
+        try:
+            (call,) = asyncio.run(sync_to_async(wrapped)())
+        finally:
+            if wrapper == "observed":
+                observers.remove(observer)
+        assert names(call.function, f".{function.__name__} (", f"{__file__}:") or (
+            wrapper == "async_to_sync" and ".async_function (" in call.function
+        )
+
+    def test_a_task_is_named_by_the_users_coroutine(self):
+        async def users(begun, go_on):
+            begun.set()
+            await go_on.wait()
+
+        async def main():
+            begun, go_on = asyncio.Event(), asyncio.Event()
+            call = asyncio.ensure_future(sync_to_async(async_to_sync(users))(begun, go_on))
+            await begun.wait()
+            tasks = debug.snapshot().tasks
+            go_on.set()
+            await call
+            return tasks
+
+        assert any(names(task.name, ".users (", __file__) for task in asyncio.run(main()))
+
+    def test_of_a_lazy_object_run_no_code_of_its(self):
+        ran = []
+
+        class Lazy:
+            def __getattr__(self, name):
+                ran.append(name)
+                raise AttributeError(name)
+
+            @property
+            def __wrapped__(self):
+                ran.append("__wrapped__")
+
+            def __call__(self):
+                ran.append("called")
+                return debug.snapshot().calls
+
+        lazy = sync_to_async(Lazy())  # which asks for what a wrapper copies
+        ran.clear()
+        (call,) = asyncio.run(lazy())
+        assert call.function.endswith("Lazy")
+        assert ran == ["called"]
+
+
+class TestCallsThatHaveNotBegun:
+    """What such a call waits for, and who has that."""
+
+    def test_one_that_waits_for_a_token(self):
+        limiter = CapacityLimiter(1)
+
+        def has_it(end):
+            assert end.wait(SECONDS)
+
+        def wants_it():
+            pass
+
+        def program(end):
+            async def main():
+                first, second = (
+                    sync_to_async(function, thread_sensitive=False, limiter=limiter)
+                    for function in (has_it, wants_it)
+                )
+                await asyncio.gather(first(end), second())
+
+            asyncio.run(main())
+
+        with in_thread(program):
+            seen = look(
+                lambda s: (
+                    sorted(call.state for call in s.calls) == ["running", "waiting"]
+                    and s.culprits
+                    and "has_it" in s.culprits[0]
+                )
+            )
+        running, waiting = sorted(seen.calls, key=lambda call: call.state)
+        assert names(running.function, "has_it", __file__)
+        assert names(waiting.function, "wants_it", __file__)
+        assert waiting.thread is None
+        token, call, thread = waiting.waits_for
+        assert names(token, "a token of", f"{id(limiter):#x}", "total_tokens=1")
+        assert names(call, "the call of", "has_it")
+        assert names(thread, f"thread {running.thread}, which runs", "has_it", __file__)
+        assert names(str(seen), f"{waiting.function} waits for a token of <CapacityLimiter")
+        (task,) = [each for each in seen.tasks if each.waits_for[1:2] == (token,)]
+        assert names(task.waits_for[0], "the call of", "wants_it")
+
+    @pytest.mark.parametrize("who", ["a task", "a thread", "an object"])
+    def test_a_token_that_was_borrowed_by_hand(self, who):
+        limiter = CapacityLimiter(1)
+
+        async def borrows(end):
+            async with limiter:
+                while not end.is_set():
+                    await asyncio.sleep(0.01)
+
+        def in_a_thread(end):
+            with limiter:
+                assert end.wait(SECONDS)
+
+        def program(end):
+            async def main():
+                loop = asyncio.get_running_loop()
+                if who == "a task":
+                    has_it = asyncio.ensure_future(borrows(end))
+                elif who == "a thread":
+                    has_it = loop.run_in_executor(None, in_a_thread, end)
+                else:
+                    limiter.acquire_on_behalf_of_nowait(type("Borrower", (), {}))
+                    has_it = loop.run_in_executor(None, end.wait, SECONDS)
+                while not limiter.borrowed_tokens:
+                    await asyncio.sleep(0.001)
+                wants_it = asyncio.ensure_future(
+                    sync_to_async(int, thread_sensitive=False, limiter=limiter)()
+                )
+                await has_it
+                wants_it.cancel()
+
+            asyncio.run(main())
+
+        by = {"a task": "borrows", "a thread": "in_a_thread", "an object": "object of type"}[who]
+        with in_thread(program):
+            seen = look(lambda s: [call.state for call in s.calls] == ["waiting"])
+        (call,) = seen.calls
+        assert "a token of" in call.waits_for[0]
+        assert by in call.waits_for[1]
+        assert by in "".join(seen.culprits) or who == "a task"
+
+    def test_a_task_that_waits_for_a_token_by_hand(self):
+        limiter = CapacityLimiter(1)
+
+        async def wants_it():
+            async with limiter:
+                pass
+
+        def program(end):
+            async def main():
+                async with limiter:
+                    task = asyncio.ensure_future(wants_it())
+                    while not end.is_set():
+                        await asyncio.sleep(0.001)
+                await task
+
+            asyncio.run(main())
+
+        def has_seen(s):
+            found = [task for task in s.tasks if ".wants_it" in task.name]
+            return found and names("".join(found[0].waits_for[:2]), "a token of", "main")
+
+        with in_thread(program):
+            look(has_seen)
+
+    @pytest.mark.parametrize("wait_timeout", [None, SECONDS])
+    @pytest.mark.parametrize("kind", ["fresh", "keep"])
+    def test_one_that_waits_at_the_limit_for_a_worker(self, kind, wait_timeout):
+        def has_it(end):
+            assert end.wait(SECONDS)
+
+        def wants_it():
+            pass
+
+        async def in_context(function, *args):
+            async with ThreadSensitiveContext():
+                await sync_to_async(function)(*args)
+
+        def program(end):
+            async def main():
+                first = asyncio.ensure_future(in_context(has_it, end))
+                await asyncio.sleep(0)
+                await asyncio.gather(first, in_context(wants_it))
+
+            asyncio.run(main())
+
+        old = workers.get_policy()
+        workers.set_policy(workers.Policy(kind=kind, limit=1, wait_timeout=wait_timeout))
+        try:
+            with in_thread(program):
+                seen = look(
+                    lambda s: (
+                        sorted(call.state for call in s.calls) == ["running", "waiting"]
+                        and s.culprits
+                        and "has_it" in s.culprits[0]
+                    )
+                )
+        finally:
+            workers.set_policy(old)
+            workers.end_idle_workers()
+        running, waiting = sorted(seen.calls, key=lambda call: call.state)
+        assert names(running.function, "has_it", __file__)
+        assert names(waiting.function, "wants_it", __file__)
+        worker, task, call, thread = waiting.waits_for
+        assert worker == "a worker for its context, at the limit of 1"
+        assert names(task, "task", "in_context")
+        assert names(call, "the call of", "has_it")
+        assert names(thread, f"thread {running.thread}, which runs")
+        assert f"{waiting.function} waits for a worker for its context" in str(seen)
+
+    def test_one_that_waits_for_a_worker_of_whom_nobody_knows_who_is_inside(self):
+        """The context was entered before there was a limit: then the worker's thread is named."""
+        has_entered, may_go_on = threading.Event(), threading.Event()
+
+        def has_it(end):
+            assert end.wait(SECONDS)
+
+        async def in_context():
+            async with ThreadSensitiveContext():
+                await sync_to_async(int)()
+
+        def program(end):
+            async def main():
+                async with ThreadSensitiveContext():
+                    has_entered.set()
+                    assert may_go_on.wait(SECONDS)
+                    call = asyncio.ensure_future(sync_to_async(has_it)(end))
+                    await asyncio.sleep(0)
+                    other = contextvars.Context().run(asyncio.ensure_future, in_context())
+                    await call
+                await other
+
+            asyncio.run(main())
+
+        old = workers.get_policy()
+        try:
+            with in_thread(program):
+                assert has_entered.wait(SECONDS)
+                workers.set_policy(workers.Policy(limit=1))
+                may_go_on.set()
+                seen = look(
+                    lambda s: (
+                        [call.state for call in s.calls if "has_it" not in call.function]
+                        == ["waiting"]
+                    )
+                )
+        finally:
+            workers.set_policy(old)
+        (waiting,) = [call for call in seen.calls if call.state == "waiting"]
+        assert names(waiting.waits_for[1], "thread asgibridge-worker", "runs", "has_it")
+
+    @pytest.mark.parametrize("width", [1, 2])
+    def test_one_that_is_queued_for_a_pool_whose_threads_are_all_busy(self, width):
+        def busy(n, end):
+            assert end.wait(SECONDS)
+
+        def queued():
+            pass
+
+        def program(end):
+            async def main():
+                asyncio.get_running_loop().set_default_executor(executor)
+                calls = [sync_to_async(busy, thread_sensitive=False)(n, end) for n in range(width)]
+                await asyncio.gather(*calls, sync_to_async(queued, thread_sensitive=False)())
+
+            asyncio.run(main())
+
+        executor = pools.LoopExecutor()
+        executor._max_workers = width
+        executor._begin()
+        with in_thread(program):
+            seen = look(lambda s: len(s.calls) == width + 1 and len(s.culprits) == width)
+        (call,) = [call for call in seen.calls if call.state == "queued"]
+        assert (names(call.function, "queued", __file__), call.thread) == (True, None)
+        assert names(call.waits_for[0], f"a pool of threads, {width} of {width} busy", "asyncio_0")
+        assert names(call.waits_for[1], "thread asyncio_", "busy")
+        assert all(names(each, "thread asyncio_", "busy", "2 calls") for each in seen.culprits)
+        assert f"{call.function} is queued for a pool of threads" in str(seen)
+
+    @pytest.mark.parametrize("width", [1, 2])
+    def test_a_ring_through_a_pool_whose_threads_are_all_taken(self, width):
+        """Nothing raises there: see docs/deadlocks.md."""
+
+        def program(end):
+            tasks = []
+
+            async def inner():
+                tasks.append(asyncio.current_task())
+                while len(tasks) < width:
+                    await asyncio.sleep(0.001)
+                await sync_to_async(int, thread_sensitive=False)()
+
+            async def main():
+                asyncio.get_running_loop().set_default_executor(executor)
+                waits = sync_to_async(async_to_sync(inner), thread_sensitive=False)
+                calls = asyncio.gather(*[waits() for _ in range(width)], return_exceptions=True)
+                while not end.is_set():
+                    await asyncio.sleep(0.001)
+                for task in tasks:
+                    task.cancel()
+                await calls
+
+            asyncio.run(main())
+
+        executor = pools.LoopExecutor()
+        executor._max_workers = width
+        executor._begin()
+        with in_thread(program):
+            seen = look(lambda s: s.cycles)
+        text = "\n".join(seen.cycles[0])
+        assert names(text, "a pool of threads", "waits in async_to_sync", "inner", "the call of")
+        assert not any("asyncio_" in each for each in seen.culprits)
+
+    def test_a_ring_through_a_token_that_was_borrowed_by_hand(self):
+        limiter = CapacityLimiter(1)
+
+        def program(end):
+            async def has_it():
+                async with limiter:
+                    await sync_to_async(int, thread_sensitive=False, limiter=limiter)()
+
+            async def main():
+                task = asyncio.ensure_future(has_it())
+                while not end.is_set():
+                    await asyncio.sleep(0.001)
+                task.cancel()
+                await asyncio.wait([task])
+
+            asyncio.run(main())
+
+        with in_thread(program):
+            seen = look(lambda s: [len(cycle) for cycle in s.cycles] == [3])
+        assert names("\n".join(seen.cycles[0]), "has_it", "the call of", "a token of")
+
+    def test_a_ring_of_which_one_token_comes_back_is_no_cycle(self):
+        """One of the two calls with a token waits for this very wait, the other goes on."""
+        limiter = CapacityLimiter(2)
+
+        def goes_on(end):
+            assert end.wait(SECONDS)
+
+        def program(end):
+            async def main():
+                limited = functools.partial(sync_to_async, thread_sensitive=False, limiter=limiter)
+
+                async def inner():
+                    await limited(int)()
+
+                await asyncio.gather(limited(async_to_sync(inner))(), limited(goes_on)(end))
+
+            asyncio.run(main())
+
+        with in_thread(program):
+            seen = look(
+                lambda s: (
+                    sorted(call.state for call in s.calls) == ["running", "running", "waiting"]
+                    and any("goes_on" in each for each in s.culprits)
+                )
+            )
+            assert seen.cycles == ()
 
 
 class TestDump:

@@ -41,6 +41,7 @@ cdef class SyncCall:
     cdef bint is_counted
     cdef long long submitted
     cdef public object guard
+    cdef public object place  # for dumps: the executor that is to run it, if it is in no inbox yet
     cdef object context
     cdef object threadlocal
     cdef object home

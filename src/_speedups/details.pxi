@@ -17,7 +17,7 @@ def details(thing):
             inbox = call.inbox
         return {
             "kind": "call", "loop": call.loop, "waiter": call.wait, "function": shown,
-            "tasks": call.task_context, "inbox": inbox, "is_taken": call.has_begun,
+            "tasks": call.task_context, "inbox": call.place if inbox is None else inbox, "is_taken": call.has_begun,
             "is_done": call.is_done, "is_counted": call.is_counted,
             "thread_ident": call.thread_ident,
             "submitted": call.submitted * 1e-9, "started": call.started * 1e-9,

@@ -8,7 +8,7 @@
 
 Nothing here costs a call anything until it is switched on; then it costs two looks at the clock,
 which the compiled kernel takes anyway (`asgibridge.workers.collect_timings`). What a dump looks at
-is found when it is made (see `asgibridge._sight.snapshot`), in some tenths of a second for a big
+is found when it is made (see `asgibridge._sight.graph`), in some tenths of a second for a big
 process.
 
 **Threads.** `watch` and `dump_on_signal` have a daemon thread each, which does the looking: a
@@ -30,7 +30,9 @@ from typing import Any, Protocol
 
 from . import _kernel
 from ._process import fork
-from ._sight.snapshot import Call, Frame, Snapshot, Task, Thread, function_words, take
+from ._sight.graph import take
+from ._sight.snapshot import Call, Frame, Snapshot, Task, Thread
+from ._waits.names import function_words
 from ._workers import stats
 
 __all__ = [
@@ -60,7 +62,7 @@ def snapshot() -> Snapshot:
 
     It keeps no object of the program alive, only text.
     """
-    return take()
+    return take(snapshot.__code__.co_filename)
 
 
 def dump(file: Writable | None = None) -> None:

@@ -192,16 +192,16 @@ def async_to_sync_iterator(
     """
     _check_max_size(max_size)
 
-    def iterate(open_: Callable[[], AsyncIterable[_T]], _shown: Any) -> Generator[_T, None, None]:
-        return _iterate_on_loop(open_, force_new_loop, max_size)
+    def iterate(open_: Callable[[], AsyncIterable[_T]], shown: Any) -> Generator[_T, None, None]:
+        return _iterate_on_loop(open_, shown, force_new_loop, max_size)
 
     return _adapt(aiterable, iterate, "__aiter__", "__iter__", "async_to_sync_iterator")
 
 
 def _iterate_on_loop(
-    open_: Callable[[], AsyncIterable[_T]], force_new_loop: bool, max_size: int
+    open_: Callable[[], AsyncIterable[_T]], shown: Any, force_new_loop: bool, max_size: int
 ) -> Generator[_T, None, None]:
-    pump = _Pump(open_, force_new_loop, max_size)
+    pump = _Pump(open_, shown, force_new_loop, max_size)
     ready = pump.ready
     try:
         while pump.more():
@@ -215,9 +215,13 @@ class _Pump(Partner):
     """The partner that iterates."""
 
     def __init__(
-        self, open_: Callable[[], AsyncIterable[Any]], force_new_loop: bool, max_size: int
+        self,
+        open_: Callable[[], AsyncIterable[Any]],
+        shown: Any,
+        force_new_loop: bool,
+        max_size: int,
     ) -> None:
-        super().__init__(force_new_loop)
+        super().__init__(force_new_loop, shown)
         self.ready: deque[Any] = deque()
         self._open = open_
         self._max_size = max_size
@@ -412,8 +416,8 @@ def async_to_sync_context_manager(manager: Any = None, *, force_new_loop: bool =
     :param force_new_loop: use a new loop in any case.
     """
 
-    def enter(open_: Callable[[], Any], _shown: Any) -> AbstractContextManager[Any]:
-        return _EnteredOnLoop(open_, force_new_loop)
+    def enter(open_: Callable[[], Any], shown: Any) -> AbstractContextManager[Any]:
+        return _EnteredOnLoop(functools.partial(_Visit, open_, shown, force_new_loop))
 
     name = "async_to_sync_context_manager"
     return _adapt(manager, enter, "__aenter__", "__enter__", name)
@@ -422,13 +426,12 @@ def async_to_sync_context_manager(manager: Any = None, *, force_new_loop: bool =
 class _EnteredOnLoop(AbstractContextManager[Any]):
     """The sync form of an async context manager. May be entered again if that may."""
 
-    def __init__(self, open_: Callable[[], Any], force_new_loop: bool) -> None:
-        self._open = open_
-        self._force_new_loop = force_new_loop
+    def __init__(self, visit: Callable[[], _Visit]) -> None:
+        self._visit = visit
         self._entered: list[_Visit] = []
 
     def __enter__(self) -> Any:
-        visit = _Visit(self._open, self._force_new_loop)
+        visit = self._visit()
         try:
             while not visit.entered and not visit.is_over():
                 visit.ask()
@@ -460,8 +463,8 @@ class _EnteredOnLoop(AbstractContextManager[Any]):
 class _Visit(Partner):
     """The partner that enters and leaves."""
 
-    def __init__(self, open_: Callable[[], Any], force_new_loop: bool) -> None:
-        super().__init__(force_new_loop)
+    def __init__(self, open_: Callable[[], Any], shown: Any, force_new_loop: bool) -> None:
+        super().__init__(force_new_loop, shown)
         self._open = open_
         self.entered: list[Any] = []
         self.leave_with: tuple[Any, Any, Any] = (None, None, None)

@@ -50,6 +50,7 @@ from ._process import fork
 from ._process.cpython import running_loop
 from ._process.queue_errors import QueueFull
 from ._waits import deadlocks
+from ._waits.names import function_words
 
 __all__ = [
     "CapacityLimiter",
@@ -170,7 +171,7 @@ class CapacityLimiter:
         ticket = self._enrol(borrower)
         try:
             if not self._places._offer(None):
-                await _TokenWait(self)
+                await _TokenWait(self, borrower)
         except BaseException:
             self._tickets.pop(borrower, None)
             raise
@@ -310,13 +311,13 @@ _MOST_HOLDERS = 1000  # that are looked at
 class _TokenWait:
     """A task's wait for a token: of its loop's thread, but for what a search asks."""
 
-    __slots__ = ("_failure", "_limiter", "_turn", "item", "loop")
+    __slots__ = ("_failure", "_limiter", "_turn", "call", "item", "loop")
 
-    what = "a token of a CapacityLimiter"
     is_harmless = False
 
-    def __init__(self, limiter: CapacityLimiter) -> None:
+    def __init__(self, limiter: CapacityLimiter, borrower: object) -> None:
         self._limiter = limiter
+        self.call = borrower  # or a task, or anything else
         self._turn: Any = None
         self._failure: BaseException | None = None
         self.item: Any = None  # what the task is suspended on
@@ -343,20 +344,25 @@ class _TokenWait:
             self._failure = None
             del self, task  # an exception's traceback refers to this frame, and we to the exception
 
+    @property
+    def what(self) -> str:
+        return f"a token of {CapacityLimiter.__repr__(self._limiter)}"
+
+    def borrowers(self) -> list[Any]:
+        return list(self._limiter.statistics().borrowers)
+
     def holders(self) -> list[list[Any]] | None:
         known = self._limiter._held_by()
         # Asked afterwards: it was in line when they were all there was.
         return known if self._turn.is_in_line() else None
 
     def refusal(self, why: str) -> RuntimeError:
-        from ._sight import snapshot
-
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         held = []
         for call in list(self._limiter.known_calls)[:5]:
             ticket = self._limiter._tickets.get(call)
             name = names.get(None if ticket is None else ticket.ident)
-            held.append(f"{snapshot.function_words(call.shown)} in thread {name!r}")
+            held.append(f"{function_words(call.shown)} in thread {name!r}")
         return RuntimeError(
             f"This call would deadlock: it needs a token of {self._limiter!r}, and what has them "
             f"({', '.join(held)}) waits for {why}. Give the inner call a limiter of its own, or "

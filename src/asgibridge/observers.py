@@ -207,15 +207,15 @@ def _wrap(wrapper: Any, function: Callable[..., Any], shown: Any) -> Callable[..
 class _ObservedFunction:
     """What the thread calls. Dropped without having been called, it says so."""
 
-    __slots__ = ("_function", "_hop")
+    __slots__ = ("__wrapped__", "_hop")
 
     def __init__(self, hop: Hop, function: Callable[..., Any]) -> None:
         self._hop = hop
-        self._function = function
+        self.__wrapped__ = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         __traceback_hide__ = True
-        hop, function = self._hop, self._function
+        hop, function = self._hop, self.__wrapped__
         hop._start()
         try:
             result = function(*args, **kwargs)

@@ -247,6 +247,7 @@ class _Leaving:
     __slots__ = ("_executor", "item", "loop")
 
     what = "the thread of the context that it leaves"
+    call = None
     is_harmless = True  # to break a ring here
 
     def __init__(self, executor: Executor, last: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -261,6 +262,10 @@ class _Leaving:
         elif type(self._executor) is Lease:
             holder = self._executor.end_held_by()
         return None if holder is None else [holder]
+
+    def borrowers(self) -> list[Any]:
+        worker = self._executor._worker if type(self._executor) is Lease else None
+        return [self._executor if worker is None else worker.executor]
 
     def refusal(self, why: str) -> RuntimeError:
         return deadlocks.would_never_run("Leaving a ThreadSensitiveContext", why)

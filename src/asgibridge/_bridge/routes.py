@@ -19,6 +19,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from .. import _kernel, pools
+from .._process import cpython
 from .._start import install
 from .._waits import deadlocks
 from .._workers import leases
@@ -172,6 +173,7 @@ def _send_to_foreign(
 def _run_in_executor(
     loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor | None, function: Any
 ) -> kernel.SyncCall:
+    call.place = executor or cpython.default_executor_of(loop)
     call.accept()
     try:
         future = loop.run_in_executor(executor, function)

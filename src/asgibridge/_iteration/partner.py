@@ -86,7 +86,8 @@ class _OwnRun(Item):
 class Partner:
     """Both sides; see the module's header. It begins when it is first asked."""
 
-    def __init__(self, force_new_loop: bool) -> None:
+    def __init__(self, force_new_loop: bool, shown: Any) -> None:
+        self.shown = shown  # the user's function, or object
         self._force_new_loop = force_new_loop
         self._generation = fork.generation
         self._frame: Any = None

@@ -21,13 +21,37 @@ from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 __all__ = [
-    *("DEBUG_VARIABLE", "HAS_EXECUTOR_PARTS", "HAS_KNOWN_LOOPS", "HAS_TASK_PARTS"),
-    *("HAS_TIME_OUTS_TASK", "JOIN_TIMEOUT", "TIMED", "at_threading_exit", "callbacks_of"),
-    *("cancel_all_tasks", "children_of", "coroutine_marker", "current_frames", "daemons_allowed"),
-    *("event_loop_policy", "future_of_group", "is_gil_enabled", "is_subinterpreter"),
-    *("loop_of_runner", "pool_threads", "run_once", "running_loop", "scheduled"),
-    *("set_running_loop", "signals", "thread_of_loop", "threading_is_patched", "variables"),
-    *("waiter_of", "worker_arguments"),
+    "DEBUG_VARIABLE",
+    "HAS_EXECUTOR_PARTS",
+    "HAS_KNOWN_LOOPS",
+    "HAS_TASK_PARTS",
+    "HAS_TIME_OUTS_TASK",
+    "JOIN_TIMEOUT",
+    "TIMED",
+    "at_threading_exit",
+    "callbacks_of",
+    "cancel_all_tasks",
+    "children_of",
+    "coroutine_marker",
+    "current_frames",
+    "daemons_allowed",
+    "default_executor_of",
+    "event_loop_policy",
+    "future_of_group",
+    "is_gil_enabled",
+    "is_subinterpreter",
+    "loop_of_runner",
+    "pool_threads",
+    "run_once",
+    "running_loop",
+    "scheduled",
+    "set_running_loop",
+    "signals",
+    "thread_of_loop",
+    "threading_is_patched",
+    "variables",
+    "waiter_of",
+    "worker_arguments",
 ]
 
 _IS_CPYTHON = sys.implementation.name == "cpython"
@@ -201,6 +225,11 @@ def callbacks_of(task: Any) -> list[Any]:
 def future_of_group(group: Any) -> Any:
     """What a TaskGroup waits for. Without it: None, and no task is said to wait for its tasks."""
     return getattr(group, "_on_completed_fut", None)
+
+
+def default_executor_of(loop: Any) -> Any:
+    """The executor that ``loop.run_in_executor(None, ...)`` uses. Without it: None, not known."""
+    return getattr(loop, "_default_executor", None)
 
 
 def worker_arguments(executor: ThreadPoolExecutor) -> tuple[Any, ...]:

@@ -110,6 +110,7 @@ class SyncCall:
         "guard",
         "has_begun",
         "is_held",
+        "place",
         "shown",
         "task_context",
     )
@@ -147,6 +148,8 @@ class SyncCall:
         # Where it was put last; None if nowhere yet, or if that has many threads.
         self._inbox: Inbox | None = None
         self._failure: BaseException | None = None  # what `fail` is about to make of it
+        # For dumps: the executor that is to run it, if it is in no inbox of ours yet.
+        self.place: Any = None
         self.has_begun = False
         self.is_held = False
 

@@ -25,7 +25,7 @@ def details(thing: Any) -> dict[str, Any] | None:
             "waiter": thing._waiter,
             "function": thing.shown,
             "tasks": thing.task_context,
-            "inbox": thing._inbox,
+            "inbox": thing._inbox or thing.place,
             "is_taken": thing.has_begun,
             "is_done": thing._done,
             "is_counted": bool(thing._is_counted),

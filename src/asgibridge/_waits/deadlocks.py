@@ -23,7 +23,7 @@ a second time, when the search is over, and must answer the same.
 
 **Time-outs.** A task of the ring that has one of its own (`asyncio.timeout`, `wait_for`) will break
 a ring with a `Wait` in it, and that is what the program is written for: no error. That is seen on
-asyncio's own loops and uvloop's; on any other such a ring is not found.
+asyncio's own loops and uvloop's (`.timers`); on any other such a ring is not found.
 
 **When it is asked.** As a call is posted to a thread that waits in `async_to_sync` further in
 (`SyncCall.is_held`: every other call pays one comparison for all this); as a task begins a `Wait`;
@@ -33,72 +33,41 @@ another. That is also when a thread notices that the loop it waits for has been 
 one it can't be known that it will not run again.
 
 **State.** ``_busy``: which tasks an executor that is not ours, or the thread of an
-AsyncSingleThreadContext, is busy with. It is written by that executor's thread only. A `Wait` is
-its task's ``asgibridge_wait``, written by that task only: so it goes where the task goes. Who
-breaks a ring holds ``_looking``. At a `Wait` it is broken by its loop, which looks once more: a
-time-out that has just come is in no list any more, and may not have cancelled its task yet, but not
-on the loop's own thread. If somebody else has broken the ring by then, it is none any more.
+AsyncSingleThreadContext, is busy with. It is written by that executor's thread only. What a task
+waits for is read from the task (`.edges`). Who breaks a ring holds ``_looking``. At a `Wait` it is
+broken by its loop, which looks once more: a time-out that has just come is in no list any more, and
+may not have cancelled its task yet, but not on the loop's own thread. If somebody else has broken
+the ring by then, it is none any more.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import time
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import Any
 
-from .._process import cpython, fork
+from .._process import fork
+from . import edges, timers
+from .edges import Edge, Tasks, Wait, Waiting
+from .names import task_words
 
 __all__ = [
-    *("NeverRuns", "Submitted", "Wait", "Waiting", "begin_wait", "busy_with", "chain"),
-    *("end_wait", "begin_to_occupy", "end_to_occupy", "look", "look_from", "would_never_run"),
+    "NeverRuns",
+    "Submitted",
+    "begin_to_occupy",
+    "begin_wait",
+    "busy_with",
+    "chain",
+    "end_to_occupy",
+    "end_wait",
+    "look",
+    "look_from",
+    "would_never_run",
 ]
 
 _MOST = 1000  # steps of a search, so that it never takes longer than a millisecond
-
-Tasks = list[asyncio.Task[Any]]
-
-
-class Waiting(Protocol):
-    """A call that a task waits for, as its ``_fut_waiter.asgibridge_call``."""
-
-    @property
-    def task_context(self) -> Tasks | None: ...
-
-    def held_by(self) -> Tasks | None: ...
-
-    def fail(self, error: BaseException) -> bool: ...
-
-
-class Wait(Protocol):
-    """What a task waits for that others have to give back, as its ``asgibridge_wait``."""
-
-    item: Any
-    """The future that the task has yielded, or the call of which that is; None before."""
-
-    what: str
-    """In words."""
-
-    is_harmless: bool
-    """Whether it just ends, and nothing is raised, if a ring is broken there."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def holders(self) -> list[Tasks] | None:
-        """Of each who could give it back, the tasks that he waits for, innermost last.
-
-        None if that is not all of them, for certain; or if there is nothing to wait for any more.
-        From any thread.
-        """
-
-    def refusal(self, why: str) -> RuntimeError:
-        """The error that it ends with. From any thread."""
-
-    def end(self, error: BaseException) -> None:
-        """End it with that error, if it has not ended. On the loop's thread."""
-
 
 _busy: dict[int, Tasks] = {}
 # So that of two threads that look at the same time only one finds what both could.
@@ -173,147 +142,86 @@ def chain(
     :param calls: to be filled with the calls, and the waits, found on the way.
     :param wait: what is waited for, in place of ``holder``.
     """
-    words: list[str] = []
     is_part = me is None and mine is None
-    seen: list[Any] = []  # held, so that no other object has their identity
+    # Who was seen to wait for what, and whether that is `mine`. It holds the tasks, so that no
+    # other has their identity. Words are made in the end: most searches find no proof.
+    way: list[tuple[asyncio.Task[Any], Edge | None, bool]] = []
     known: set[int] = set()
-    todo: list[Any] = []
+    todo: list[asyncio.Task[Any]] = []
     waits: list[tuple[Wait, list[Tasks]]] = []
     holders = None if holder is None else [holder]
     if wait is not None:
         holders = wait.holders()
         if holders is not None:
             waits.append((wait, holders))
-    if holders is None or not all(_push_last(each, todo) for each in holders):
+    if holders is None or not _push(holders, todo):
         return None
     while todo:
-        if len(seen) > _MOST:
+        if len(way) > _MOST:
             return None
         task = todo.pop()
         if id(task) in known:
             continue
         known.add(id(task))
-        seen.append(task)
         if me is not None and task is me:
             is_part = True
-            words.append(f"{_name(me)}, which makes this call")
+            way.append((task, None, True))
             continue
-        waiter = cpython.waiter_of(task)
-        if waiter is None or task.done() or waiter.done():
-            return None
-        call = getattr(waiter, "asgibridge_call", None)
-        holder = None if call is None else call.held_by()
-        wait = getattr(task, "asgibridge_wait", None)
-        if (
-            wait is not None
-            and (wait.item is waiter or (call is not None and wait.item is call))
-            and (holder is None or wait.is_harmless)  # else it is with its worker by now
-        ):
-            holders = wait.holders()
+        edge = edges.of_task(task)
+        is_mine = False
+        if edge.kind == "wait":
+            holders = edge.to.holders()
             if holders is None:
                 return None
-            waits.append((wait, holders))
-            words.append(f"{_name(task)}, which waits for {wait.what}")
-            for each in holders:
-                if mine is not None and each is mine:
-                    is_part = True
-                    words.append("the function that makes this call")
-                elif not _push_last(each, todo):
-                    return None
-            if calls is not None:
-                calls.append(wait)
-        elif call is not None:
-            if mine is not None and call.task_context is mine:
-                is_part = True
-                words.append(f"{_name(task)}, which waits for the function that makes this call")
-                continue
-            if holder is None or not _push_last(holder, todo):
+            waits.append((edge.to, holders))
+            is_mine = mine is not None and any(each is mine for each in holders)
+            if not _push([each for each in holders if not is_mine or each is not mine], todo):
                 return None
-            if calls is not None:
-                calls.append(call)
-            words.append(f"{_name(task)}, which waits for a sync_to_async call in a thread")
-        elif isinstance(waiter, asyncio.Task):
-            words.append(f"{_name(task)}, which waits for another task")
-            todo.append(waiter)
-        elif (gathered := cpython.children_of(waiter)) is not None:
-            children = [child for child in gathered if not child.done()]
-            if not children or not all(isinstance(child, asyncio.Task) for child in children):
+        elif edge.kind == "call":
+            is_mine = mine is not None and edge.to.task_context is mine
+            if not is_mine and (edge.holder is None or not _push([edge.holder], todo)):
                 return None
-            words.append(f"{_name(task)}, which gathers tasks")
-            todo.extend(reversed(children))
+        elif edge.kind == "task":
+            todo.append(edge.to)
+        elif edge.kind == "tasks":
+            todo.extend(reversed(edge.to))
         else:
             return None
-    if not is_part or (waits and not _stand(waits, seen)):
+        is_part = is_part or is_mine
+        way.append((task, edge, is_mine))
+        if calls is not None and (edge.kind == "wait" or (edge.kind == "call" and not is_mine)):
+            calls.append(edge.to)
+    if not is_part or (waits and not _stand(waits, [task for task, _edge, _is_mine in way])):
         return None
-    return "; ".join(words)
+    return "; ".join(_words(*each) for each in way)
+
+
+def _push(holders: list[Tasks], todo: list[asyncio.Task[Any]]) -> bool:
+    # The task that each of them waits for. False if one waits for none.
+    for each in holders:
+        task = edges.innermost(each)
+        if task is None:
+            return False
+        todo.append(task)
+    return True
 
 
 def _stand(waits: list[tuple[Wait, list[Tasks]]], tasks: list[Any]) -> bool:
     # Tokens and workers can come from outside while we search.
-    if not all(wait.is_harmless for wait, _ in waits) and _has_time_out(tasks):
+    if not all(wait.is_harmless for wait, _ in waits) and timers.has_time_out(tasks):
         return False
     return all(wait.holders() == holders for wait, holders in waits)
 
 
-def _has_time_out(tasks: list[Any]) -> bool:
-    # Whether there is a timer that is about one of these, or there may be.
-    if not cpython.HAS_TIME_OUTS_TASK:
-        return True
-    idents = {id(task) for task in tasks}
-    loops = {id(task.get_loop()): task.get_loop() for task in tasks}
-    try:
-        return any(
-            id(each) in idents
-            for loop in loops.values()
-            for handle in _handles(loop)
-            for each in _about(handle)
-        )
-    except Exception:  # it is somebody's own, or a loop that we know nothing of
-        return True
-
-
-def _about(handle: list[Any]) -> list[Any]:
-    # What a callback is bound to, that one's task, and its arguments.
-    found: list[Any] = []
-    for part in handle:
-        if type(part) is tuple:
-            found.extend(part)
-        else:
-            owner = getattr(part, "__self__", None)
-            if getattr(part, "__name__", None) == "cancel":  # and not a task's next step
-                found.append(owner)
-            found.extend(getattr(owner, name, None) for name in cpython.TIMED)
-    return found
-
-
-def _handles(loop: Any) -> list[list[Any]]:
-    # What is to be called, now or later: functions and tuples of arguments.
-    if type(loop).__module__.partition(".")[0] == "uvloop":
-        # It keeps them out of sight, but not from the collector. (A tenth of a second for a big
-        # process; but all but a time-out has been found by now to keep this ring from going on.)
-        handles = [each for each in gc.get_objects() if type(each).__name__ in _HANDLES]
-        return [gc.get_referents(each) for each in handles]
-    return cpython.scheduled(loop)
-
-
-_HANDLES = ("Handle", "TimerHandle")
-
-
-def _push_last(holder: Tasks, todo: list[Any]) -> bool:
-    # The task of the innermost frame: while that is in the list, the call is in that frame.
-    for task in reversed(holder):
-        todo.append(task)
-        return True
-    return False
-
-
-def _name(task: asyncio.Task[Any]) -> str:
-    try:
-        coroutine: Any = task.get_coro()
-        what = getattr(coroutine, "__qualname__", None) or type(coroutine).__name__
-        return f"task {task.get_name()!r} ({what})"
-    except AttributeError:  # a task class of somebody's own
-        return repr(task)
+def _words(task: asyncio.Task[Any], edge: Edge | None, is_mine: bool) -> str:
+    who = f"{task_words(task)}, which "
+    if edge is None:
+        return f"{who}makes this call"
+    if not is_mine:
+        return who + edges.words(edge)
+    if edge.kind == "call":
+        return f"{who}waits for the function that makes this call"
+    return f"{who}{edges.words(edge)}; the function that makes this call"
 
 
 class NeverRuns(RuntimeError):
@@ -424,7 +332,7 @@ def _settle(wait: Any) -> None:
             wait.end(wait.refusal(why))
 
 
-def _is_wait(call: Any) -> bool:
+def _is_wait(call: Waiting | Wait) -> bool:
     return hasattr(call, "holders")
 
 

@@ -136,7 +136,6 @@ class _Waiting:
 
     __slots__ = ("__weakref__", "_lease", "_timeout", "_timer", "item", "loop")
 
-    what = "a worker for its context"
     is_harmless = False
 
     def __init__(
@@ -149,11 +148,10 @@ class _Waiting:
         self._timer: Any = None
 
     def __await__(self) -> Generator[Any, None, Any]:
-        task = None
+        task = deadlocks.begin_wait(self)
         if self._timeout is not None:
             self._timer = self.loop.call_later(self._timeout, self._give_up)
         else:
-            task = deadlocks.begin_wait(self)
             why = None if task is None else deadlocks.chain(None, task, wait=self)
             if why is not None and self._lease.forget(self.item):
                 self.item.revoke()
@@ -173,8 +171,20 @@ class _Waiting:
             deadlocks.end_wait(self, task)
             del task
 
+    @property
+    def what(self) -> str:
+        return f"a worker for its context, at the limit of {pool.limit}"
+
+    @property
+    def call(self) -> kernel.SyncCall:
+        return self.item
+
+    def borrowers(self) -> list[Any]:
+        return pool.borrowers()
+
     def holders(self) -> list[list[asyncio.Task[Any]]] | None:
-        return pool.held_by(self._lease)
+        # A wait with a time-out ends by itself.
+        return None if self._timeout is not None else pool.held_by(self._lease)
 
     def refusal(self, why: str) -> RuntimeError:
         return RuntimeError(
@@ -318,6 +328,13 @@ class Lease(Executor):
                     raise
         elif self._state == _READY:
             self._make_ready()
+        elif self._state == _BEGINNING:
+            self._show_place(item)
+
+    def _show_place(self, item: Held | None) -> None:
+        # For dumps: which thread is to run it.
+        if self._worker is not None and type(item) is kernel.SyncCall:
+            item.place = self._worker.executor
 
     def forget(self, item: Item) -> bool:
         """Give up a held call, and the place in the queue if it was the last. False if too late."""
@@ -381,6 +398,8 @@ class Lease(Executor):
         try:
             if worker.needs_to_begin():
                 self._state = _BEGINNING
+                for entry in self._pending:
+                    self._show_place(_item_of(entry))
                 worker.executor.post(_Begin(self, worker))
             else:
                 self._make_ready()

@@ -325,6 +325,18 @@ class _Pool:
         tasks = [None if owner is None else owner() for owner in owners]
         return None if None in tasks else [[task] for task in tasks if task is not None]
 
+    def borrowers(self) -> list[object]:
+        """Who has the workers: of each the task that is inside its context, or else its executor.
+
+        For a dump: a look without the lock. From any thread.
+        """
+        found: list[object] = []
+        for slot in list(self.in_use):
+            owner, worker = slot.owner, slot.worker
+            task = None if owner is None else owner()
+            found.append(task or (slot if worker is None else worker.executor))
+        return found
+
     def leave(self, lease: Lease) -> None:
         """It does not wait any longer."""
         with self._lock:
