@@ -760,5 +760,5 @@ def _words_of_task(task: Any) -> str:
 
 _DRIVERS = tuple(
     os.path.join(_PACKAGE, *parts)
-    for parts in (("_pure", "calls.py"), ("runners.py",), ("observers.py",))
+    for parts in (("_pure", "drive.py"), ("runners.py",), ("observers.py",))
 )
