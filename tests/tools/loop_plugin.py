@@ -27,7 +27,7 @@ class ReaderlessLoop(asyncio.SelectorEventLoop):
 
 LOOPS = ("uvloop", "readerless")
 
-WAITS = ("_pure.inbox", "_pure.queue", "_wsgi_conversation")
+WAITS = ("_pure.inbox", "_pure.queue", "_wsgi.conversation")
 """The modules that have a _PATIENCE."""
 
 LEFT_OUT = {
