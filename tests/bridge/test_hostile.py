@@ -134,6 +134,7 @@ class TestValues:
 
         run(ause())
 
+    @pytest.mark.not_quick
     @BOTH
     def test_whose_end_uses_the_same_local(self, thread_critical):
         local = Local(thread_critical)

@@ -1,6 +1,7 @@
 """Random programs do what the model of docs/guarantees.md foretells: see `programs` and `model`.
 
-What runs here takes two seconds; ``python tests/model.py`` runs as many as one likes, and asgiref.
+What runs here takes two seconds; ``python tests/tools/model.py`` runs as many as one likes, and
+asgiref.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def test_programs_of_hypothesis(choices, depth):
     assert difference(program) is None, program
 
 
+@pytest.mark.not_quick
 def test_seeded_programs():
     for seed in range(400):
         program = programs.Generator(random.Random(f"test/{seed}")).program()

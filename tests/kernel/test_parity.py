@@ -222,6 +222,7 @@ class TestStorages:
         assert local.__mine__ == 2
         assert type(local).__name__ == storage
 
+    @pytest.mark.not_quick
     def test_names_that_are_compared_by_their_own_code(self, kernel, storage):
         local = getattr(kernel, storage)()
         setattr(local, Text("name"), 1)

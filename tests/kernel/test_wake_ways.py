@@ -14,14 +14,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 
 import pytest
 
 import children
+from environment import ROOT, paths_of
 
-ROOT = Path(__file__).resolve().parent.parent
-TESTS = Path(__file__).resolve().parent
 KERNEL = ROOT / "src" / "_speedups" / "_speedups.pyx"
 
 pytestmark = [
@@ -56,18 +54,18 @@ DIFFERENT = {"pipe": (PROCESSORS,), "none": (PROCESSORS, SIGNAL_MASK, SHORT_TURN
 LEFT_OUT = "not mask and not processor and not affinity"
 
 ON_ALL_PLATFORMS = (
-    "test_ctrl_c.py",
-    "test_errors_and_cancellation.py",
-    "test_hops.py",
-    "test_interrupts.py",
-    "test_iterators.py",
-    "test_kept_loops.py",
-    "test_kept_workers.py",
-    "test_persistent_loop.py",
-    "test_pools.py",
-    "test_queue.py",
-    "test_timeout.py",
-    "test_wakeups.py",
+    "test_ctrl_c",
+    "test_errors_and_cancellation",
+    "test_hops",
+    "test_interrupts",
+    "test_iterators",
+    "test_kept_loops",
+    "test_kept_workers",
+    "test_persistent_loop",
+    "test_pools",
+    "test_queue",
+    "test_timeout",
+    "test_wakeups",
 )
 
 DESCRIPTORS = """
@@ -164,14 +162,13 @@ def test_the_loop_is_woken_that_way(fallback):
 
 def test_everything_goes_that_way(fallback, tmp_path):
     _, place = fallback
-    path = os.pathsep.join([str(place), str(TESTS)])
     printed = run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider"),
             *("-c", str(ROOT / "pyproject.toml"), f"--rootdir={tmp_path}"),
-            *("-k", LEFT_OUT, *(str(TESTS / name) for name in ON_ALL_PLATFORMS)),
+            *("-k", LEFT_OUT, *(str(ROOT / path) for path in paths_of(*ON_ALL_PLATFORMS))),
         ],
         ASGIBRIDGE_SPEEDUPS="require",
-        PYTHONPATH=path,
+        PYTHONPATH=str(place),
     )
     assert re.search(r"^\d+ passed", printed, re.MULTILINE), printed

@@ -16,19 +16,18 @@ from pathlib import Path
 import pytest
 
 import children
-
-TESTS = Path(__file__).resolve().parent
+from environment import ROOT, TOOLS, paths_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
 WAKE_OR_RUN_A_LOOP = (
-    "test_context_managers.py",
-    "test_errors_and_cancellation.py",
-    "test_hops.py",
-    "test_iterators.py",
-    "test_persistent_loop.py",
-    "test_pools.py",
-    "test_queue.py",
+    "test_context_managers",
+    "test_errors_and_cancellation",
+    "test_hops",
+    "test_iterators",
+    "test_persistent_loop",
+    "test_pools",
+    "test_queue",
 )
 
 
@@ -47,7 +46,7 @@ LOOPS = pytest.mark.parametrize(
 
 
 def run_pytest(loop: str, place: Path, *words: str) -> str:
-    path = os.pathsep.join(filter(None, [str(TESTS), children.environment().get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(TOOLS), children.environment().get("PYTHONPATH")]))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
@@ -67,8 +66,8 @@ def run_pytest(loop: str, place: Path, *words: str) -> str:
 
 @LOOPS
 def test_everything_runs_on(loop, tmp_path):
-    options = ("-m", "not slow", "-c", str(TESTS.parent / "pyproject.toml"))
-    files = [str(TESTS / name) for name in WAKE_OR_RUN_A_LOOP]
+    options = ("-m", "not slow", "-c", str(ROOT / "pyproject.toml"))
+    files = [str(ROOT / path) for path in paths_of(*WAKE_OR_RUN_A_LOOP)]
     printed = run_pytest(loop, tmp_path, *options, f"--rootdir={tmp_path}", *files)
     assert re.search(r"^\d+ passed", printed, re.MULTILINE), printed
 

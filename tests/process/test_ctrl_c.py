@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from environment import TOOLS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends itself SIGINT: POSIX")
 
@@ -81,10 +82,9 @@ def test_at_every_call(script_output):
 
 @pytest.mark.slow
 def test_at_random_moments():
-    """``tests/interrupts.py --runs 1000`` does more of it."""
-    script = Path(__file__).with_name("interrupts.py")
+    """``tests/tools/interrupts.py --runs 1000`` does more of it."""
     done = subprocess.run(
-        [sys.executable, str(script), "--runs", "20", "--seed", "1"],
+        [sys.executable, str(TOOLS / "interrupts.py"), "--runs", "20", "--seed", "1"],
         capture_output=True,
         text=True,
         timeout=50,

@@ -10,16 +10,17 @@ import json
 import subprocess
 import sys
 import sysconfig
-from pathlib import Path
 
 import pytest
+
+from environment import TOOLS
 
 SECONDS = 240
 """For a workload in its slow form; it takes a tenth of that where nothing else runs."""
 
 pytestmark = pytest.mark.timeout(SECONDS + 20)
 
-SCRIPT = Path(__file__).with_name("workloads.py")
+SCRIPT = TOOLS / "workloads.py"
 
 NOISE = 250
 """References and blocks that come and go with Python's own caches."""

@@ -6,11 +6,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 import children
+from environment import ROOT
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="its compiler is not chosen by CC"),
 ]
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("src", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
 NOTICE = "building without the compiled kernel"
 

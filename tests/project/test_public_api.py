@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from pathlib import Path
 
 import pytest
 
 import children
+from environment import TOOLS
 
-SCRIPT = Path(__file__).with_name("public_api.py")
-STORED = Path(__file__).with_name("public_names.txt")
+SCRIPT = TOOLS / "public_api.py"
+STORED = TOOLS / "public_names.txt"
 
 needs_compiled = pytest.mark.skipif(
     not importlib.util.find_spec("asgibridge._speedups"), reason="needs the compiled kernel"

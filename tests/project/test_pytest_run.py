@@ -1,4 +1,4 @@
-"""tests/pytest_run.py decides what `make test` calls a pass, so it is tested like the rest."""
+"""What `make test` calls a pass: tests/tools/pytest_run.py decides it."""
 
 from __future__ import annotations
 

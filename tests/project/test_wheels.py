@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,8 @@ import children
 import environment
 import loop_plugin
 import wheel_results
+from environment import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "install.md"
 WORKFLOWS = ROOT / ".github" / "workflows"
 

@@ -15,6 +15,7 @@ from collections import deque
 import pytest
 
 import asgibridge
+import queues
 from asgibridge.queue import (
     AsyncQueueShutDown,
     LifoQueue,
@@ -178,6 +179,7 @@ class TestItems:
         assert sorted([queue.get_nowait(), queue.get_nowait()]) == [3, 4]
         assert queue.unfinished_tasks == 2
 
+    @pytest.mark.not_quick
     def test_take_no_more_memory_than_promised(self):
         tracemalloc = pytest.importorskip("tracemalloc")  # PyPy has none
 
@@ -853,7 +855,7 @@ class TestFork:
         import textwrap
 
         source = textwrap.dedent(self.PRELUDE) + textwrap.dedent(body)
-        return script_output(source, os.path.dirname(__file__))
+        return script_output(source, os.path.dirname(queues.__file__))
 
     def test_the_child_has_the_items_and_none_of_the_waiting_threads(self, script_output):
         body = """
@@ -974,7 +976,7 @@ class TestInterrupts:
                 assert queue.get_many_nowait() == [0]
                 print("interrupted")
         """
-        assert script_output(source, os.path.dirname(__file__)) == "interrupted"
+        assert script_output(source, os.path.dirname(queues.__file__)) == "interrupted"
 
     @pytest.mark.thread_unsafe(reason="signals go to the main thread")
     @pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
@@ -996,7 +998,7 @@ class TestInterrupts:
             print(queue.sync_get(timeout=30))
             future.result(SECONDS)
         """
-        assert script_output(source, os.path.dirname(__file__)) == "handler's"
+        assert script_output(source, os.path.dirname(queues.__file__)) == "handler's"
 
     @pytest.mark.parametrize("room", [0, 1])
     def test_in_the_loops_code_that_is_called_to_wake(self, room):
@@ -1048,7 +1050,7 @@ class TestExit:
             threading.Thread(target=full.sync_put, args=(2,), daemon=True).start()
             until(lambda: queue.waiting and full.waiting)
         """
-        assert script_output(source, os.path.dirname(__file__)) == ""
+        assert script_output(source, os.path.dirname(queues.__file__)) == ""
 
     def test_with_a_consumer_that_is_shut_down_at_exit(self, script_output):
         source = """

@@ -11,6 +11,7 @@ import contextlib
 import heapq
 from concurrent.futures import CancelledError
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -241,7 +242,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.stack.close()
 
 
-TestQueue = QueueMachine.TestCase
+TestQueue = pytest.mark.not_quick(QueueMachine.TestCase)
 TestQueue.settings = settings(
     max_examples=100,
     stateful_step_count=40,

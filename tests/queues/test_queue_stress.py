@@ -15,6 +15,8 @@ import pytest
 from asgibridge.queue import LifoQueue, MessageQueue, QueueEmpty, QueueFull, QueueShutDown
 from queues import in_thread
 
+pytestmark = pytest.mark.not_quick
+
 TASKS = 3
 """On each loop, of either sort."""
 

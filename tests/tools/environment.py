@@ -1,16 +1,18 @@
 """Interpreters and virtual environments, for the test, lint and demo commands.
 
-    python tests/environment.py .venv/lint lint     make or refresh an environment with that extra
-    python tests/environment.py --find 3.14t        print where that CPython is; status 1: nowhere
+    python tests/tools/environment.py .venv/lint lint    make or refresh one with that extra
+    python tests/tools/environment.py --find 3.14t       where that CPython is; status 1: nowhere
 
-An environment always gets a fresh, non-editable install of a clean copy of the sources: neither an
-earlier install nor a left-over ``build/`` can be what is tested, and environments can be made in
-parallel. Runs on any Python that asgibridge supports, with nothing installed.
+An environment gets a non-editable install of a clean copy of the sources: neither an editable
+install nor a left-over ``build/`` can be what is tested, and environments can be made in parallel.
+The install is made once for each state of the sources: a file in the environment has their hash.
+Runs on any Python that asgibridge supports, with nothing installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import os
@@ -19,17 +21,32 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tests" / "tools"
 VENVS = ROOT / ".venv"
 
 SUPPORTED = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.14t")
 
 PACKAGE = ("src", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 """What a build of the package needs of the checkout."""
+
+MAKES_A_DIFFERENCE = ("src", "pyproject.toml", "setup.py")
+"""The part of PACKAGE that decides which code is installed; the rest is text."""
+
+COMPILED_WITH = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED")
+"""The variables that change how the kernel is compiled."""
+
+RECORD = "asgibridge-install.json"
+"""The file of an environment that says what is installed in it."""
+
+BUILT = ("*.egg-info", "__pycache__", "*.so", "*.c")
+"""What a build leaves among the sources."""
 
 HAS_COMPILED_KERNEL = any((ROOT / "src" / "_speedups").glob("*.pyx"))
 
@@ -151,6 +168,14 @@ def _run(step: str, command: list[str], **more: str) -> str:
     return done.stdout
 
 
+def _step(step: str, command: list[str], **more: str) -> None:
+    """Run a command that takes a while, and say how long it took."""
+    began = time.monotonic()
+    print(f"{step} ...", flush=True)
+    _run(step, command, **more)
+    print(f"{step}: {time.monotonic() - began:.0f} s", flush=True)
+
+
 def _virtualenv() -> str:
     """virtualenv's Python, in an environment of its own: for interpreters without ensurepip."""
     home = VENVS / "virtualenv"
@@ -159,11 +184,11 @@ def _virtualenv() -> str:
         able = next((each.path for each in map(find, SUPPORTED) if each and each.ensurepip), able)
     with _virtualenv_lock:
         if not probe(python_in(home)):
-            _run(
+            _step(
                 "creating an environment for virtualenv (on Debian: apt-get install python3-venv)",
                 [able or sys.executable, "-m", "venv", "--clear", str(home)],
             )
-        _run(
+        _step(
             "installing virtualenv",
             [python_in(home), "-m", "pip", "install", "--quiet", "virtualenv"],
         )
@@ -181,7 +206,35 @@ def create(environment: Path, interpreter: Interpreter) -> None:
         command = [interpreter.path, "-m", "venv", "--clear"]
     else:
         command = [_virtualenv(), "-m", "virtualenv", "--clear", "--python", interpreter.path]
-    _run(f"creating {environment.name}", [*command, str(environment)])
+    _step(f"creating {environment.name}", [*command, str(environment)])
+
+
+def paths_of(*names: str) -> list[str]:
+    """Where the test files of these names are, such as test_hops; relative to the checkout."""
+    found = {path.stem: path for path in (ROOT / "tests").glob("*/test_*.py")}
+    return [found[name].relative_to(ROOT).as_posix() for name in names]
+
+
+def _files(names: tuple[str, ...]) -> Iterator[Path]:
+    """The files below each, without what a build has left there, in the same order each time."""
+    for name in names:
+        top = ROOT / name
+        for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
+            parts = path.relative_to(ROOT).parts
+            made = any(fnmatch(part, pattern) for part in parts for pattern in BUILT)
+            if path.is_file() and not made:
+                yield path
+
+
+def _fingerprint() -> str:
+    """A hash of what the install is made of."""
+    total = hashlib.sha256()
+    for path in _files(MAKES_A_DIFFERENCE):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
+    for name in COMPILED_WITH:
+        total.update(f"{name}={os.environ.get(name)}\n".encode())
+    return total.hexdigest()
 
 
 def install(environment: Path, extras: str, alone: str = "") -> None:
@@ -190,31 +243,46 @@ def install(environment: Path, extras: str, alone: str = "") -> None:
     Where the sources have a compiled kernel it must build: a test run that quietly lost it would
     prove nothing.
     """
-    python = python_in(environment)
-    with tempfile.TemporaryDirectory() as copy:
-        for name in PACKAGE:
-            source, target = ROOT / name, Path(copy, name)
-            if source.is_dir():
-                left_out = shutil.ignore_patterns("*.egg-info", "__pycache__", "*.so", "*.c")
-                shutil.copytree(source, target, ignore=left_out)
-            else:
-                shutil.copy2(source, target)
-        _run(
-            f"installing asgibridge[{extras}] into {environment.name}",
-            [python, "-m", "pip", "install", "--quiet", f"{copy}[{extras}]"],
-            ASGIBRIDGE_SPEEDUPS="require" if HAS_COMPILED_KERNEL else "auto",
-        )
-    if alone:
-        _run(
-            f"installing {alone} into {environment.name}",
-            [python, "-m", "pip", "install", "--quiet", "--no-deps", alone],
-        )
+    record = environment / RECORD
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        known = {"fingerprint": "", "extras": [], "alone": []}
+    # Extras are added to those that another command has installed.
+    all_extras = sorted({*known["extras"], *extras.split(",")})
+    all_alone = sorted({*known["alone"], *filter(None, [alone])})
+    wanted = {"fingerprint": _fingerprint(), "extras": all_extras, "alone": all_alone}
+    if wanted == known:
+        print(f"{environment.name}: nothing has changed since it was installed", flush=True)
+    else:
+        record.unlink(missing_ok=True)
+        _install(environment, ",".join(all_extras), all_alone)
     where = _run(
         "importing asgibridge",
-        [python, "-I", "-c", "import asgibridge; print(asgibridge.__file__)"],
+        [python_in(environment), "-I", "-c", "import asgibridge; print(asgibridge.__file__)"],
     )
     if environment.resolve() not in Path(where.strip()).resolve().parents:
         raise EnvironmentFailure(f"{environment} imports asgibridge from {where.strip()}")
+    record.write_text(json.dumps(wanted), encoding="utf-8")
+
+
+def _install(environment: Path, extras: str, alone: list[str]) -> None:
+    pip = [python_in(environment), "-m", "pip", "install", "--quiet"]
+    with tempfile.TemporaryDirectory() as copy:
+        for source in _files(PACKAGE):
+            target = Path(copy, source.relative_to(ROOT))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        _step(
+            f"installing asgibridge[{extras}] into {environment.name}",
+            [*pip, f"{copy}[{extras}]"],
+            ASGIBRIDGE_SPEEDUPS="require" if HAS_COMPILED_KERNEL else "auto",
+        )
+    for requirement in alone:
+        _step(
+            f"installing {requirement} into {environment.name}",
+            [*pip, "--no-deps", requirement],
+        )
 
 
 def main() -> int:

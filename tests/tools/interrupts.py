@@ -1,6 +1,6 @@
 """Ctrl-C at random moments of programs that cross between threads and loops.
 
-    python tests/interrupts.py --runs 1000 --seed 1
+    python tests/tools/interrupts.py --runs 1000 --seed 1
 
 Each run sends the main thread one SIGINT at a moment that the seed and the machine choose, from
 before the program begins to after its end. Afterwards nothing may be left: no task that has not

@@ -1,6 +1,7 @@
 """Very many calls, and very many at once: what that takes, and that nothing grows.
 
-    python tests/load.py [--only hops,contexts,tasks,loops] [--hops 10000000] [--contexts 1000000]
+    python tests/tools/load.py [--only hops,contexts,tasks,loops] [--hops 10000000]
+                               [--contexts 1000000]
 
 ``hops``      so many calls one after the other, in ten parts; after each part, what there is
 ``contexts``  so many ThreadSensitiveContexts of one call each, the same way

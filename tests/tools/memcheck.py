@@ -1,6 +1,7 @@
 """Runs the compiled kernel under what finds a bad memory access, and counts what was found.
 
-    python tests/memcheck.py [--only valgrind,sanitizers,debug] [--whole] [--debug-python PATH]
+    python tests/tools/memcheck.py [--only valgrind,sanitizers,debug] [--whole]
+                                   [--debug-python PATH]
 
 ``valgrind``
     every workload of `workloads.py`, then the tests with hostile objects, with every allocation
@@ -39,6 +40,7 @@ from environment import (
     child_environment,
     create,
     install,
+    paths_of,
     probe,
     python_in,
 )
@@ -133,8 +135,8 @@ def valgrind(interpreter: Interpreter) -> list[Found]:
     python = prepare("valgrind", interpreter, "-g -O1")
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "0"]
     runs = {
-        "every workload": ["tests/workloads.py", "all", "100"],
-        "hostile objects": [*pytest, "tests/test_hostile.py", "-k", HOSTILE],
+        "every workload": ["tests/tools/workloads.py", "all", "100"],
+        "hostile objects": [*pytest, *paths_of("test_hostile"), "-k", HOSTILE],
     }
     results = []
     for what, command in runs.items():
@@ -187,10 +189,6 @@ def library(name: str) -> str | None:
     return path if os.path.isabs(path) else None
 
 
-def tests(*names: str) -> list[str]:
-    return [f"tests/{name}.py" for name in names]
-
-
 STORM_SECONDS = 30
 
 
@@ -208,14 +206,14 @@ def sanitizers(interpreter: Interpreter, preload: str, *, whole: bool) -> list[F
         outcome = pytest_run.run(
             [
                 *(python, "-u", "-m", "pytest", "-q", "-m", "not slow"),
-                *(["tests"] if whole else tests(*TESTS)),
+                *(["tests"] if whole else paths_of(*TESTS)),
             ],
             cwd=ROOT,
             env=child_environment(ASGIBRIDGE_SPEEDUPS="require", PYTHONMALLOC="malloc"),
             limit=LIMIT,
         )
         storm = subprocess.run(
-            [python, "tests/storm.py", "--seconds", str(STORM_SECONDS), "--seed", "1"],
+            [python, "tests/tools/storm.py", "--seconds", str(STORM_SECONDS), "--seed", "1"],
             cwd=ROOT,
             env=child_environment(ASGIBRIDGE_SPEEDUPS="require", PYTHONMALLOC="malloc"),
             timeout=LIMIT,
@@ -263,7 +261,7 @@ def debug(interpreter: Interpreter) -> list[Found]:
     for speedups in ("off", "require"):
         print(f"\n### debug build, ASGIBRIDGE_SPEEDUPS={speedups}: tests", flush=True)
         outcome = pytest_run.run(
-            [python, "-u", "-m", "pytest", "-q", "-m", "not slow", *tests(*TESTS, "test_leaks")],
+            [python, "-u", "-m", "pytest", "-q", "-m", "not slow", *paths_of(*TESTS, "test_leaks")],
             cwd=ROOT,
             env=child_environment(ASGIBRIDGE_SPEEDUPS=speedups),
             limit=LIMIT,

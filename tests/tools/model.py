@@ -5,8 +5,8 @@ threads and loops, only whose turn it is: which thread and which loop, by the ru
 `asgibridge.sync`; whose context variables and `Local` attributes; what a cancellation comes to. It
 raises Unfit for a program that could only hang, because a thread waits for foreign code.
 
-    python tests/model.py --examples 20000 --seed 1          on this Python and kernel
-    python tests/model.py --examples 20000 --seed 1 --asgiref     and on asgiref beside it
+    python tests/tools/model.py --examples 20000 --seed 1          on this Python and kernel
+    python tests/tools/model.py --examples 20000 --seed 1 --asgiref     and on asgiref beside it
 
 Each bridge runs in a child process; one that takes longer than `LIMIT` hangs. A program that shows
 anything else than foretold is made smaller until each step counts, and printed. asgiref's known

@@ -1,6 +1,6 @@
 """Every fast test in several threads at once, round after round.
 
-    python tests/parallel.py [--threads 2,4] [--rounds 2] [TEST ...]
+    python tests/tools/parallel.py [--threads 2,4] [--rounds 2] [TEST ...]
 
 pytest-run-parallel runs each test in so many threads, which begin it together; `parallel_plugin`
 gives those that are coroutines a loop each. A test whose subject belongs to the whole process (its
@@ -46,7 +46,7 @@ def main() -> int:
                 *options.tests,
             ],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": "tests"},
+            env={**os.environ, "PYTHONPATH": "tests/tools"},
             limit=LIMIT,
         )
         passed += outcome.counts.get("passed", 0)

@@ -14,7 +14,7 @@ of the ThreadSensitiveContext entered there, ``runner@PLACE`` and ``loop@PLACE``
 `async_to_sync` there started, ``thread@PLACE`` a thread that the program itself started there, and
 ``pool`` one of the loop's default executor. Who claims a role must be nobody else who is alive.
 
-    python tests/programs.py asgibridge|asgiref     run what comes on standard input (see `model`)
+    python tests/tools/programs.py asgibridge|asgiref    run what comes on stdin: see `model`
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """What a user can see of the package, one line each, and the stored list of it.
 
-    python tests/public_api.py             print the lines
-    python tests/public_api.py --update    write them to public_names.txt beside this file
+    python tests/tools/public_api.py             print the lines
+    python tests/tools/public_api.py --update    write them to public_names.txt beside this file
 
 Every public module, its public names, the parameters and defaults of what can be called, and the
 public members of the classes. Nothing says which kernel or which Python there is, so the lines are
 the same on all of them: annotations are left out (compiled functions have none at run time, the
 stubs have them), members that a class inherits from one of Python's are left out, and of a name
 of Python's that a module exports again there is the name alone. Compiled classes give no
-signature: that of their pure twin is taken, and tests/test_parity.py calls both.
+signature: that of their pure twin is taken, and tests/kernel/test_parity.py calls both.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The storm for an hour, and what it leaves behind each minute.
 
-    python tests/soak.py [--minutes 60] [--seed N] [--period SECONDS]
+    python tests/tools/soak.py [--minutes 60] [--seed N] [--period SECONDS]
 
 Every period is a `storm.Storm` of another seed, in this one process. Between two of them all is
 still, and what there is then is counted: memory, blocks, objects, descriptors, threads. The first

@@ -1,6 +1,6 @@
 """Every kind of call at once, from many loops and threads, with faults: what the long runs run.
 
-    python tests/storm.py [--seed N] [--seconds S] [--loops N] [--threads N] [--tasks N]
+    python tests/tools/storm.py [--seed N] [--seconds S] [--loops N] [--threads N] [--tasks N]
 
 Each actor draws one operation after the other from its own random numbers (the seed's, so they draw
 the same again; what meets what is the scheduler's). An operation checks what it can by itself: the

@@ -1,6 +1,6 @@
 """Everything that looks for trouble at random, for a bounded time, from one seed.
 
-    python tests/stress.py [--seed N] [--scale 1] [--only NAME,...] [--list]
+    python tests/tools/stress.py [--seed N] [--scale 1] [--only NAME,...] [--list]
 
 Each part below is a process of its own with a share of the time; ``--scale 0.2`` is CI's form, in
 less than two minutes. All get the same seed, which is printed first: the numbers that are drawn are
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import asgibridge
 import pytest_run
-from environment import ROOT
+from environment import ROOT, paths_of
 
 GRACE = 120
 """Seconds beyond its share after which a part hangs."""
@@ -38,7 +38,7 @@ class Part:
 
 
 def script(name: str, *more: str) -> list[str]:
-    return [f"tests/{name}.py", *more]
+    return [f"tests/tools/{name}.py", *more]
 
 
 def tests(seed: int, *more: str) -> list[str]:
@@ -99,7 +99,7 @@ PARTS = (
         "queue",
         60,
         "each item exactly once, between threads and loops that give up",
-        lambda seconds, seed: tests(seed, "-m", "not slow", "tests/test_queue_stress.py"),
+        lambda seconds, seed: tests(seed, "-m", "not slow", *paths_of("test_queue_stress")),
     ),
     Part(
         "fuzz",
@@ -107,7 +107,7 @@ PARTS = (
         "what takes outside input: typing.check, wsgi, the queue against its model",
         lambda seconds, seed: tests(
             seed, f"--stress-examples={max(10, int(seconds * 5))}",
-            "tests/test_check.py", "tests/test_queue_model.py", "tests/test_fuzz.py",
+            *paths_of("test_check", "test_queue_model", "test_fuzz"),
         ),
     ),
 )  # fmt: skip
@@ -143,7 +143,7 @@ def main() -> int:
         outcome = pytest_run.run(
             command,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": "tests"},
+            env={**os.environ, "PYTHONPATH": "tests/tools"},
             limit=seconds * 3 + GRACE,
         )
         said = str(outcome) if outcome.counts else ""

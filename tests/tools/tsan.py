@@ -1,6 +1,6 @@
 """The compiled kernel under ThreadSanitizer, on a CPython without the GIL that is under it, too.
 
-    python tests/tsan.py [--python PATH] [--source TARBALL] [--quick] [--seed N]
+    python tests/tools/tsan.py [--python PATH] [--source TARBALL] [--quick] [--seed N]
 
 An interpreter that is not instrumented would not do: what its critical sections guard would pass
 for a race, and races behind them would hide. So one is built, once, into
@@ -42,12 +42,14 @@ from pathlib import Path
 import pytest_run
 from environment import (
     ROOT,
+    TOOLS,
     VENVS,
     EnvironmentFailure,
     Interpreter,
     child_environment,
     create,
     install,
+    paths_of,
     probe,
     python_in,
 )
@@ -77,7 +79,7 @@ TESTS = (
 QUICK = ("test_hops", "test_kept_workers", "test_pools", "test_queue_stress")
 
 # When an object dies is another matter there: its count is merged when its thread comes to it.
-NOT_HERE = ["--deselect", "tests/test_context_and_references.py::TestNothingOutlivesItsCall"]
+NOT_HERE = ["--deselect", "tests/bridge/test_context_and_references.py::TestNothingOutlivesItsCall"]
 NOT_NAMED = "not nothing_outlives"
 
 LIMIT = 1500
@@ -335,9 +337,7 @@ def main() -> int:
         known = Path(base.base, "cpython.supp")
         supp = LOGS.with_suffix(".supp")
         supp.write_text(
-            (known.read_text() if known.exists() else "")
-            + "\n"
-            + (ROOT / "tests" / "tsan.supp").read_text()
+            (known.read_text() if known.exists() else "") + "\n" + (TOOLS / "tsan.supp").read_text()
         )
         # A report names its place twice if the exit status changes; forked children are told apart.
         common = (
@@ -358,7 +358,7 @@ def main() -> int:
     env = child_environment(
         ASGIBRIDGE_SPEEDUPS="require",
         TSAN_OPTIONS=f"{common}:log_path={LOGS}/report",
-        PYTHONPATH=str(ROOT / "tests"),
+        PYTHONPATH=str(TOOLS),
     )
     allow_core_files()
     names = QUICK if options.quick else TESTS
@@ -368,7 +368,7 @@ def main() -> int:
             python, "-u", "-m", "pytest", "-q", "-p", "no:cacheprovider",
             "-p", "tsan_plugin", "-m", "not slow", "-k", NOT_NAMED, *NOT_HERE,
             "--timeout", "400", "-o", "faulthandler_timeout=0",
-            *(f"tests/{name}.py" for name in names),
+            *paths_of(*names),
         ],
         cwd=ROOT,
         env=env,
@@ -379,7 +379,7 @@ def main() -> int:
     seconds = "15" if options.quick else "60"
     began = time.time()
     storm = subprocess.run(
-        [python, "tests/storm.py", "--seed", str(options.seed), "--seconds", seconds],
+        [python, "tests/tools/storm.py", "--seed", str(options.seed), "--seconds", seconds],
         cwd=ROOT,
         env=env,
         timeout=LIMIT,

@@ -1,6 +1,6 @@
 """asgiref's own test suite, unmodified, against asgibridge.
 
-    python tests/upstream.py        with this interpreter, in which asgibridge[test,upstream] is
+    python tests/tools/upstream.py    with this interpreter, which has asgibridge[test,upstream]
 
 Fetches asgiref's source distribution through pip, checks its hash, unpacks its tests and its pytest
 settings (nothing else) into a temporary directory, and runs them with ``python -m asgibridge run -m

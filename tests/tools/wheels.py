@@ -1,10 +1,10 @@
 """Builds the distributions as a release does, and tests every way of installing them.
 
-    python tests/wheels.py                   on every CPython found (what `make wheels` does)
-    python tests/wheels.py --assemble        and on those that a script can assemble, for musl too
-    python tests/wheels.py --quick           this Python only, a part of the tests: in two minutes
-    python tests/wheels.py --only 3.13-musl --way wheel --continue
-                                             one piece, added to the results of the others
+    python tests/tools/wheels.py                every CPython found (what `make wheels` does)
+    python tests/tools/wheels.py --assemble     and those that a script can assemble, for musl too
+    python tests/tools/wheels.py --quick        this Python, a part of the tests: in two minutes
+    python tests/tools/wheels.py --only 3.13-musl --way wheel --continue
+                                                one piece, added to the results of the others
 
 The source distribution is made of this checkout, and everything else of it. The C must compile
 without a warning under gcc and clang. Then, for each Python, each in a new environment:
@@ -46,10 +46,12 @@ from environment import (
     PACKAGE,
     ROOT,
     SUPPORTED,
+    TOOLS,
     VENVS,
     EnvironmentFailure,
     child_environment,
     create,
+    paths_of,
     probe,
     python_in,
 )
@@ -242,7 +244,7 @@ class Leg:
             version, *found = run(python, "-I", "-c", lister).split()
             if len(found) != extensions or version != wheel.name.split("-")[1]:
                 raise Failure(f"after {wheel.name}: {version}, {found}")
-            shown.add(run(python, "-I", str(ROOT / "tests" / "public_api.py")))
+            shown.add(run(python, "-I", str(TOOLS / "public_api.py")))
         if len(shown) != 1:
             raise Failure("the public names differ:\n" + "\n\n".join(shown))
 
@@ -252,7 +254,7 @@ def run_tests(python: str, place: Path, *, part: bool, **env: str) -> str:
     left_out = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "tests", place / "tests", ignore=left_out)
     shutil.copy2(ROOT / "pyproject.toml", place)
-    files = [f"tests/{name}.py" for name in PART] if part else []
+    files = paths_of(*PART) if part else []
     outcome = pytest_run.run(
         [python, "-u", "-m", "pytest", "-q", "-m", "not slow", *files],
         cwd=place,

@@ -1,6 +1,6 @@
 """Runs tests/services: real applications on real servers, PostgreSQL and Redis among them.
 
-    python tests/with_services.py [--require-services] [PYTEST ARGUMENTS]
+    python tests/tools/with_services.py [--require-services] [PYTEST ARGUMENTS]
 
 Makes .venv/services, with a fresh install of this checkout. Where PostgreSQL or Redis is not
 installed, this is Debian and we may, it is installed; what is still missing is named in the last
@@ -15,10 +15,10 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest_run
 from environment import (
+    ROOT,
     VENVS,
     EnvironmentFailure,
     child_environment,
@@ -28,7 +28,7 @@ from environment import (
     python_in,
 )
 
-HERE = Path(__file__).parent / "services"
+HERE = ROOT / "tests" / "services"
 sys.path.insert(0, str(HERE))
 from programs import PACKAGES, find  # noqa: E402 - lies there
 

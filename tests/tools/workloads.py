@@ -1,7 +1,7 @@
 """Every kind of call, many times: for the leak tests, and for valgrind and its like.
 
-    python tests/workloads.py hops 10000 [off]    what each third of so many calls leaves behind
-    python tests/workloads.py all 100             a hundred of each, and nothing measured
+    python tests/tools/workloads.py hops 10000 [off]    what each third of the calls leaves behind
+    python tests/tools/workloads.py all 100             a hundred of each, and nothing measured
 
 A process of its own, because it counts what the whole process has. With ``off`` the garbage
 collector does not run, so what it would have to find counts as left behind.

@@ -774,6 +774,7 @@ class TestRunners:
         assert told == [("before_lease", thread), ("after_lease", thread)] * 2
 
 
+@pytest.mark.not_quick
 def test_two_requests_never_see_each_others_values():
     interleave(1000)
 

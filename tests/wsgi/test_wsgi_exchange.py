@@ -355,6 +355,7 @@ def long_answer(number, *, seen, reading=False):
     return wsgi_application
 
 
+@pytest.mark.not_quick
 @pytest.mark.parametrize("moment", range(12))
 @pytest.mark.parametrize("how", ["send raises", "receive says so"])
 @pytest.mark.asyncio
