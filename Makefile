@@ -107,7 +107,7 @@ bench-parallel:
 	.venv/parallel/bin/python bench/parallel.py $(BENCHFLAGS)
 
 lint:
-	@echo "ruff and mypy: ten seconds; the first time half a minute more for their environment."
+	@echo "ruff and mypy: ten seconds; the first time a minute more for their environment."
 	$(PYTHON) tests/tools/environment.py .venv/lint lint
 	.venv/lint/bin/ruff check
 	.venv/lint/bin/ruff format --check
