@@ -1,11 +1,13 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi
+.PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi
 .PHONY: memcheck asan tsan stress soak load parallel bench-parallel
 .PHONY: test-services wheels lint clean
 
 help:
+	@echo "make quick        the fast tests that start no process, on both kernels at once: in a minute"
+	@echo "                  (QUICKFLAGS='-k limiter', QUICKFLAGS=tests/queues)"
 	@echo "make test         the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
 	@echo "make test-services  real applications on real servers: Django and Channels on PostgreSQL and"
 	@echo "                  Redis, Flask, Starlette (SERVICESFLAGS=--require-services)"
@@ -40,68 +42,76 @@ help:
 test:
 	$(PYTHON) tests/matrix.py $(TESTFLAGS)
 
+quick:
+	$(PYTHON) tests/tools/quick.py $(QUICKFLAGS)
+
 test-services:
-	$(PYTHON) tests/with_services.py $(SERVICESFLAGS)
+	$(PYTHON) tests/tools/with_services.py $(SERVICESFLAGS)
 
 demo:
-	$(PYTHON) tests/environment.py .venv/demo demo
+	@echo "A site on asgiref and on asgibridge under the same load: a minute or two; the first time, an"
+	@echo "environment is made for it before: a minute more."
+	$(PYTHON) tests/tools/environment.py .venv/demo demo
 	.venv/demo/bin/python bench/demo/run.py $(DEMOFLAGS)
 
 bench:
-	$(PYTHON) tests/environment.py .venv/bench bench
+	$(PYTHON) tests/tools/environment.py .venv/bench bench
 	.venv/bench/bin/python bench/paired.py $(BENCHFLAGS)
 ifeq (,$(findstring --before,$(BENCHFLAGS)))
 	.venv/bench/bin/python bench/suite.py $(filter --quick,$(BENCHFLAGS))
 endif
 
 bench-callgrind:
-	$(PYTHON) tests/environment.py .venv/bench-callgrind bench-callgrind
+	$(PYTHON) tests/tools/environment.py .venv/bench-callgrind bench-callgrind
 	.venv/bench-callgrind/bin/python bench/callgrind.py $(BENCHFLAGS)
 
 bench-queue:
-	$(PYTHON) tests/environment.py .venv/bench-queue bench-queue
+	$(PYTHON) tests/tools/environment.py .venv/bench-queue bench-queue
 	.venv/bench-queue/bin/python bench/queues.py $(BENCHFLAGS)
 
 bench-site:
-	$(PYTHON) tests/environment.py .venv/bench-site bench-site
+	$(PYTHON) tests/tools/environment.py .venv/bench-site bench-site
 	.venv/bench-site/bin/python bench/macro.py $(BENCHFLAGS)
 
 bench-tools:
-	$(PYTHON) tests/environment.py .venv/bench bench
+	$(PYTHON) tests/tools/environment.py .venv/bench bench
 	.venv/bench/bin/python bench/tools.py $(BENCHFLAGS)
 
 bench-wsgi:
-	$(PYTHON) tests/environment.py .venv/bench-wsgi bench-wsgi
+	$(PYTHON) tests/tools/environment.py .venv/bench-wsgi bench-wsgi
 	.venv/bench-wsgi/bin/python bench/wsgi.py $(BENCHFLAGS)
 
 memcheck:
-	$(PYTHON) tests/memcheck.py $(MEMCHECKFLAGS)
+	$(PYTHON) tests/tools/memcheck.py $(MEMCHECKFLAGS)
 
 wheels:
-	$(PYTHON) tests/environment.py .venv/wheels wheels
-	.venv/wheels/bin/python tests/wheels.py $(WHEELSFLAGS)
+	@echo "Every Python found, each way of installing: minutes for each (WHEELSFLAGS=--quick: two)."
+	$(PYTHON) tests/tools/environment.py .venv/wheels wheels
+	.venv/wheels/bin/python tests/tools/wheels.py $(WHEELSFLAGS)
 
 asan:
-	$(PYTHON) tests/memcheck.py --only sanitizers --whole
+	$(PYTHON) tests/tools/memcheck.py --only sanitizers --whole
 
 tsan:
-	$(PYTHON) tests/tsan.py $(TSANFLAGS)
+	$(PYTHON) tests/tools/tsan.py $(TSANFLAGS)
 
 # On the kernel that ASGIBRIDGE_SPEEDUPS names.
 stress soak load:
-	$(PYTHON) tests/environment.py .venv/stress test
-	.venv/stress/bin/python -W error tests/$@.py $($(shell echo $@ | tr a-z A-Z)FLAGS)
+	@echo "As long as 'make help' says; when the sources have changed, half a minute more to build them."
+	$(PYTHON) tests/tools/environment.py .venv/stress test
+	.venv/stress/bin/python -W error tests/tools/$@.py $($(shell echo $@ | tr a-z A-Z)FLAGS)
 
 parallel:
-	$(PYTHON) tests/environment.py .venv/parallel test,parallel
-	.venv/parallel/bin/python tests/parallel.py $(PARALLELFLAGS)
+	$(PYTHON) tests/tools/environment.py .venv/parallel test,parallel
+	.venv/parallel/bin/python tests/tools/parallel.py $(PARALLELFLAGS)
 
 bench-parallel:
-	$(PYTHON) tests/environment.py .venv/parallel test,parallel
+	$(PYTHON) tests/tools/environment.py .venv/parallel test,parallel
 	.venv/parallel/bin/python bench/parallel.py $(BENCHFLAGS)
 
 lint:
-	$(PYTHON) tests/environment.py .venv/lint lint
+	@echo "ruff and mypy: ten seconds; the first time a minute more for their environment."
+	$(PYTHON) tests/tools/environment.py .venv/lint lint
 	.venv/lint/bin/ruff check
 	.venv/lint/bin/ruff format --check
 	.venv/lint/bin/mypy --strict

@@ -14,11 +14,18 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import asgibridge
+
+HERE = Path(__file__).parent
+# What the tests of several folders share is imported by its plain name.
+sys.path.insert(0, str(HERE / "support"))
+# The tools that have tests, too. Last, because one has the name of a module of Python's: trace.
+sys.path.append(str(HERE / "tools"))
 
 KERNELS = {"pure": "asgibridge._pure"}
 try:
@@ -38,6 +45,22 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # On 3.9 pytest-asyncio asks for the current event loop, and nobody closes the one it gets.
     asyncio.set_event_loop(None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "run_script" in fixtures or hasattr(getattr(item, "module", None), "children"):
+            item.add_marker(pytest.mark.scripts)
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.not_quick)
+
+
+def pytest_collection_finish() -> None:
+    # Hundreds of tests collect garbage: what pytest has made by now is not looked through again.
+    if hasattr(gc, "freeze"):
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_report_header() -> str:

@@ -4,10 +4,11 @@
     python tests/matrix.py --all            every CPython found of those supported, in .venv/py3.X
     python tests/matrix.py --only 3.12      that one of them
 
-Per interpreter and kernel: an environment with a fresh install of this checkout, ``pytest``, then
-``tests/upstream.py``. With ``--all``, two interpreters at a time, each in a process of its own, and
-what one said is printed when it has ended. Ends with a line per run and one for all; the exit
-status is 1 if anything failed. An interpreter that is not there is named and counts as nothing.
+Per interpreter and kernel: an environment with an install of this checkout as it is, ``pytest``,
+then ``tests/tools/upstream.py``. With ``--all``, two interpreters at a time, each in a process of
+its own, and what one said is printed when it has ended. Ends with a line per run and one for all;
+the exit status is 1 if anything failed. An interpreter that is not there is named and counts as
+nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
 import pytest_run
 from environment import (
     HAS_COMPILED_KERNEL,
@@ -197,6 +199,17 @@ def report(runs: list[Run], missing: list[str]) -> bool:
     return bool(runs) and not failed
 
 
+def introduction(legs: dict[str, tuple[Path, Interpreter]], slow: str) -> str:
+    """What is going to be done, and how long that takes; on a machine with two cores."""
+    minutes = 10 if slow == "all" else 7
+    batches = -(-len(legs) // AT_ONCE)
+    return (
+        f"The tests, then asgiref's own suite, each on {len(KERNELS)} kernels, on Python "
+        f"{', '.join(legs) or '(none found)'}: about {minutes * batches} minutes, and the first "
+        "time one or two more for each environment."
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -237,6 +250,7 @@ def main() -> int:
         assert this is not None
         legs[this.name] = (VENVS / "test", this)
 
+    print(introduction(legs, options.slow), flush=True)
     newest = [name for name in legs if not name.endswith("t")][-1:]
     slow = {"all": list(legs), "newest": newest, "none": []}[options.slow]
     runs = list(earlier)

@@ -24,7 +24,7 @@
 
 cdef extern from *:
     """
-    /* tests/test_wake_ways.py builds those that this platform would not take. */
+    /* tests/kernel/test_wake_ways.py builds those that this platform would not take. */
     #define ASGIBRIDGE_EVENTFD 2
     #define ASGIBRIDGE_PIPE 1
     #define ASGIBRIDGE_NO_DESCRIPTOR 0

@@ -33,7 +33,7 @@
 
 cdef extern from *:
     """
-    /* tests/test_wake_ways.py builds the other one here, too. */
+    /* tests/kernel/test_wake_ways.py builds the other one here, too. */
     #ifndef ASGIBRIDGE_STAYS_ON_CORE
       #if defined(__linux__) && !defined(Py_GIL_DISABLED)
         #define ASGIBRIDGE_STAYS_ON_CORE 1

@@ -1,4 +1,4 @@
-# The compiled kernel has what the pure one has; tests/test_parity.py compares the two.
+# The compiled kernel has what the pure one has; tests/kernel/test_parity.py compares the two.
 # ruff: noqa: I001
 from asgibridge._pure import (
     AsyncCall as AsyncCall,

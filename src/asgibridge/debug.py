@@ -286,3 +286,15 @@ def _after_fork_in_child() -> None:
 
 
 fork.at_fork(_after_fork_in_child)
+
+
+def read_environment() -> None:
+    """Do what ASGIBRIDGE_TIMINGS and ASGIBRIDGE_WATCH ask for; child processes inherit them.
+
+    They are `asgibridge.workers.collect_timings`, 1 or 0, and `watch`, in seconds, as set by
+    ``asgibridge run --watch``. ImportError for a value that says nothing.
+    """
+    stats.read_environment()
+    value = os.environ.get("ASGIBRIDGE_WATCH")
+    if value:
+        watch(parse_seconds(value, "ASGIBRIDGE_WATCH", ImportError))

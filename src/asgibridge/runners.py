@@ -42,7 +42,7 @@ from ._loops.persistent import PersistentLoop, at_home
 from ._process.cpython import signals
 from ._process.items import Item
 from ._process.threads import Worker
-from ._waits import deadlocks
+from ._waits import deadlocks, names
 from ._workers import leases
 from .current_thread_executor import CurrentThreadExecutor
 
@@ -331,6 +331,9 @@ class TopLevelRun:
 def _give_sigint_back(handler: Callable[[int, FrameType | None], None] | None) -> None:
     if handler is not None and signals.getsignal(_SIGINT) is handler:
         signals.signal(_SIGINT, signals.default_int_handler)
+
+
+names.drivers[TopLevelRun._body.__code__] = "awaitable"
 
 
 class _RunnerItem(Item):

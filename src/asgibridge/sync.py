@@ -46,6 +46,7 @@ from ._bridge.options import CallOptions
 from ._kernel import kernel
 from ._loops.persistent import PersistentLoop
 from ._process import cpython, fork
+from ._waits import names
 from ._workers import leases
 from .current_thread_executor import CurrentThreadExecutor
 from .runners import TopLevelRun
@@ -264,7 +265,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 
 
 _MAIN_WRAP = AsyncToSync.main_wrap
-_CALL = AsyncToSync.__call__
+names.waiting.append(AsyncToSync.__call__.__code__)
 _NO_RESULT = "main_wrap ended without setting call_result, so the outcome is lost"
 
 
@@ -588,6 +589,6 @@ def sync_to_async(
 
 
 if os.environ.get("ASGIBRIDGE_TIMINGS") or os.environ.get("ASGIBRIDGE_WATCH"):
-    from ._sight import environment
+    from . import debug
 
-    environment.begin()
+    debug.read_environment()

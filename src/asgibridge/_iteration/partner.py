@@ -48,6 +48,7 @@ from typing import Any
 from .. import _kernel, sync
 from .._process import cpython, fork, threads
 from .._process.items import Item
+from .._waits import names
 from ..sync import AsyncToSync, SyncToAsync
 
 __all__ = ["Partner"]
@@ -423,6 +424,9 @@ def _asyncio_run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 _unfinished: weakref.WeakSet[Partner] = weakref.WeakSet()
+
+
+names.drivers[Partner._own_main.__code__] = names.drivers[Partner._main.__code__] = "self"
 
 
 def _close_at_exit() -> None:

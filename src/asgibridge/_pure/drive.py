@@ -10,6 +10,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from .._process.cpython import HAS_TASK_PARTS
+from .._waits import names
 from .context import restore_context
 
 __all__ = ["begin_task", "drive"]
@@ -108,3 +109,6 @@ async def drive(
         finally:
             # The traceback of the error refers to this frame.
             del call_result, result, error, task, task_context
+
+
+names.drivers[drive.__code__] = "awaitable"

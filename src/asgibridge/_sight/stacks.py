@@ -15,9 +15,9 @@ import types
 from concurrent.futures import Future
 from typing import Any
 
-from .. import sync
 from .._loops import kept, persistent
 from .._process import cpython, threads
+from .._waits import names
 from .snapshot import Frame
 
 __all__ = [
@@ -30,13 +30,7 @@ __all__ = [
     "place",
 ]
 
-_CODE = sync._CALL.__code__
-_CODE_LINES = range(
-    _CODE.co_firstlineno, max(line for _, line in dis.findlinestarts(_CODE) if line) + 1
-)
-
-
-_PACKAGE = os.path.dirname(_CODE.co_filename) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
@@ -94,10 +88,13 @@ def place(stack: tuple[Frame, ...]) -> str:
 
 def is_async_to_sync(frame: Frame) -> bool:
     """Whether a thread waits there, or further in, for an async function."""
-    return (
-        frame.file == _CODE.co_filename
-        and frame.function == _CODE.co_name
-        and frame.line in _CODE_LINES
+    return any(
+        frame.file == code.co_filename
+        and frame.function == code.co_name
+        and code.co_firstlineno
+        <= frame.line
+        <= max(line for _, line in dis.findlinestarts(code) if line)
+        for code in names.waiting
     )
 
 

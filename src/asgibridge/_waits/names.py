@@ -12,7 +12,13 @@ import inspect
 import types
 from typing import Any
 
-__all__ = ["function_words", "stored", "task_words"]
+__all__ = ["drivers", "function_words", "stored", "task_words", "waiting"]
+
+drivers: dict[types.CodeType, str] = {}
+"""The coroutines of ours that run the program's, by their code, and their local variable that has
+what they run: a coroutine, or an object whose ``shown`` is the user's function."""
+waiting: list[types.CodeType] = []
+"""The functions of ours in which a thread waits for async code."""
 
 _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 

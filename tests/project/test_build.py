@@ -1,0 +1,110 @@
+"""What a build makes of a missing or failing C compiler, by ``ASGIBRIDGE_SPEEDUPS``."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+import children
+from environment import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(sys.platform == "win32", reason="its compiler is not chosen by CC"),
+]
+
+SOURCES = ("src", "LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.py")
+NOTICE = "building without the compiled kernel"
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy, because building leaves things behind."""
+    copy = tmp_path_factory.mktemp("checkout")
+    copy_sources(copy)
+    return copy
+
+
+def copy_sources(copy):
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
+            shutil.copytree(source, copy / name, ignore=ignored)
+        else:
+            shutil.copy(source, copy / name)
+
+
+def build(checkout, target, **env):
+    """Build a wheel, unless told otherwise with a compiler that always fails.
+
+    What was printed, and the kernel's files in the wheel.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--wheel-dir", target, checkout],
+        env={**children.environment(), "CC": "false", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    wheels = list(target.glob("*.whl"))
+    assert len(wheels) == (done.returncode == 0), done.stdout
+    names = zipfile.ZipFile(wheels[0]).namelist() if wheels else []
+    return done.stdout, [name for name in names if name.startswith("asgibridge/_speedups.")]
+
+
+def test_auto_does_without_and_says_so(checkout, tmp_path):
+    printed, kernel = build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="auto")
+    assert NOTICE in printed
+    assert kernel == ["asgibridge/_speedups.pyi"]
+
+
+def test_require_fails(checkout, tmp_path):
+    printed, kernel = build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="require")
+    assert NOTICE not in printed
+    assert "command" in printed
+    assert "false" in printed
+    assert kernel == []
+
+
+def test_off_does_not_try(checkout, tmp_path):
+    printed, kernel = build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="off")
+    assert NOTICE not in printed
+    assert kernel == ["asgibridge/_speedups.pyi"]
+
+
+def test_any_other_word_is_an_error(checkout, tmp_path):
+    printed, _ = build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="yes")
+    assert "must be one of auto, require, off" in printed
+
+
+def test_an_earlier_kernel_does_not_stand_in_for_the_one_that_failed(checkout, tmp_path):
+    """pip builds in the tree, and what it built before is still there: of other sources."""
+    quick = {"CC": "cc", "CFLAGS": "-O0 -w"}
+    _, kernel = build(checkout, tmp_path / "1", ASGIBRIDGE_SPEEDUPS="require", **quick)
+    assert len(kernel) == 2
+    with (checkout / "src" / "_speedups" / "inbox.pxi").open("a") as source:
+        source.write("\n_newer = 1\n")
+    printed, kernel = build(checkout, tmp_path / "2", ASGIBRIDGE_SPEEDUPS="auto")
+    assert NOTICE in printed
+    assert kernel == ["asgibridge/_speedups.pyi"]
+
+
+# As setuptools has it, CFLAGS replaces all flags that Python was compiled with.
+@pytest.mark.parametrize(("given", "expected"), [("-g", ["-O3"]), ("-g -O1", ["-O1"])])
+def test_own_flags_do_not_turn_off_the_optimizer(given, expected, checkout, tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nfor word; do echo "flag: $word"; done\nexit 1\n')
+    compiler.chmod(0o755)
+    printed, _ = build(
+        checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="require", CC=str(compiler), CFLAGS=given
+    )
+    flags = [line.split()[-1] for line in printed.splitlines() if "flag: -O" in line]
+    assert flags == expected

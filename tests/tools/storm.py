@@ -1,0 +1,628 @@
+"""Every kind of call at once, from many loops and threads, with faults: what the long runs run.
+
+    python tests/tools/storm.py [--seed N] [--seconds S] [--loops N] [--threads N] [--tasks N]
+
+Each actor draws one operation after the other from its own random numbers (the seed's, so they draw
+the same again; what meets what is the scheduler's). An operation checks what it can by itself: the
+very object came back, context variables went both ways, the thread was the right one. What only the
+whole can tell is counted, and must agree when all have ended:
+
+* a function runs once; not at all if it was cancelled before it began, never twice;
+* each exception raised is met by whoever waits, or by the loop's exception handler;
+* each item put into the queue is got once.
+
+An actor that does not come to its end within `PATIENCE` seconds is a hang: then all stacks are
+printed. Nothing here waits by sleeping.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import contextvars
+import faulthandler
+import gc
+import os
+import random
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections import Counter
+from dataclasses import dataclass, field
+
+import asgibridge
+from asgibridge.iterators import (
+    async_to_sync_context_manager,
+    async_to_sync_iterator,
+    sync_to_async_context_manager,
+    sync_to_async_iterator,
+)
+from asgibridge.local import Local
+from asgibridge.queue import MessageQueue, QueueEmpty, QueueFull
+from asgibridge.sync import (
+    AsyncSingleThreadContext,
+    ThreadSensitiveContext,
+    async_to_sync,
+    sync_to_async,
+)
+
+PATIENCE = 60
+"""Seconds for what an actor does last, with everybody else at it."""
+
+variable = contextvars.ContextVar("variable")
+local = Local()
+
+
+class Wrong(AssertionError):
+    """A guarantee was broken."""
+
+
+class Fault(Exception):
+    """An error that an operation raises on purpose."""
+
+
+def ensure(condition, what, *seen):
+    if not condition:
+        raise Wrong(f"{what}: {seen}" if seen else what)
+
+
+@dataclass
+class Report:
+    """What a storm did, and what went wrong."""
+
+    seed: int
+    operations: Counter = field(default_factory=Counter)
+    faults: Counter = field(default_factory=Counter)
+    wrong: list = field(default_factory=list)
+
+    @property
+    def ok(self):
+        return not self.wrong and sum(self.operations.values()) > 0
+
+    def add(self, other):
+        self.operations += other.operations
+        self.faults += other.faults
+        self.wrong += other.wrong
+
+    def __str__(self):
+        faults = ", ".join(f"{number} {name}" for name, number in sorted(self.faults.items()))
+        return (
+            f"{sum(self.operations.values())} operations of {len(self.operations)} kinds; "
+            f"faults: {faults or 'none'}; {len(self.wrong)} wrong"
+        )
+
+
+class Call:
+    """A sync function that knows whether it was run, and where."""
+
+    def __init__(self, storm, fails=False):
+        self.storm = storm
+        self.error = Fault() if fails else None
+        self.runs = 0
+        self.thread = None
+        self.argument = object()
+        self.found = None
+
+    def __call__(self, argument):
+        self.runs += 1
+        self.storm.tally(begun=1, twice=self.runs > 1)
+        try:
+            self.thread = threading.current_thread()
+            self.found = variable.get(None)
+            ensure(argument is self.argument, "another call's argument")
+            variable.set(self)
+            local.value = self
+            if self.error is not None:
+                self.storm.tally(raised=1)
+                raise self.error
+            return argument
+        finally:
+            self.storm.tally(ended=1)
+
+    def check(self, result, outside):
+        """It has returned, to a caller that had ``outside`` set."""
+        ensure(self.runs == 1, "not run once", self.runs)
+        ensure(result is self.argument, "another call's result", result)
+        ensure(self.found is outside, "the caller's context variable", self.found)
+        ensure(variable.get(None) is self, "the function's context variable")
+        ensure(local.value is self, "the function's Local attribute")
+
+    def met(self, error):
+        """Whoever waited got ``error``."""
+        ensure(error is self.error, "another call's error", error)
+        self.storm.tally(met=1)
+
+
+class Storm:
+    """``loops`` threads with a loop of ``tasks`` tasks each, and ``threads`` without."""
+
+    def __init__(self, seed, *, loops=3, threads=3, tasks=4):
+        self.report = Report(seed)
+        self.loops, self.threads, self.tasks = loops, threads, tasks
+        self.over = threading.Event()
+        self.lock = threading.Lock()
+        self.counts = Counter()
+        self.queue = MessageQueue(8)
+        self.put, self.got = Counter(), Counter()
+        self.items = iter(range(sys.maxsize))
+
+    def tally(self, **counts):
+        with self.lock:
+            for name, number in counts.items():
+                self.counts[name] += number
+
+    def fault(self, name):
+        with self.lock:
+            self.report.faults[name] += 1
+
+    # What it is made of.
+
+    def run(self, seconds):
+        """Let it blow for so long; the report."""
+        outer_hooks = threading.excepthook, sys.unraisablehook
+        # Weakly: a thread keeps the hook of the time when it was made, and ours are kept.
+        blame = weakref.WeakMethod(self.blame)
+        threading.excepthook = lambda args: blame()("in a thread", args.exc_value)
+        sys.unraisablehook = lambda args: blame()(f"in {args.object!r}", args.exc_value)
+        actors = [
+            threading.Thread(target=self.actor, args=(target, number), name=f"{kind}-{number}")
+            for kind, target, count in (
+                ("loop", self.on_loop, self.loops),
+                ("thread", self.on_thread, self.threads),
+            )
+            for number in range(count)
+        ]
+        try:
+            for actor in actors:
+                actor.start()
+            self.over.wait(seconds)
+            self.over.set()
+            deadline = time.monotonic() + PATIENCE
+            for actor in actors:
+                actor.join(max(0, deadline - time.monotonic()))
+                if actor.is_alive():
+                    faulthandler.dump_traceback(all_threads=True)
+                    self.blame(f"{actor.name} hangs")
+                    return self.report
+            self.settle()
+        finally:
+            threading.excepthook, sys.unraisablehook = outer_hooks
+        return self.report
+
+    def settle(self):
+        """All have ended: what must agree now."""
+        for item in self.queue.get_many_nowait() if self.queue.qsize() else ():
+            self.got[item] += 1
+        gc.collect()
+        counts = self.counts
+        for what, agrees in (
+            ("a function did not end", counts["begun"] == counts["ended"]),
+            ("a function ran twice", not counts["twice"]),
+            ("an error was lost", counts["raised"] == counts["met"] + counts["unheard"]),
+            ("an item was lost or doubled", self.put == self.got),
+            ("somebody waits in the queue", self.queue.waiting == 0),
+        ):
+            if not agrees:
+                self.blame(f"{what}: {dict(counts)}, {len(self.put)} put, {len(self.got)} got")
+
+    def blame(self, what, error=None):
+        told = (
+            "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            if (error is not None)
+            else ""
+        )
+        print(f"WRONG, seed {self.report.seed}: {what}\n{told}", file=sys.stderr, flush=True)
+        with self.lock:
+            self.report.wrong.append(what)
+
+    def actor(self, target, number):
+        try:
+            target(number)
+        except BaseException as error:
+            self.over.set()
+            self.blame(threading.current_thread().name, error)
+
+    def chance(self, *who):
+        return random.Random(f"{self.report.seed} {who}")
+
+    def on_loop(self, number):
+        asyncio.run(self.main(number))
+
+    async def main(self, number):
+        asyncio.get_running_loop().set_exception_handler(self.on_unheard)
+        await asyncio.gather(
+            *(self.on_task(self.chance("task", number, each)) for each in range(self.tasks))
+        )
+
+    def on_unheard(self, _loop, context):
+        error = context.get("exception")
+        if isinstance(error, Fault):  # ours says so, and asyncio of a shielded task
+            self.tally(unheard=1)
+        else:
+            self.blame(f"in the loop's exception handler: {context['message']}", error)
+
+    async def on_task(self, chance):
+        while not self.over.is_set():
+            operation = chance.choice(self.IN_TASKS)
+            await operation(self, chance)
+            with self.lock:
+                self.report.operations[operation.__name__] += 1
+
+    def on_thread(self, number):
+        chance = self.chance("thread", number)
+        while not self.over.is_set():
+            operation = chance.choice(self.IN_THREADS)
+            operation(self, chance)
+            with self.lock:
+                self.report.operations[operation.__name__] += 1
+
+    # What tasks do.
+
+    async def hop(self, chance):
+        call = Call(self)
+        outside = variable.get(None)
+        call.check(await sync_to_async(call)(call.argument), outside)
+
+    async def pool_hop(self, chance):
+        call = Call(self)
+        outside = variable.get(None)
+        call.check(await sync_to_async(call, thread_sensitive=False)(call.argument), outside)
+
+    async def failing(self, chance):
+        call = Call(self, fails=True)
+        self.fault("exception")
+        try:
+            await sync_to_async(call, thread_sensitive=chance.random() < 0.7)(call.argument)
+        except Fault as error:
+            call.met(error)
+        else:
+            raise Wrong("an error was lost on the way")
+
+    async def many(self, chance):
+        calls = [Call(self) for _ in range(chance.randrange(2, 20))]
+        results = await asyncio.gather(*(sync_to_async(call)(call.argument) for call in calls))
+        for call, result in zip(calls, results):
+            ensure(call.runs == 1 and result is call.argument, "a gathered call", call.runs)
+
+    async def context(self, chance):
+        async with ThreadSensitiveContext():
+            calls = [Call(self) for _ in range(chance.randrange(1, 4))]
+            for call in calls:
+                outside = variable.get(None)
+                call.check(await sync_to_async(call)(call.argument), outside)
+            ensure(len({call.thread for call in calls}) == 1, "a context has one thread")
+            if chance.random() < 0.2:
+                await self.cancelled(chance)
+
+    async def there_and_back(self, chance):
+        depth = chance.randrange(1, 5)
+        error = Fault() if chance.random() < 0.3 else None
+        if error is not None:
+            self.fault("exception")
+        try:
+            await self.down(depth, error, None)
+        except Fault as met:
+            ensure(met is error, "another call's error")
+            self.tally(met=1)
+        else:
+            ensure(error is None, "an error was lost on the way")
+
+    async def down(self, depth, error, thread):
+        if not depth:
+            if error is not None:
+                self.tally(raised=1)
+                raise error
+            return
+        mark = object()
+        variable.set(mark)
+        await sync_to_async(self.up)(depth, error, thread, mark)
+        ensure(variable.get() is not mark, "the inner side's context variable")
+
+    def up(self, depth, error, thread, mark):
+        here = threading.current_thread()
+        ensure(thread is None or here is thread, "sync code of one chain has one thread", here)
+        ensure(variable.get() is mark, "the outer side's context variable")
+        variable.set(object())
+        async_to_sync(self.down)(depth - 1, error, here)
+
+    async def cancelled(self, chance):
+        call = Call(self, fails=chance.random() < 0.3)
+        waits = chance.random() < 0.2
+        work = sync_to_async(call, thread_sensitive=self.where(call, chance))(call.argument)
+        if call.error is None and chance.random() < 0.2:  # asyncio's shield may lose an error
+            work = asyncio.shield(work)
+        task = asyncio.ensure_future(work)
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        if waits:
+            await asyncio.wait([task], timeout=chance.choice((1e-5, 1e-4)))
+        self.fault("cancellation")
+        await self.cancel(task, call)
+
+    def where(self, call, chance):
+        """An error nobody waits for goes to the loop, if there still is one: see `heard`."""
+        return call.error is not None or chance.random() < 0.7
+
+    async def heard(self, call):
+        """By now the function has ended, and what it raised been told: one thread, in order."""
+        if call.error is not None:
+            await sync_to_async(int)()
+
+    async def cancel(self, task, call):
+        task.cancel()
+        try:
+            result = await task
+        except asyncio.CancelledError:
+            ensure(call.runs <= 1, "run twice")
+        except Fault as error:
+            call.met(error)
+        else:
+            ensure(result is call.argument, "another call's result")
+        await self.heard(call)
+
+    async def cancelled_inside(self, chance):
+        """What waits in `async_to_sync`: the cancellation goes on to the coroutine there."""
+        ended = []
+
+        async def inner():
+            try:
+                await sync_to_async(int)()
+                await let_go.wait()
+            finally:
+                ended.append(1)
+
+        begun, let_go, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def work():
+            loop.call_soon_threadsafe(begun.set)
+            try:
+                async_to_sync(inner)()
+            finally:
+                loop.call_soon_threadsafe(over.set)
+
+        task = asyncio.ensure_future(sync_to_async(work)())
+        await begun.wait()
+        for _ in range(chance.randrange(6)):
+            await asyncio.sleep(0)
+        self.fault("cancellation")
+        task.cancel()
+        let_go.set()  # the cancellation may have come before the coroutine, and been over then
+        try:
+            await task
+        except asyncio.CancelledError:
+            pass
+        await over.wait()  # it may go on unheard, and needs the loop
+        ensure(len(ended) == 1, "the coroutine ended once", ended)
+
+    async def out_of_time(self, chance):
+        call = Call(self, fails=chance.random() < 0.3)
+        self.fault("time-out")
+        try:
+            result = await asyncio.wait_for(
+                sync_to_async(call, thread_sensitive=self.where(call, chance))(call.argument),
+                chance.choice((0, 1e-5, 1e-4, 5e-4)),
+            )
+        except asyncio.TimeoutError:
+            ensure(call.runs <= 1, "run twice")
+        except Fault as error:
+            call.met(error)
+        else:
+            ensure(result is call.argument, "another call's result")
+        await self.heard(call)
+
+    async def put_or_get(self, chance):
+        for _ in range(chance.randrange(1, 8)):
+            if chance.random() < 0.5:
+                with self.lock:
+                    item = next(self.items)
+                task = asyncio.ensure_future(self.queue.put(item))
+                if await self.cut_short(task, chance):
+                    with self.lock:
+                        self.put[item] += 1
+            else:
+                task = asyncio.ensure_future(self.queue.get())
+                if await self.cut_short(task, chance):
+                    with self.lock:
+                        self.got[task.result()] += 1
+
+    async def cut_short(self, task, chance):
+        """Whether it came to its end; it gets a moment for that."""
+        handle = asyncio.get_running_loop().call_later(chance.choice((0, 1e-5, 1e-3)), task.cancel)
+        self.fault("cancellation")
+        try:
+            await task
+        except asyncio.CancelledError:
+            return False
+        finally:
+            handle.cancel()
+        return True
+
+    async def iterate(self, chance):
+        n, at_most = chance.randrange(50), chance.randrange(60)
+        closed = []
+
+        def items():
+            try:
+                yield from range(n)
+            finally:
+                closed.append(threading.current_thread())
+
+        seen = []
+        async with contextlib.AsyncExitStack() as stack:
+            source = sync_to_async_iterator(items, max_size=chance.choice((1, 4, 128)))()
+            stack.push_async_callback(source.aclose)
+            async for item in source:
+                seen.append(item)
+                if len(seen) > at_most:
+                    break
+        ensure(seen == list(range(min(n, at_most + 1))), "items of an iterator", seen)
+        ensure(len(closed) == 1, "a generator is closed once", closed)
+
+    async def manage(self, chance):
+        @contextlib.contextmanager
+        def managed():
+            token = variable.set(self)
+            yield threading.current_thread()
+            variable.reset(token)
+
+        outside = object()  # that a variable has no value any more does not cross
+        variable.set(outside)
+        async with sync_to_async_context_manager(managed)():
+            ensure(variable.get() is self, "a context manager's variable")
+        ensure(variable.get() is outside, "a context manager's variable, reset")
+
+    async def scheduled(self, chance):
+        """A task that a worker schedules onto its loop makes calls of its own."""
+        loop = asyncio.get_running_loop()
+        call = Call(self)
+
+        async def later():
+            return await sync_to_async(call)(call.argument)
+
+        def work():
+            return asyncio.run_coroutine_threadsafe(later(), loop)
+
+        future = await sync_to_async(work)()
+        ensure(await asyncio.wrap_future(future) is call.argument, "a scheduled task's result")
+
+    # What threads do.
+
+    def top_level(self, chance):
+        call = Call(self, fails=chance.random() < 0.3)
+        outside = variable.get(None)
+
+        async def main():
+            return await sync_to_async(call)(call.argument)
+
+        try:
+            result = async_to_sync(main)()
+        except Fault as error:
+            self.fault("exception")
+            call.met(error)
+        else:
+            call.check(result, outside)
+        ensure(call.thread is threading.current_thread(), "the caller's own thread", call.thread)
+
+    def top_level_of_many(self, chance):
+        async def main():
+            asyncio.get_running_loop().set_exception_handler(self.on_unheard)
+            for _ in range(chance.randrange(1, 4)):
+                await chance.choice(self.IN_TASKS)(self, chance)
+
+        async_to_sync(main)()
+
+    def new_loop(self, chance):
+        async def main():
+            asyncio.get_running_loop().set_exception_handler(self.on_unheard)
+            for _ in range(chance.randrange(1, 6)):
+                await self.hop(chance)
+
+        asyncio.run(main())
+
+    def one_thread(self, chance):
+        with AsyncSingleThreadContext():
+            threads = {async_to_sync(self.loop_thread)() for _ in range(chance.randrange(1, 4))}
+        ensure(len(threads) == 1, "an AsyncSingleThreadContext has one thread", threads)
+
+    async def loop_thread(self):
+        await sync_to_async(int)()
+        return threading.current_thread()
+
+    def iterate_in_thread(self, chance):
+        n, at_most = chance.randrange(30), chance.randrange(40)
+        closed = []
+
+        async def items():
+            try:
+                for item in range(n):
+                    yield item
+            finally:
+                closed.append(1)
+
+        seen = []
+        source = async_to_sync_iterator(items)()
+        try:
+            for item in source:
+                seen.append(item)
+                if len(seen) > at_most:
+                    break
+        finally:
+            source.close()
+        ensure(seen == list(range(min(n, at_most + 1))), "items of an iterator", seen)
+        ensure(len(closed) == 1, "an async generator is closed once", closed)
+
+    def manage_in_thread(self, chance):
+        @contextlib.asynccontextmanager
+        async def managed():
+            yield await sync_to_async(threading.current_thread)()
+
+        with async_to_sync_context_manager(managed)() as thread:
+            ensure(thread is threading.current_thread(), "the caller's own thread", thread)
+
+    def put_or_get_in_thread(self, chance):
+        for _ in range(chance.randrange(1, 8)):
+            timeout = chance.choice((0, 1e-5, 1e-3))
+            try:
+                if chance.random() < 0.5:
+                    with self.lock:
+                        item = next(self.items)
+                    self.queue.sync_put(item, timeout=timeout)
+                    with self.lock:
+                        self.put[item] += 1
+                else:
+                    item = self.queue.sync_get(timeout=timeout)
+                    with self.lock:
+                        self.got[item] += 1
+            except (QueueEmpty, QueueFull):
+                self.fault("time-out")
+
+    IN_TASKS = (
+        hop,
+        pool_hop,
+        failing,
+        many,
+        context,
+        there_and_back,
+        cancelled,
+        cancelled_inside,
+        out_of_time,
+        put_or_get,
+        iterate,
+        manage,
+        scheduled,
+    )
+    IN_THREADS = (
+        top_level,
+        top_level_of_many,
+        new_loop,
+        one_thread,
+        iterate_in_thread,
+        manage_in_thread,
+        put_or_get_in_thread,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--loops", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=3)
+    parser.add_argument("--tasks", type=int, default=4, help="on each loop")
+    options = parser.parse_args()
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    storm = Storm(seed, loops=options.loops, threads=options.threads, tasks=options.tasks)
+    report = storm.run(options.seconds)
+    print(f"storm ({asgibridge.IMPLEMENTATION} kernel, seed {seed}): {report}")
+    print("PASSED" if report.ok else "FAILED", flush=True)
+    if any("hangs" in what for what in report.wrong):
+        os._exit(1)  # the end of the interpreter would wait for it
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
