@@ -6,7 +6,7 @@ import functools
 import types
 from typing import Any
 
-from .. import _kernel, limiters, runners, sync
+from .. import _kernel, limiters, observers, runners, sync
 from .._pure.drive import drive
 from .._waits import names
 from .._workers import leases
@@ -14,7 +14,9 @@ from .._workers import leases
 __all__ = ["function_words", "task_words"]
 
 # The coroutines that run a coroutine of the user's.
-_DRIVERS = (drive.__code__, runners.TopLevelRun._body.__code__)
+_DRIVERS = tuple(
+    function.__code__ for function in (drive, runners.TopLevelRun._body, observers._awaiting)
+)
 
 
 def function_words(function: Any) -> str:

@@ -22,21 +22,14 @@ from .._process import threads
 from .snapshot import Frame
 
 __all__ = [
-    "has_gil",
-    "is_async_to_sync",
-    "is_idle",
-    "is_ours",
-    "of_coroutine",
-    "of_threads",
-    "place",
+    *("has_gil", "is_async_to_sync", "is_free", "is_idle", "is_ours", "of_coroutine"),
+    *("of_threads", "place"),
 ]
 
 _CODE = sync._CALL.__code__
 _CODE_LINES = range(
     _CODE.co_firstlineno, max(line for _, line in dis.findlinestarts(_CODE) if line) + 1
 )
-
-
 _PACKAGE = os.path.dirname(_CODE.co_filename) + os.sep
 _STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
@@ -90,7 +83,7 @@ def place(stack: tuple[Frame, ...]) -> str:
     """Where the program is, rather than where in the standard library or in this package."""
     found = [frame for frame in reversed(stack) if not is_ours(frame)]
     found = [frame for frame in found if not _is_standard(frame)] or found
-    return found[0].place if found else ""
+    return f"at {found[0].file}:{found[0].line} in {found[0].function}" if found else ""
 
 
 def is_async_to_sync(frame: Frame) -> bool:
