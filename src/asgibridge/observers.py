@@ -37,6 +37,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+from ._waits import names
+
 __all__ = ["Hop", "Observer", "add", "remove"]
 
 _logger = logging.getLogger("asgibridge")
@@ -319,3 +321,6 @@ class ObservedAwaitable:
 async def _awaiting(awaitable: Any) -> Any:
     __traceback_hide__ = True
     return await awaitable
+
+
+names.drivers[_awaiting.__code__] = "awaitable"

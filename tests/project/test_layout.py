@@ -16,11 +16,11 @@ import pytest
 # From the ground up. A name is a module, or a folder with all that is in it but is not named. A
 # module may import from its own floor and from those below it.
 PLAN = [
-    ["_version", "_process", "_start.install", "observers"],
+    ["_version", "_process", "_start.install"],
     ["_waits"],
     ["_pure", "_speedups"],
     ["_kernel"],
-    ["current_thread_executor", "queue", "local", "pools"],
+    ["current_thread_executor", "queue", "local", "observers", "pools"],
     ["_bridge.state"],
     ["limiters", "_loops"],
     ["_workers"],

@@ -194,7 +194,8 @@ class _Look:
                 node: Node = ("task", id(seen.task))
                 self.words[node] = names.task_words(seen.task)
                 for frame in seen.stack[-1:]:
-                    self.places[node] = f", which awaits {frame.place}"
+                    place = f"{frame.file}:{frame.line} in {frame.function}"
+                    self.places[node] = f", which awaits at {place}"
                 if seen.is_current:
                     self.edges[node] = [("thread", ident)] if ident else []
                 elif seen.edge.kind == "ready":

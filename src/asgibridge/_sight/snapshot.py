@@ -18,11 +18,6 @@ class Frame:
     line: int
     function: str
 
-    @property
-    def place(self) -> str:
-        """Such as "at FILE:LINE in FUNCTION"."""
-        return f"at {self.file}:{self.line} in {self.function}"
-
     def __str__(self) -> str:
         text = f'File "{self.file}", line {self.line}, in {self.function}'
         source = linecache.getline(self.file, self.line).strip()
