@@ -619,7 +619,7 @@ class TestCallsThatHaveNotBegun:
             seen = look(lambda s: len(s.calls) == width + 1 and len(s.culprits) == width)
         (call,) = [call for call in seen.calls if call.state == "queued"]
         assert (names(call.function, "queued", __file__), call.thread) == (True, None)
-        assert names(call.waits_for[0], f"a pool of threads, {width} of {width} busy", "asyncio_0")
+        assert names(call.waits_for[0], f"a pool of threads, {width} of {width} busy")
         assert names(call.waits_for[1], "thread asyncio_", "busy")
         assert all(names(each, "thread asyncio_", "busy", "2 calls") for each in seen.culprits)
         assert f"{call.function} is queued for a pool of threads" in str(seen)

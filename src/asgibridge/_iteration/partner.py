@@ -94,7 +94,7 @@ class Partner:
         self._frame: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_own_loop = False
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self._asked: list[bool] = []
         self._leaving = False  # told by the thread
         self._has_left = False  # done by the body, and not to be disturbed any more
@@ -281,12 +281,12 @@ class Partner:
 
     def _begin_on(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         try:
-            self._task = context.run(loop.create_task, self._main())
+            self.task = context.run(loop.create_task, self._main())
         except BaseException as error:
             self._error = error
             self._end()
             raise
-        self._task.add_done_callback(self._on_done)
+        self.task.add_done_callback(self._on_done)
 
     def _run(self, home: Any, context: contextvars.Context) -> None:
         # On the thread of its own, from beginning to end.
@@ -302,7 +302,7 @@ class Partner:
 
     async def _own_main(self) -> None:
         loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        self.task = asyncio.current_task()
         # For the tasks of this loop that have not inherited it.
         AsyncToSync.loop_thread_executors[loop] = self._frame
         self._loop = loop
@@ -358,8 +358,8 @@ class Partner:
         if self._resting is not None:
             if not self._resting.done():
                 self._resting.set_result(None)
-        elif self._task is not None and not self._has_left:
-            self._task.cancel()
+        elif self.task is not None and not self._has_left:
+            self.task.cancel()
 
     def _tell(self) -> None:
         # In the body: answer, if the thread has asked.
@@ -393,15 +393,15 @@ class Partner:
         return True
 
     def _enlist(self) -> None:
-        task_context, task = self._task_context, self._task
+        task_context, task = self._task_context, self.task
         if self._listed_in is None and task_context is not None and task is not None:
             task_context.append(task)
             self._listed_in = task_context
 
     def _delist(self) -> None:
         listed_in, self._listed_in = self._listed_in, None
-        if listed_in is not None and self._task is not None:
-            listed_in.remove(self._task)
+        if listed_in is not None and self.task is not None:
+            listed_in.remove(self.task)
 
     @staticmethod
     def _take_news(news: deque[tuple[contextvars.Context, contextvars.Context]]) -> None:
@@ -426,6 +426,7 @@ def _asyncio_run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
 _unfinished: weakref.WeakSet[Partner] = weakref.WeakSet()
 
 
+names.partners.append(Partner.ask.__code__)
 names.drivers[Partner._own_main.__code__] = names.drivers[Partner._main.__code__] = "self"
 
 

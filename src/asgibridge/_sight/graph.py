@@ -86,7 +86,7 @@ class _Look:
         self._find()
         # After the calls: a thread that begins in between is there, at least.
         self.names = {thread.ident: thread.name for thread in threading.enumerate()}
-        self.held: dict[int, Any] = {}  # the Future or Thread that a thread waits for
+        self.held: dict[int, Any] = {}  # the Future, Thread or Task that a thread waits for
         self.stacks = stacks.of_threads(self.held)
         me = threading.get_ident()
         stack = self.stacks.get(me, ())
@@ -252,11 +252,7 @@ class _Look:
         node: Node = ("pool", id(inbox))
         if node not in self.words:
             busy = [ident for ident in idents if self._is_busy(ident)]
-            named = ", ".join(sorted(self.names.get(ident, "?") for ident in idents)[:5])
-            dots = ", ..." if len(idents) > 5 else ""
-            self.words[node] = (
-                f"a pool of threads, {len(busy)} of {len(idents)} busy ({named}{dots})"
-            )
+            self.words[node] = f"a pool of threads, {len(busy)} of {len(idents)} busy"
             self.is_any.add(node)
             # Else one is on its way to what is queued.
             self.edges[node] = (
@@ -307,6 +303,8 @@ class _Look:
         held = self.held.get(ident)
         if isinstance(held, threading.Thread):
             return [("thread", held.ident)] if held.ident in self.stacks else []
+        if isinstance(held, asyncio.Task):
+            return [("task", id(held))]
         if held is not None:
             return self.wakes.get(id(held), [])
         if not self._is_waiting(ident):

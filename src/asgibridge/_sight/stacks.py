@@ -83,7 +83,7 @@ def place(stack: tuple[Frame, ...]) -> str:
     """Where the program is, rather than where in the standard library or in this package."""
     found = [frame for frame in reversed(stack) if not is_ours(frame)]
     found = [frame for frame in found if not _is_standard(frame)] or found
-    return found[0].place if found else ""
+    return f"at {found[0].file}:{found[0].line} in {found[0].function}" if found else ""
 
 
 def is_async_to_sync(frame: Frame) -> bool:
@@ -101,16 +101,19 @@ def is_async_to_sync(frame: Frame) -> bool:
 def of_threads(held: dict[int, Any]) -> dict[int, tuple[Frame, ...]]:
     """Of each thread, by ident, its Python stack, innermost last.
 
-    :param held: gets the Future or Thread that a thread waits for, where that can be seen.
+    :param held: gets the Future, Thread or Task that a thread waits for, where that can be seen.
     """
     if has_gil():
         stacks = {}
         for ident, frame in cpython.current_frames().items():
             stacks[ident] = _stack_of(frame)
             each: types.FrameType | None = frame
-            while each is not None and each.f_code.co_filename in _WAITING_FILES:
+            while each is not None and each.f_code.co_filename.startswith(_WAITING_FILES):
                 if each.f_code in _WAITING_CODES:
                     held[ident] = each.f_locals.get("self")
+                elif each.f_code in names.partners:
+                    held[ident] = each.f_locals["self"].task
+                    break
                 each = each.f_back
         return stacks
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
@@ -124,7 +127,7 @@ _WAITING_CODES = {
     Future.exception.__code__,
     threading.Thread.join.__code__,
 }
-_WAITING_FILES = {code.co_filename for code in _WAITING_CODES}
+_WAITING_FILES = (_PACKAGE, *{code.co_filename for code in _WAITING_CODES})
 
 
 def _stack_of(frame: types.FrameType | None) -> tuple[Frame, ...]:

@@ -12,11 +12,13 @@ import inspect
 import types
 from typing import Any
 
-__all__ = ["drivers", "function_words", "stored", "task_words", "waiting"]
+__all__ = ["drivers", "function_words", "partners", "stored", "task_words", "waiting"]
 
 drivers: dict[types.CodeType, str] = {}
 """The coroutines of ours that run the program's, by their code, and their local variable that has
 what they run: a coroutine, or an object whose ``shown`` is the user's function."""
+partners: list[types.CodeType] = []
+"""The methods of ours in which a thread waits for the ``task`` of their object."""
 waiting: list[types.CodeType] = []
 """The functions of ours in which a thread waits for async code."""
 
