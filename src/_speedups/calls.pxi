@@ -61,7 +61,7 @@ cdef class SyncCall:
     cdef _Wait wait
     cdef bint is_done
     cdef bint is_abandoned
-    cdef readonly bint is_held  # written where it is posted, before
+    cdef readonly bint is_blocked  # written where it is posted, before
 
     def __cinit__(self, loop, function, shown=None, context=None, threadlocal=None):
         self.loop = loop
@@ -253,29 +253,29 @@ cdef class SyncCall:
             self.inbox = inbox
         return 0
 
-    def held_by(self):
+    def blocked_by(self):
         """What keeps this call from going on: the ``task_context`` of a call (or of this one) whose
         function waits in `async_to_sync`, on the thread that has to run this one to its end.
 
         None if nothing does. From any thread.
         """
         cdef Inbox inbox
-        cdef object holder = None
+        cdef object blocker = None
         cdef bint is_queued
         with cython.critical_section(self):
             inbox = self.inbox
         if inbox is not None:
-            holder = inbox.current_holder()
+            blocker = inbox.current_blocker()
         elif self.guard is not None:
-            holder = self.guard.holder(self)
+            blocker = self.guard.blocker(self)
         # Asked afterwards: a call that has ended is not held by the next one.
         with cython.critical_section(self):
             is_queued = not self.is_taken
         if is_queued:
-            return holder
+            return blocker
         if inbox is None:
             return self.task_context
-        return holder if holder is self.task_context else None
+        return blocker if blocker is self.task_context else None
 
     def fail(self, error):
         """Raise ``error`` in the waiting task in place of `run`; False if that has begun, or if
@@ -428,7 +428,7 @@ cdef class AsyncCall:
         cdef _Beginning beginning
         cdef WakeChannel channel
         self.executor = executor
-        inbox.hold()  # before the coroutine can run, and a call of its be posted
+        inbox.begin_wait()  # before the coroutine can run, and a call of its be posted
         try:
             channel = _channel_to(loop)
             if channel is None:
@@ -443,7 +443,7 @@ cdef class AsyncCall:
                     raise RuntimeError("Event loop is closed")
         except RuntimeError:
             self.executor = None
-            inbox.let_go_of_outer()
+            inbox.end_wait()
             return False
         inbox.serve_on(loop)
         return True

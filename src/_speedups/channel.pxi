@@ -243,8 +243,8 @@ cdef class WakeChannel:
                     (<_Callback>call).wake_in(loop, directly)
                 elif type(call) is _Beginning:
                     (<_Beginning>call).wake_in(loop, directly)
-                elif type(call) is _Turn:
-                    (<_Turn>call).woken(directly)
+                elif type(call) is _Waiter:
+                    (<_Waiter>call).woken(directly)
                 else:
                     call.wake()
                 call = None
@@ -343,7 +343,7 @@ def attach_reader(loop):
     channel.add_reader()
     if not channel.has_reader:
         # Else each thread made a channel of its own, and whether anybody knows a loop is told by
-        # the weak references to it, too (`asgibridge._loops.kept`).
+        # the weak references to it, too (`asgibridge._loops.fingerprint`).
         try:
             loop._asgibridge_channel = channel
         except AttributeError:

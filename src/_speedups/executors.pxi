@@ -77,9 +77,9 @@ cdef class _CurrentThread:
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
         return self.generation == _generation and self.inbox.add(item, 0, False)
 
-    def hold(self):
+    def begin_wait(self):
         """Say that `serve` comes next, before there is anything that could need the thread."""
-        self.inbox.hold()
+        self.inbox.begin_wait()
 
     def serve(self, loop=None):
         """Run what is posted until `close`. On the thread the executor was made in.
@@ -98,7 +98,7 @@ cdef class _CurrentThread:
         On the thread the executor was made in.
         """
         cdef _CurrentThread outer
-        self.inbox.let_go_of_outer()
+        self.inbox.end_wait()
         self.inbox.shut()
         self.inbox.wake_other()  # a run that we have not come to wait for
         for item in self.inbox.drain():
@@ -123,7 +123,7 @@ cdef class _ThreadSensitive:
     cdef object worker
     cdef Inbox served  # by the worker; `inbox` as soon as that has started
     cdef bint is_shut_down
-    cdef _Renewal renewal  # the lease's end, once it has been asked for
+    cdef _LeaseEnd renewal  # the lease's end, once it has been asked for
     # Nothing changes these.
     cdef object avoided  # a worker not to take
     cdef object when_idle
@@ -208,7 +208,7 @@ cdef class _ThreadSensitive:
             inbox = take_idle(self.avoided)
             if inbox is None:
                 return False
-            self.set_worker(inbox.kept.worker, inbox, inbox.lease)
+            self.set_worker(inbox.fingerprint.worker, inbox, inbox.lease)
             self.set_inbox(inbox, inbox.lease)
             if self.put(item, False):
                 return True
@@ -258,12 +258,12 @@ cdef class _ThreadSensitive:
         cdef Inbox inbox = self.current_inbox()
         return inbox is None or inbox.is_idle()
 
-    def held_by(self):
+    def blocked_by(self):
         """The ``task_context`` of the call that the thread is in the middle of, while that waits in
         `async_to_sync`; else None. From any thread.
         """
         cdef Inbox inbox = self.current_inbox()
-        return None if inbox is None else inbox.current_holder()
+        return None if inbox is None else inbox.current_blocker()
 
     def abandon(self):
         """Do not wait for the thread at exit. From any thread."""
@@ -289,7 +289,7 @@ cdef class _ThreadSensitive:
         be waited for because this is that thread.
         """
         cdef SyncCall call
-        cdef _Renewal renewal
+        cdef _LeaseEnd renewal
         renewal = self.begin_to_end()
         if renewal is None:
             return None
@@ -306,7 +306,7 @@ cdef class _ThreadSensitive:
         """
         cdef Inbox inbox
         cdef Py_ssize_t lease
-        cdef _Renewal renewal
+        cdef _LeaseEnd renewal
         renewal = self.begin_to_end()
         if renewal is None:
             return
@@ -332,7 +332,7 @@ cdef class _ThreadSensitive:
         be fit to be called twice. From any thread.
         """
         cdef Inbox inbox
-        cdef _Renewal renewal = self.begin_to_end()
+        cdef _LeaseEnd renewal = self.begin_to_end()
         if renewal is None:
             when_over()
             return
@@ -341,7 +341,7 @@ cdef class _ThreadSensitive:
         if not self.put(renewal, True) and (inbox is None or inbox.closed):
             when_over()  # it has ended, or does
 
-    cdef _Renewal begin_to_end(self):
+    cdef _LeaseEnd begin_to_end(self):
         # Refuse further calls. Returns what has still to be run on the worker, if it has any.
         cdef Inbox inbox
         with self.lock:

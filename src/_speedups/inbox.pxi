@@ -1,6 +1,6 @@
 # A thread's inbox.
 #
-# A list with a mark where it begins, and a lock of the interpreter's as the owner's bed: who puts
+# A list with a mark where it begins, and a lock of the interpreter's as the owner's sleep lock: who puts
 # something in unlocks it, if the owner has lain down. The owner waits without the GIL, in a call
 # that signals interrupt; nothing of the inbox is held meanwhile.
 #
@@ -87,14 +87,14 @@ cdef class Inbox:
     cdef list items  # from `begin` on; None before
     cdef Py_ssize_t begin
     cdef bint is_parked  # whether the owner has to be woken; who finds it so clears it and unlocks
-    cdef PyThread_type_lock bed  # locked, unless the owner has been woken and has not noticed yet
+    cdef PyThread_type_lock sleep_lock  # locked, unless the owner has been woken and has not noticed yet
     cdef readonly bint closed
     cdef readonly Py_ssize_t posted
     cdef readonly Py_ssize_t finished  # counted by the owner
     # The `task_context` of the call that the owner runs, while that waits in `async_to_sync`.
-    cdef object holder
+    cdef object blocker
     # A worker's (see workers.pxi).
-    cdef _Kept kept  # of the owner; None if this is not a worker that can be kept
+    cdef _Fingerprint fingerprint  # of the owner; None if this is not a worker that can be kept
     cdef Py_ssize_t lease  # the number of the current or next one
     cdef bint is_ending  # the lease's last item has been put
     cdef bint is_clean  # nothing of the lease will be left if it ends now; if `is_parked`
@@ -108,25 +108,25 @@ cdef class Inbox:
     cdef bint is_frame  # of the owner: it waits in `serve_on`
     cdef object loop  # of the owner: what a frame waits for
     cdef Inbox outer  # of the owner: the inbox of the call that a frame is in, while it waits
-    cdef object outer_holder  # and what held that before
+    cdef object outer_blocker  # and what held that before
     cdef bint is_suspicious  # of the owner: calls were queued beneath when its wait began
 
     def __cinit__(self):
         self.items = []
-        self.bed = PyThread_allocate_lock()
-        if self.bed is NULL:
+        self.sleep_lock = PyThread_allocate_lock()
+        if self.sleep_lock is NULL:
             raise MemoryError("can't allocate lock")
-        PyThread_acquire_lock(self.bed, 0)
+        PyThread_acquire_lock(self.sleep_lock, 0)
 
     def __init__(self):
         pass  # refuses arguments
 
     def __dealloc__(self):
-        if self.bed is not NULL:
+        if self.sleep_lock is not NULL:
             # Some platforms complain about freeing a locked lock.
-            PyThread_acquire_lock(self.bed, 0)
-            asgibridge_unlock(self.bed, False)
-            PyThread_free_lock(self.bed)
+            PyThread_acquire_lock(self.sleep_lock, 0)
+            asgibridge_unlock(self.sleep_lock, False)
+            PyThread_free_lock(self.sleep_lock)
 
     def put(self, item):
         """Add ``item``, or return False if the inbox is closed. From any thread."""
@@ -148,8 +148,8 @@ cdef class Inbox:
             accepted = not self.closed and not self.is_ending and self.lease == lease
             if accepted:
                 if call is not None:
-                    if self.holder is not None:
-                        call.is_held = True
+                    if self.blocker is not None:
+                        call.is_blocked = True
                     if not is_last:  # that is no user's
                         call.count()
                 self.items.append(item)
@@ -166,7 +166,7 @@ cdef class Inbox:
         # The last thing in a critical section: when handing over, others run before it returns.
         if self.is_parked:
             self.is_parked = False
-            asgibridge_unlock(self.bed, hand_over)
+            asgibridge_unlock(self.sleep_lock, hand_over)
 
     def close(self):
         """Refuse what comes from now on; `serve` ends when it has run the rest. From any thread."""
@@ -196,7 +196,7 @@ cdef class Inbox:
         cdef Inbox other = self.to_wake
         if other is not None:
             self.to_wake = None
-            asgibridge_unlock(other.bed, True)
+            asgibridge_unlock(other.sleep_lock, True)
         return 0
 
     def is_idle(self):
@@ -219,8 +219,8 @@ cdef class Inbox:
         worker = threading.current_thread()
         thread.served = self
         if ASGIBRIDGE_CAN_RENEW and type(worker) is _Worker and self.when_idle is None:
-            self.kept = _Kept.__new__(_Kept)
-            self.kept.begin(worker)
+            self.fingerprint = _Fingerprint.__new__(_Fingerprint)
+            self.fingerprint.begin(worker)
         self.core = asgibridge_core_new()
         try:
             self.run()
@@ -229,52 +229,52 @@ cdef class Inbox:
             self.wake_other()
             PyMem_RawFree(self.core)
             self.core = NULL
-            if self.kept is not None:
-                self.kept.end()
+            if self.fingerprint is not None:
+                self.fingerprint.end()
 
     cdef int serve_on(self, object loop) except -1:
         # By a frame, which waits for a task of `loop` and looks once in a while whether that can
         # still come to its end; or for something else, if that is None.
-        self.hold()
+        self.begin_wait()
         self.is_frame = True
         self.loop = loop
         try:
             self.run()
         finally:
             self.loop = None  # or a task that outlives the frame would hold it, by its context
-            self.let_go_of_outer()
+            self.end_wait()
         return 0
 
-    cdef int hold(self) except -1:
+    cdef int begin_wait(self) except -1:
         # A frame is about to wait: say so where the call came from that it is in.
         cdef SyncCall call = _this_thread().call
         if call is None or self.outer is not None or call.inbox is None:
             return 0
         self.outer = call.inbox
-        self.outer_holder = self.outer.change_holder(call.task_context)
+        self.outer_blocker = self.outer.change_blocker(call.task_context)
         self.is_suspicious = self.outer.has_items()
         return 0
 
-    cdef int let_go_of_outer(self) except -1:
+    cdef int end_wait(self) except -1:
         cdef Inbox outer = self.outer
         if outer is not None:
             self.outer = None
-            holder = self.outer_holder
-            self.outer_holder = None
-            outer.change_holder(holder)
+            blocker = self.outer_blocker
+            self.outer_blocker = None
+            outer.change_blocker(blocker)
         return 0
 
-    cdef object change_holder(self, object holder):
+    cdef object change_blocker(self, object blocker):
         cdef object old
         with cython.critical_section(self):
-            old = self.holder
-            self.holder = holder
+            old = self.blocker
+            self.blocker = blocker
         return old
 
     cdef int look(self) except -1:
         cdef bint is_woken
         try:
-            _deadlocks.look(self.loop, _this_thread().call)
+            _deadlocks.look_for_ring(self.loop, _this_thread().call)
         except RuntimeError:
             # The loop was closed. Its task may have ended just before: then we have been woken.
             with cython.critical_section(self):
@@ -289,11 +289,11 @@ cdef class Inbox:
             found = self.begin < len(self.items)
         return found
 
-    cdef object current_holder(self):
-        cdef object holder
+    cdef object current_blocker(self):
+        cdef object blocker
         with cython.critical_section(self):
-            holder = self.holder
-        return holder
+            blocker = self.blocker
+        return blocker
 
     cdef int run(self) except -1:
         cdef SyncCall call
@@ -303,10 +303,10 @@ cdef class Inbox:
             item = self.take()
             if item is None:
                 return 0
-            if self.kept is not None:
-                self.kept.is_new = False
-                if self.kept.lease != self.lease:
-                    self.kept.lease = self.lease
+            if self.fingerprint is not None:
+                self.fingerprint.is_new = False
+                if self.fingerprint.lease != self.lease:
+                    self.fingerprint.lease = self.lease
                     _this_thread().home = Home.__new__(Home)
             if type(item) is SyncCall:
                 call = <SyncCall>item
@@ -315,7 +315,7 @@ cdef class Inbox:
                 asgibridge_count_up(&self.finished)
                 channel = call.take_channel()
                 # Let go of the call before the loop hears of it: it holds the loop, which might
-                # pass for known to somebody (`asgibridge._loops.kept`).
+                # pass for known to somebody (`asgibridge._loops.fingerprint`).
                 is_first = channel is not None and channel.push(call)
                 call = None
                 if is_first:
@@ -340,7 +340,7 @@ cdef class Inbox:
 
     cdef object take(self):
         # The first item; waits for one. None at the end.
-        cdef bint must_wait, has_looked = self.kept is None
+        cdef bint must_wait, has_looked = self.fingerprint is None
         while True:
             item = None
             must_wait = False
@@ -356,7 +356,7 @@ cdef class Inbox:
             if has_looked:
                 park(self)
             else:
-                self.is_clean = self.kept.is_new or self.kept.look()
+                self.is_clean = self.fingerprint.is_new or self.fingerprint.look()
                 has_looked = True
 
     cdef object first(self):

@@ -62,7 +62,7 @@ cdef extern from *:
 
 
 @cython.final
-cdef class _Many:
+cdef class _ManyAttributes:
     # If it is more, or has names that are not plain strings; immutable, too.
     cdef object home
     cdef dict data
@@ -96,7 +96,7 @@ cdef inline bint _has_type(local, key):
 
 
 cdef inline object _current(object variable):
-    # What is set in the current context at this thread's home, as few or _Many, or None.
+    # What is set in the current context at this thread's home, as few or _ManyAttributes, or None.
     cdef PyObject* found = NULL
     cdef void* thread
     cdef PyObject* home
@@ -108,7 +108,7 @@ cdef inline object _current(object variable):
     if PyTuple_CheckExact(current):
         home = PyTuple_GET_ITEM(current, 0)
     else:
-        home = <PyObject*>(<_Many>current).home
+        home = <PyObject*>(<_ManyAttributes>current).home
     thread = asgibridge_thread_get()
     if thread is not NULL and home is <PyObject*>(<_Thread>thread).home:
         return current
@@ -137,7 +137,7 @@ cdef object _value(object current, object name):
         index = _index(current, name)
         return _MISSING if index < 0 else <object>PyTuple_GET_ITEM(current, index + 1)
     # Borrowed from a dict that `current` keeps and nobody changes.
-    value = PyDict_GetItemWithError((<_Many>current).data, name)
+    value = PyDict_GetItemWithError((<_ManyAttributes>current).data, name)
     return _MISSING if value is NULL else <object>value
 
 
@@ -151,11 +151,11 @@ cdef dict _copied(object current):
         return {}
     if PyTuple_CheckExact(current):
         return dict(zip(current[1::2], current[2::2]))
-    return (<_Many>current).data.copy()
+    return (<_ManyAttributes>current).data.copy()
 
 
-cdef _Many _many(dict data):
-    cdef _Many many = _Many.__new__(_Many)
+cdef _ManyAttributes _many(dict data):
+    cdef _ManyAttributes many = _ManyAttributes.__new__(_ManyAttributes)
     many.home = _this_thread().home
     many.data = data
     return many

@@ -1,6 +1,6 @@
 # How the owner of an inbox lies down until something comes, and gets up again.
 #
-# It lies in a lock of the interpreter's, its bed, which whoever puts something in unlocks. It waits
+# It lies in a lock of the interpreter's, its sleep lock, which whoever puts something in unlocks. It waits
 # without the GIL, in a call that signals interrupt; nothing of the inbox is held meanwhile.
 
 # Long enough that a site with a request now and then keeps a warm worker, short enough that those of
@@ -13,12 +13,12 @@ cdef int get_up(Inbox inbox) except -1:
     if ASGIBRIDGE_HAS_GIL and leave_queue(inbox):
         return 0
     if inbox.is_frame:
-        # Who wakes it may do so much later; and then it finds its bed unlocked, and looks again.
-        PyThread_acquire_lock(inbox.bed, 0)
+        # Who wakes it may do so much later; and then it finds its sleep lock unlocked, and looks again.
+        PyThread_acquire_lock(inbox.sleep_lock, 0)
         return 0
-    # Who wakes it may have let go of the GIL to unlock the bed.
+    # Who wakes it may have let go of the GIL to unlock the sleep lock.
     with nogil:
-        PyThread_acquire_lock_timed(inbox.bed, -1, 0)
+        PyThread_acquire_lock_timed(inbox.sleep_lock, -1, 0)
     asgibridge_core_leave(inbox.core)
     if ASGIBRIDGE_HAS_GIL:
         arrive(inbox)
@@ -30,12 +30,12 @@ cdef int park(Inbox inbox) except -1:
     cdef bint was_woken, has_told = False
     cdef long long patience = ASGIBRIDGE_PATIENCE
     cdef Inbox other = inbox.to_wake
-    cdef PyThread_type_lock other_bed = NULL
+    cdef PyThread_type_lock other_sleep_lock = NULL
     if other is not None:
         inbox.to_wake = None
-        other_bed = other.bed
+        other_sleep_lock = other.sleep_lock
         asgibridge_core_bring(other.core)
-    if inbox.kept is not None or inbox.when_idle is not None:
+    if inbox.fingerprint is not None or inbox.when_idle is not None:
         patience = <long long>(IDLE_SECONDS * 1000000.0)
     elif inbox.is_frame:
         # Never for ever: a signal that comes when we have looked for signals, and are not in
@@ -43,10 +43,10 @@ cdef int park(Inbox inbox) except -1:
         patience = ASGIBRIDGE_SHORT_PATIENCE if inbox.is_suspicious else ASGIBRIDGE_LONG_PATIENCE
     while True:
         with nogil:
-            if other_bed is not NULL:
-                PyThread_release_lock(other_bed)
-                other_bed = NULL
-            status = PyThread_acquire_lock_timed(inbox.bed, patience, 1)
+            if other_sleep_lock is not NULL:
+                PyThread_release_lock(other_sleep_lock)
+                other_sleep_lock = NULL
+            status = PyThread_acquire_lock_timed(inbox.sleep_lock, patience, 1)
         if status == PY_LOCK_ACQUIRED:
             asgibridge_core_leave(inbox.core)
             with cython.critical_section(inbox):
@@ -54,9 +54,9 @@ cdef int park(Inbox inbox) except -1:
             if ASGIBRIDGE_HAS_GIL:
                 arrive(inbox)
             return 0
-        if status == PY_LOCK_FAILURE and inbox.kept is not None:
+        if status == PY_LOCK_FAILURE and inbox.fingerprint is not None:
             if _idle.remove(inbox):
-                inbox.shut()  # unlocks the bed
+                inbox.shut()  # unlocks the sleep lock
             with cython.critical_section(inbox):
                 inbox.is_resting = True  # leased: it waits for as long as that takes
             patience = -1

@@ -1,10 +1,10 @@
 # An inbox that several threads serve.
 #
 # The lists and numbers change under the critical section; each thread that serves has a lock of its
-# own as a bed, as the owner of an `Inbox` has.
+# own as a sleep lock, as the owner of an `Inbox` has.
 
 @cython.final
-cdef class _Bed:
+cdef class _SleepLock:
     cdef PyThread_type_lock lock  # locked, unless the sleeper has been woken and has not noticed yet
 
     def __cinit__(self):
@@ -51,7 +51,7 @@ cdef class PoolInbox:
         cdef bint accepted
         cdef bint is_call = type(item) is SyncCall
         cdef bint hand_over = is_call and (<SyncCall>item).is_first()
-        cdef _Bed bed = None
+        cdef _SleepLock sleep_lock = None
         with cython.critical_section(self):
             accepted = not self.closed
             if accepted:
@@ -59,10 +59,10 @@ cdef class PoolInbox:
                     (<SyncCall>item).count()
                 self.items.append(item)
                 if self.parked and self.waiting() > self.looking:
-                    bed = self.parked.pop()
+                    sleep_lock = self.parked.pop()
                     self.looking += 1
-        if bed is not None:
-            asgibridge_unlock(bed.lock, hand_over)
+        if sleep_lock is not None:
+            asgibridge_unlock(sleep_lock.lock, hand_over)
         return accepted
 
     def hire(self, list ticket=None):
@@ -98,8 +98,8 @@ cdef class PoolInbox:
             parked = self.parked
             self.parked = fresh
             self.looking += len(parked)
-        for bed in parked:
-            asgibridge_unlock((<_Bed>bed).lock, False)
+        for sleep_lock in parked:
+            asgibridge_unlock((<_SleepLock>sleep_lock).lock, False)
 
     def drain(self):
         """Take out all that waits in the inbox now. From any thread."""
@@ -121,10 +121,10 @@ cdef class PoolInbox:
 
     def serve(self):
         """Run what comes, until the inbox is closed and empty. On each thread that was hired."""
-        cdef _Bed bed = _Bed.__new__(_Bed)
+        cdef _SleepLock sleep_lock = _SleepLock.__new__(_SleepLock)
         cdef SyncCall call
         while True:
-            item = self.take(bed)
+            item = self.take(sleep_lock)
             if item is None:
                 return
             if type(item) is SyncCall:
@@ -154,7 +154,7 @@ cdef class PoolInbox:
             self.looking += 1
         return 0
 
-    cdef object take(self, _Bed bed):
+    cdef object take(self, _SleepLock sleep_lock):
         # The first item; waits for one. None at the end.
         cdef PyLockStatus status
         cdef bint at_end
@@ -169,12 +169,12 @@ cdef class PoolInbox:
                     at_end = True
                     self.threads -= 1
                 else:
-                    self.parked.append(bed)
+                    self.parked.append(sleep_lock)
             if at_end or item is not None:
                 return item
             while True:
                 with nogil:
-                    status = PyThread_acquire_lock_timed(bed.lock, ASGIBRIDGE_PATIENCE, 0)
+                    status = PyThread_acquire_lock_timed(sleep_lock.lock, ASGIBRIDGE_PATIENCE, 0)
                 if status == PY_LOCK_ACQUIRED:
                     break
 

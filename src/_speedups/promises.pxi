@@ -16,7 +16,7 @@
 # what it promises them.
 #
 # Whether a task's loop is closed can't be seen inside a section (asking runs Python code), so a
-# turn is promised first and the promise broken afterwards.
+# waiter is promised first and the promise broken afterwards.
 
 cdef object _QueueShutDown = _queue_errors.QueueShutDown
 cdef object _NOTHING = _queue_errors.NOTHING
@@ -87,7 +87,7 @@ cdef class _Promises(_Storage):
     # All of it of any thread, in the section, and what is more than one step with the guard or the
     # mutex held.
     cdef asgibridge_guard guard
-    cdef Py_ssize_t kept_items  # for turns that are promised one
+    cdef Py_ssize_t kept_items  # for waiters that are promised one
     cdef Py_ssize_t kept_slots
     cdef Py_ssize_t unfinished
     cdef bint is_down
@@ -123,75 +123,75 @@ cdef class _Promises(_Storage):
     cdef inline bint has_room(self) noexcept:
         return self.limit <= 0 or self.count + self.kept_slots < self.limit
 
-    cdef _Turn promise(self):
-        # Returns the next turn to be woken, for which something is kept now, or None.
-        cdef _Turn turn = self.getters.first
-        if turn is not None:
+    cdef _Waiter promise(self):
+        # Returns the next waiter to be woken, for which something is kept now, or None.
+        cdef _Waiter waiter = self.getters.first
+        if waiter is not None:
             if self.has_item():
-                if turn.kind == _PEEK:
-                    turn.item = self.front()
-                self.getters.remove(turn)
-                if turn.kind == _PEEK:
-                    turn.state = _OVER
+                if waiter.kind == _PEEK:
+                    waiter.item = self.front()
+                self.getters.remove(waiter)
+                if waiter.kind == _PEEK:
+                    waiter.state = _OVER
                 else:
-                    self.keep_for(turn)
+                    self.keep_for(waiter)
                     self.kept_items += 1
-                return turn
+                return waiter
             if self.is_down:
                 return _tell(self.getters)
-        turn = self.putters.first
-        if turn is not None:
+        waiter = self.putters.first
+        if waiter is not None:
             if self.is_down:
                 return _tell(self.putters)
             if self.has_room():
-                self.putters.remove(turn)
-                self.keep_for(turn)
+                self.putters.remove(waiter)
+                self.keep_for(waiter)
                 self.kept_slots += 1
-                return turn
+                return waiter
         if self.unfinished == 0:
-            turn = self.joiners.first
-            if turn is not None:
-                self.joiners.remove(turn)
-                turn.state = _OVER
-                return turn
+            waiter = self.joiners.first
+            if waiter is not None:
+                self.joiners.remove(waiter)
+                waiter.state = _OVER
+                return waiter
         return None
 
-    cdef inline int keep_for(self, _Turn turn) except -1:
-        turn.state = _PROMISED
-        self.promised.append(turn)
+    cdef inline int keep_for(self, _Waiter waiter) except -1:
+        waiter.state = _PROMISED
+        self.promised.append(waiter)
         return 0
 
-    cdef int keep_no_more(self, _Turn turn) except -1:
-        self.promised.remove(turn)
-        turn.state = _OVER
-        if turn.kind == _GET:
+    cdef int keep_no_more(self, _Waiter waiter) except -1:
+        self.promised.remove(waiter)
+        waiter.state = _OVER
+        if waiter.kind == _GET:
             self.kept_items -= 1
         else:
             self.kept_slots -= 1
         return 0
 
     cdef list drop_all(self, list fresh, char state):
-        # All items, promised or not: a turn that was promised one is in `state` then.
-        cdef _Turn turn, before
+        # All items, promised or not: a waiter that was promised one is in `state` then.
+        cdef _Waiter waiter, before
         cdef Py_ssize_t count = self.count
         cdef list dropped = self.drop_items(fresh)
         self.unfinished = max(0, self.unfinished - (count - self.count))
-        turn = self.promised.last
-        while turn is not None:
-            before = turn.before
-            if turn.kind == _GET:
-                self.keep_no_more(turn)
-                turn.state = state
+        waiter = self.promised.last
+        while waiter is not None:
+            before = waiter.before
+            if waiter.kind == _GET:
+                self.keep_no_more(waiter)
+                waiter.state = state
                 if state == _WAITING:
-                    self.getters.prepend(turn)
-            turn = before
+                    self.getters.prepend(waiter)
+            waiter = before
         return dropped
 
     cdef int forget(self) except -1:
-        # In a forked child, which has no other turns than those of the thread that forked. Another
+        # In a forked child, which has no other waiters than those of the thread that forked. Another
         # thread of the parent may have held any of the locks.
         cdef _Line line
-        cdef _Turn turn, after
+        cdef _Waiter waiter, after
         fresh = old = None
         if self.mutex is not None:
             fresh = _RLock()
@@ -211,16 +211,16 @@ cdef class _Promises(_Storage):
         try:
             with cython.critical_section(self):
                 for line in (self.getters, self.putters, self.joiners, self.promised):
-                    turn = line.first
-                    while turn is not None:
-                        after = turn.after
-                        if not turn.has_survived():
-                            if turn.state == _PROMISED:
-                                self.keep_no_more(turn)
+                    waiter = line.first
+                    while waiter is not None:
+                        after = waiter.after
+                        if not waiter.has_survived():
+                            if waiter.state == _PROMISED:
+                                self.keep_no_more(waiter)
                             else:
-                                line.remove(turn)
-                                turn.state = _OVER
-                        turn = after
+                                line.remove(waiter)
+                                waiter.state = _OVER
+                        waiter = after
         finally:
             self.unlock()
         return 0
@@ -243,64 +243,64 @@ cdef class _Promises(_Storage):
             asgibridge_guard_unlock(&self.guard)
         return 0
 
-    cdef int wake(self, _Turn turn) except -1:
-        # Wakes this turn, and then each turn that something can be promised to.
+    cdef int wake(self, _Waiter waiter) except -1:
+        # Wakes this waiter, and then each waiter that something can be promised to.
         cdef bint is_there
         error = None
-        while turn is not None:
+        while waiter is not None:
             try:
-                is_there = turn.ring()
+                is_there = waiter.ring()
             except BaseException as interrupt:
-                # A signal handler's. The turn may have been rung or not: to ring it twice does no
+                # A signal handler's. The waiter may have been rung or not: to ring it twice does no
                 # harm, never to ring it would.
                 error = interrupt
-                is_there = turn.ring()
+                is_there = waiter.ring()
             if not is_there:
-                self.withdraw_quietly(turn)
-            turn = self.next_turn()
+                self.withdraw_quietly(waiter)
+            waiter = self.next_waiter()
         if error is not None:
             raise error
         return 0
 
-    cdef _Turn next_turn(self):
-        cdef _Turn turn
+    cdef _Waiter next_waiter(self):
+        cdef _Waiter waiter
         self.lock()
         try:
             with cython.critical_section(self):
-                turn = self.promise()
+                waiter = self.promise()
         finally:
             self.unlock()
-        return turn
+        return waiter
 
-    cdef int withdraw_quietly(self, _Turn turn) except -1:
+    cdef int withdraw_quietly(self, _Waiter waiter) except -1:
         self.lock()
         try:
             with cython.critical_section(self):
-                if turn.state == _PROMISED:
-                    self.keep_no_more(turn)
-                elif turn.line is not None:
-                    turn.line.remove(turn)
-                turn.state = _OVER
+                if waiter.state == _PROMISED:
+                    self.keep_no_more(waiter)
+                elif waiter.line is not None:
+                    waiter.line.remove(waiter)
+                waiter.state = _OVER
         finally:
             self.unlock()
         return 0
 
-    cdef int withdraw(self, _Turn turn) except -1:
-        # The turn waits no more; what was kept for it goes to the next turn.
-        self.withdraw_quietly(turn)
-        turn.item = None
-        self.wake(self.next_turn())
+    cdef int withdraw(self, _Waiter waiter) except -1:
+        # The waiter waits no more; what was kept for it goes to the next waiter.
+        self.withdraw_quietly(waiter)
+        waiter.item = None
+        self.wake(self.next_waiter())
         return 0
 
-    cdef bint is_late(self, _Turn turn) except -1:
-        # The turn's time is over. True: nothing was kept for it, and it has left its line.
+    cdef bint is_late(self, _Waiter waiter) except -1:
+        # The waiter's time is over. True: nothing was kept for it, and it has left its line.
         cdef bint late = False
         self.lock()
         try:
             with cython.critical_section(self):
-                if turn.state == _WAITING:
-                    turn.line.remove(turn)
-                    turn.state = _OVER
+                if waiter.state == _WAITING:
+                    waiter.line.remove(waiter)
+                    waiter.state = _OVER
                     late = True
         finally:
             self.unlock()
@@ -309,87 +309,87 @@ cdef class _Promises(_Storage):
     cdef bint reclaim(self) except -1:
         # Takes back what was promised to a task whose loop was closed before the task could take
         # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon.
-        cdef _Turn turn
+        cdef _Waiter waiter
         with cython.critical_section(self):
-            turn = self.promised.first
-        if turn is None or turn.bed is not NULL or not turn.loop.is_closed():
+            waiter = self.promised.first
+        if waiter is None or waiter.sleep_lock is not NULL or not waiter.loop.is_closed():
             return False
-        self.withdraw(turn)
+        self.withdraw(waiter)
         return True
 
-    cdef bint advance(self, _Turn turn) except -1:
-        # Does what the turn is for, if it may: the outcome is in its `item` then. True: it must
+    cdef bint advance(self, _Waiter waiter) except -1:
+        # Does what the waiter is for, if it may: the outcome is in its `item` then. True: it must
         # wait.
         cdef bint may = False, must_wait = False, is_down = False
-        cdef _Turn woken = None
+        cdef _Waiter woken = None
         cdef _Line line
         cdef list many = None
         cdef object item = None
-        if turn.most >= 0:
+        if waiter.most >= 0:
             many = []
-        if not turn.has_begun:
-            turn.has_begun = True
+        if not waiter.has_begun:
+            waiter.has_begun = True
             while self.reclaim():
                 pass
         self.lock()
         try:
             with cython.critical_section(self):
-                turn.is_rung = False
-                if turn.state == _OVER:
+                waiter.is_rung = False
+                if waiter.state == _OVER:
                     pass
-                elif turn.state == _WAITING:
+                elif waiter.state == _WAITING:
                     must_wait = True
                 else:
                     is_down = self.is_down
-                    if turn.kind == _PUT:
+                    if waiter.kind == _PUT:
                         line = self.putters
-                        may = turn.state == _PROMISED or (line.first is None and self.has_room())
-                    elif turn.kind == _JOIN:
+                        may = waiter.state == _PROMISED or (line.first is None and self.has_room())
+                    elif waiter.kind == _JOIN:
                         line = self.joiners
                         may = self.unfinished == 0
                         is_down = False
                     else:
                         line = self.getters
-                        may = turn.state == _PROMISED or (line.first is None and self.has_item())
+                        may = waiter.state == _PROMISED or (line.first is None and self.has_item())
                         is_down = is_down and not may
-                    if turn.state == _PROMISED:
-                        self.keep_no_more(turn)
-                    turn.state = _OVER
+                    if waiter.state == _PROMISED:
+                        self.keep_no_more(waiter)
+                    waiter.state = _OVER
                     if is_down:
                         pass
                     elif not may:
-                        turn.state = _WAITING
-                        line.append(turn)
+                        waiter.state = _WAITING
+                        line.append(waiter)
                         must_wait = True
-                    elif turn.kind == _GET:
+                    elif waiter.kind == _GET:
                         item = self.pull()
                         if many is not None:
                             many.append(item)
-                            while self.has_item() and len(many) < turn.most:
+                            while self.has_item() and len(many) < waiter.most:
                                 many.append(self.pull())
-                    elif turn.kind == _PEEK:
+                    elif waiter.kind == _PEEK:
                         item = self.front()
-                    elif turn.kind == _PUT:
-                        self.push(turn.item)
+                    elif waiter.kind == _PUT:
+                        self.push(waiter.item)
                         self.unfinished += 1
                     if not must_wait:
                         woken = self.promise()
         finally:
             self.unlock()
         if many is not None and not must_wait:
-            turn.item = many
-        elif turn.kind == _GET or (turn.kind == _PEEK and item is not None):
-            turn.item = item
+            waiter.item = many
+        elif waiter.kind == _GET or (waiter.kind == _PEEK and item is not None):
+            waiter.item = item
         if woken is not None:
-            if many is not None or turn.kind != _GET:
+            if many is not None or waiter.kind != _GET:
                 item = _NOTHING
             self.wake_or_put_back(woken, item, many)
         if is_down:
-            turn.item = None
+            waiter.item = None
             raise _QueueShutDown()
         return must_wait
 
-    cdef int wake_or_put_back(self, _Turn woken, object item, list many) except -1:
+    cdef int wake_or_put_back(self, _Waiter woken, object item, list many) except -1:
         # A KeyboardInterrupt can strike in the Python code of the loop that is woken: the caller
         # then raises it instead of returning what it got, so these items go back.
         try:
@@ -403,7 +403,7 @@ cdef class _Promises(_Storage):
         return 0
 
     cdef int put_back(self, list many) except -1:
-        cdef _Turn woken
+        cdef _Waiter woken
         self.lock()
         try:
             with cython.critical_section(self):
@@ -416,13 +416,13 @@ cdef class _Promises(_Storage):
             self.wake(woken)
         return 0
 
-    cdef object take_outcome(self, _Turn turn):
-        item = turn.item
-        turn.item = None
-        return None if turn.kind == _PUT else item
+    cdef object take_outcome(self, _Waiter waiter):
+        item = waiter.item
+        waiter.item = None
+        return None if waiter.kind == _PUT else item
 
-    cdef object wait(self, _Turn turn, object timeout):
-        # The calling thread sleeps until the turn has its outcome. NOTHING: the time-out came
+    cdef object wait(self, _Waiter waiter, object timeout):
+        # The calling thread sleeps until the waiter has its outcome. NOTHING: the time-out came
         # first.
         if threading._allocate_lock is not _allocate_lock:
             raise RuntimeError(
@@ -432,28 +432,28 @@ cdef class _Promises(_Storage):
         deadline = None
         if timeout is not None:
             deadline = _monotonic() + timeout
-        turn.make_bed()
+        waiter.make_bed()
         try:
-            while self.advance(turn):
-                if not turn.sleep(deadline) and self.is_late(turn):
+            while self.advance(waiter):
+                if not waiter.sleep(deadline) and self.is_late(waiter):
                     return _NOTHING
         except BaseException:
-            self.withdraw(turn)
+            self.withdraw(waiter)
             raise
-        return self.take_outcome(turn)
+        return self.take_outcome(waiter)
 
-    cdef _Turn new_turn(self, char kind, object item, Py_ssize_t most):
-        cdef _Turn turn = _Turn.__new__(_Turn)
-        turn.queue = self
-        turn.kind = kind
-        turn.item = item
-        turn.most = most
-        return turn
+    cdef _Waiter new_waiter(self, char kind, object item, Py_ssize_t most):
+        cdef _Waiter waiter = _Waiter.__new__(_Waiter)
+        waiter.queue = self
+        waiter.kind = kind
+        waiter.item = item
+        waiter.most = most
+        return waiter
 
 
-cdef _Turn _tell(_Line line):
+cdef _Waiter _tell(_Line line):
     # The first of the line is woken to look for itself: nothing is kept for it.
-    cdef _Turn turn = line.first
-    line.remove(turn)
-    turn.state = _TOLD
-    return turn
+    cdef _Waiter waiter = line.first
+    line.remove(waiter)
+    waiter.state = _TOLD
+    return waiter

@@ -15,7 +15,7 @@ cdef class QueueCore(_Promises):
 
     cdef bint offer(self, object item) except -1:
         # Whether there was room now.
-        cdef _Turn woken
+        cdef _Waiter woken
         cdef bint done, is_down, is_promised
         while True:
             woken = None
@@ -44,7 +44,7 @@ cdef class QueueCore(_Promises):
 
     cdef object fetch(self):
         # The first item, if there is one now, else NOTHING.
-        cdef _Turn woken
+        cdef _Waiter woken
         cdef bint is_down, is_promised
         while True:
             woken = None
@@ -91,7 +91,7 @@ cdef class QueueCore(_Promises):
         return item
 
     cdef list fetch_many(self, Py_ssize_t most):
-        cdef _Turn woken = None
+        cdef _Waiter woken = None
         cdef bint is_down = False
         cdef list many = []
         self.reclaim()
@@ -125,24 +125,24 @@ cdef class QueueCore(_Promises):
 
     def _putting(self, item):
         """To be awaited: wait for room and put ``item``."""
-        return self.new_turn(_PUT, item, -1)
+        return self.new_waiter(_PUT, item, -1)
 
     def _getting(self):
         """To be awaited: wait for an item and take it."""
-        return self.new_turn(_GET, None, -1)
+        return self.new_waiter(_GET, None, -1)
 
     def _getting_many(self, n):
         """To be awaited: wait for an item and take up to ``n`` (None: all)."""
-        return self.new_turn(_GET, None, _most(n))
+        return self.new_waiter(_GET, None, _most(n))
 
     def _peeking(self):
         """To be awaited: wait for an item and leave it where it is."""
         self.check_peekable()
-        return self.new_turn(_PEEK, None, -1)
+        return self.new_waiter(_PEEK, None, -1)
 
     def _joining(self):
         """To be awaited: wait until nothing is unfinished."""
-        return self.new_turn(_JOIN, None, -1)
+        return self.new_waiter(_JOIN, None, -1)
 
     def put_nowait(self, item):
         """Put ``item``; QueueFull if there is no room, QueueShutDown after `shutdown`.
@@ -170,7 +170,7 @@ cdef class QueueCore(_Promises):
         if not self.offer(item):
             if not block:
                 raise _QueueFull()
-            if self.wait(self.new_turn(_PUT, item, -1), timeout) is _NOTHING:
+            if self.wait(self.new_waiter(_PUT, item, -1), timeout) is _NOTHING:
                 raise _QueueFull()
 
     def sync_get(self, block=True, timeout=None):
@@ -183,7 +183,7 @@ cdef class QueueCore(_Promises):
             _check_timeout(timeout)
         item = self.fetch()
         if item is _NOTHING and block:
-            item = self.wait(self.new_turn(_GET, None, -1), timeout)
+            item = self.wait(self.new_waiter(_GET, None, -1), timeout)
         if item is _NOTHING:
             raise _QueueEmpty()
         return item
@@ -205,7 +205,7 @@ cdef class QueueCore(_Promises):
         self.check_peekable()
         item = self.look()
         if item is _NOTHING and block:
-            item = self.wait(self.new_turn(_PEEK, None, -1), timeout)
+            item = self.wait(self.new_waiter(_PEEK, None, -1), timeout)
         if item is _NOTHING:
             raise _QueueEmpty()
         return item
@@ -224,14 +224,14 @@ cdef class QueueCore(_Promises):
             _check_timeout(timeout)
         many = self.fetch_many(most)
         if not many and block:
-            many = self.wait(self.new_turn(_GET, None, most), timeout)
+            many = self.wait(self.new_waiter(_GET, None, most), timeout)
         if many is _NOTHING or not many:
             raise _QueueEmpty()
         return many
 
     def sync_join(self):
         """Wait until as many items are done (`task_done`) as were put. Blocks the thread."""
-        self.wait(self.new_turn(_JOIN, None, -1), None)
+        self.wait(self.new_waiter(_JOIN, None, -1), None)
 
     def qsize(self):
         """How many items `get_nowait` could take now."""
@@ -269,7 +269,7 @@ cdef class QueueCore(_Promises):
         cdef Py_ssize_t limit = value  # out here: it may be an object's __index__
         with cython.critical_section(self):
             self.limit = limit
-        self.wake(self.next_turn())
+        self.wake(self.next_waiter())
 
     @property
     def unfinished_tasks(self):
@@ -305,7 +305,7 @@ cdef class QueueCore(_Promises):
 
     def task_done(self):
         """One item that was taken is done with; ValueError if none is left."""
-        cdef _Turn woken = None
+        cdef _Waiter woken = None
         cdef bint too_many = False
         self.lock()
         try:
@@ -338,7 +338,7 @@ cdef class QueueCore(_Promises):
         else:
             with cython.critical_section(self):
                 self.is_down = True
-            self.wake(self.next_turn())
+            self.wake(self.next_waiter())
 
     cdef int drop(self, bint is_down, char state) except -1:
         cdef list items = []
@@ -350,7 +350,7 @@ cdef class QueueCore(_Promises):
                 items = self.drop_all(items, state)
         finally:
             self.unlock()
-        self.wake(self.next_turn())
+        self.wake(self.next_waiter())
         return 0  # the items are let go last: their end may run anybody's code
 
 

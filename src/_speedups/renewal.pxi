@@ -115,7 +115,7 @@ cdef frozenset _KNOWN = frozenset([_THREAD, "__asyncio_running_event_loop__", "P
 
 
 @cython.final
-cdef class _Kept:
+cdef class _Fingerprint:
     # What a worker knows of itself, from the moment it began.
     cdef object worker  # read by others
     cdef dict attributes
@@ -249,7 +249,7 @@ cdef class _Kept:
 
 
 @cython.final
-cdef class _Renewal:
+cdef class _LeaseEnd:
     # The last item of a lease, or what a SyncCall that is the last item calls.
     cdef Inbox inbox  # of who runs it, until it is run
     cdef Inbox runs_in  # the same, if its owner will lie down next
@@ -267,7 +267,7 @@ cdef class _Renewal:
         if inbox is None:
             return
         try:
-            is_new = inbox.kept is not None and not inbox.is_closed() and inbox.kept.renew()
+            is_new = inbox.fingerprint is not None and not inbox.is_closed() and inbox.fingerprint.renew()
         except BaseException:
             is_new = False  # then it ends; serve() meets the same and says so
         self.say_over()
@@ -285,7 +285,7 @@ cdef class _Renewal:
         self.served = None
         if served is not None and served.shut_and_tell():
             if self.runs_in is None:
-                asgibridge_unlock(served.bed, True)
+                asgibridge_unlock(served.sleep_lock, True)
             else:
                 self.runs_in.to_wake = served
 
@@ -337,8 +337,8 @@ cdef class _Renewal:
         return 0
 
 
-cdef _Renewal _renewal(Inbox inbox, Inbox served):
-    cdef _Renewal renewal = _Renewal.__new__(_Renewal)
+cdef _LeaseEnd _renewal(Inbox inbox, Inbox served):
+    cdef _LeaseEnd renewal = _LeaseEnd.__new__(_LeaseEnd)
     renewal.inbox = inbox
     renewal.served = served
     return renewal

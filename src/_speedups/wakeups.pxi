@@ -50,7 +50,7 @@ cdef int wake_worker(Inbox inbox, bint hand_over) noexcept:
         give_baton(inbox, hand_over)
         return 0
     if _is_gil_scarce:
-        asgibridge_unlock(inbox.bed, False)
+        asgibridge_unlock(inbox.sleep_lock, False)
         return 0
     if _first_queued is None:
         _first_queued = inbox
@@ -67,7 +67,7 @@ cdef int give_baton(Inbox inbox, bint hand_over) noexcept:
     global _is_one_coming
     _is_one_coming = inbox.has_baton = True
     # Who begins here has nothing from the GIL before we sleep.
-    asgibridge_unlock(inbox.bed, not asgibridge_core_bring(inbox.core) and hand_over)
+    asgibridge_unlock(inbox.sleep_lock, not asgibridge_core_bring(inbox.core) and hand_over)
     return 0
 
 
@@ -119,7 +119,7 @@ cdef int wake_all_queued() noexcept:
     cdef Inbox inbox = _first_queued
     while inbox is not None:
         take_out(inbox, None)
-        asgibridge_unlock(inbox.bed, False)
+        asgibridge_unlock(inbox.sleep_lock, False)
         inbox = _first_queued
     _is_gil_scarce = True
     return 0

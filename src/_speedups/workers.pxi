@@ -11,7 +11,7 @@
 # **As good as new.** Whoever gets the worker must not be able to tell it from a new thread, but by
 # its name. So it looks at itself each time it lies down (`look`): if the lease has left nothing
 # behind, which is usual, the worker goes to the next without waking up (`let_go`). If there is
-# something, or it is not idle, the lease's last item is a `_Renewal`: every `threading.local` value
+# something, or it is not idle, the lease's last item is a `_LeaseEnd`: every `threading.local` value
 # is dropped there, in a frame of ours only, which runs their finalizers on the thread they belong
 # to. What can't be undone ends the thread: another name or attribute of its Thread object, trace or
 # profile functions other than `threading`'s current ones, another signal mask, async generator
@@ -23,7 +23,7 @@
 #
 # Each lease has an empty context of its own beneath its calls, and a home of its own.
 #
-# **Who owns what.** `_Kept` is the worker's alone, but for what is said there. The idle ones lie in
+# **Who owns what.** `_Fingerprint` is the worker's alone, but for what is said there. The idle ones lie in
 # `_idle`, under its critical section; who takes one out of there, be it for a lease or because its
 # time is up, decides what becomes of it. Last in, first out, so that few stay warm.
 #
@@ -52,7 +52,7 @@ cdef class _Idle:
             i = len(self.inboxes) - 1
             while i >= 0:
                 inbox = <Inbox>self.inboxes[i]
-                if but is None or inbox.kept.worker is not but:
+                if but is None or inbox.fingerprint.worker is not but:
                     break
                 i -= 1
             if i < 0:
@@ -86,7 +86,7 @@ cdef Inbox take_idle(object but):
     cdef Inbox inbox
     while True:
         inbox = _idle.pop(but)
-        if inbox is None or (not inbox.is_closed() and inbox.kept.is_as_it_was()):
+        if inbox is None or (not inbox.is_closed() and inbox.fingerprint.is_as_it_was()):
             return inbox
         inbox.shut()
 
@@ -94,7 +94,7 @@ cdef Inbox take_idle(object but):
 cdef bint add_run(Inbox inbox, object item, Inbox served, bint* must_wake) except -1:
     # `item`, as a lease of its own, and the end of who serves an inbox until that is over. Tells
     # whether our owner has to be unlocked, by the caller.
-    cdef _Renewal renewal = _renewal(inbox, served)
+    cdef _LeaseEnd renewal = _renewal(inbox, served)
     cdef bint accepted
     with cython.critical_section(inbox):
         accepted = not inbox.closed
@@ -119,7 +119,7 @@ cdef bint let_go(Inbox inbox, Py_ssize_t lease) except -1:
             and not inbox.is_abandoned
             and not inbox.closed
             and inbox.lease == lease
-            and inbox.kept.has_same_attributes()
+            and inbox.fingerprint.has_same_attributes()
         )
         if is_free:
             inbox.lease += 1
@@ -196,7 +196,7 @@ def start_run(item, executor, announce):
         inbox = take_idle(None)
         if inbox is None:
             break
-        announce(inbox.kept.worker)
+        announce(inbox.fingerprint.worker)
         if add_run(inbox, item, served, &must_wake):
             if must_wake:
                 served.to_wake = inbox

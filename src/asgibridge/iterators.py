@@ -43,7 +43,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, TypeVar, overload
 
 from ._iteration.partner import Partner
-from ._iteration.pulls import SLICE, Hops, Pulls, clock
+from ._iteration.pulls import SLICE, HopContext, Pulls, clock
 from .sync import iscoroutinefunction
 
 if sys.version_info >= (3, 10):
@@ -126,7 +126,7 @@ def sync_to_async_iterator(
     :param max_size: how many items may be read ahead.
     """
     _check_max_size(max_size)
-    hops = functools.partial(Hops, thread_sensitive, executor)
+    hops = functools.partial(HopContext, thread_sensitive, executor)
     hops()  # says now what is wrong with them
 
     def iterate(open_: Callable[[], Iterable[_T]], shown: Any) -> AsyncGenerator[_T, None]:
@@ -136,7 +136,7 @@ def sync_to_async_iterator(
 
 
 async def _iterate_in_thread(
-    open_: Callable[[], Iterable[_T]], hops: Hops, max_size: int
+    open_: Callable[[], Iterable[_T]], hops: HopContext, max_size: int
 ) -> AsyncGenerator[_T, None]:
     pulls = Pulls(open_, hops, max_size)
     ready = pulls.ready
@@ -311,7 +311,7 @@ def sync_to_async_context_manager(
     Cancelled while it enters, the wait ends at once; the thread then leaves what it has entered,
     with the CancelledError. Leaving is always waited for, and a cancellation raised afterwards.
     """
-    hops = functools.partial(Hops, thread_sensitive, executor)
+    hops = functools.partial(HopContext, thread_sensitive, executor)
     hops()  # says now what is wrong with them
 
     def enter(open_: Callable[[], Any], shown: Any) -> AbstractAsyncContextManager[Any]:
@@ -324,10 +324,10 @@ def sync_to_async_context_manager(
 class _EnteredInThread(AbstractAsyncContextManager[Any]):
     """The async form of a sync context manager. May be entered again if that may."""
 
-    def __init__(self, open_: Callable[[], Any], hops: Callable[[], Hops]) -> None:
+    def __init__(self, open_: Callable[[], Any], hops: Callable[[], HopContext]) -> None:
         self._open = open_
         self._hops = hops
-        self._entered: list[tuple[Any, Hops]] = []
+        self._entered: list[tuple[Any, HopContext]] = []
 
     async def __aenter__(self) -> Any:
         hops = self._hops()

@@ -10,8 +10,8 @@ is cancelled, or whose loop is closed, hands its place on; and a forked child fo
 the threads that it does not have. One more item always lies in the queue, because to the queue a
 ``maxsize`` of 0 is no limit, and to a limiter it is no token.
 
-State: ``_tickets``, from the moment that somebody asks for a token until they give it back, by
-borrower; who puts a ticket in owns it. ``known_calls``, of those that are calls, what their
+State: ``_loans``, from the moment that somebody asks for a token until they give it back, by
+borrower; who puts a loan in owns it. ``known_calls``, of those that are calls, what their
 functions wait for: put in when the token has been borrowed, and taken out before it is given back.
 The dicts' own steps are atomic; no other lock is needed.
 
@@ -78,7 +78,7 @@ class CapacityLimiterStatistics:
     """Calls, tasks and threads that wait for one."""
 
 
-class _Ticket:
+class _Loan:
     __slots__ = ("has_token", "ident", "is_of_parent")
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class CapacityLimiter:
     """
 
     def __init__(self, total_tokens: float) -> None:
-        self._tickets: dict[object, _Ticket] = {}
+        self._loans: dict[object, _Loan] = {}
         self.known_calls: dict[Any, Any] = {}  # that have a token, and their `task_context`
         self._places = _places(0)
         self._total_tokens: float = 0
@@ -150,11 +150,11 @@ class CapacityLimiter:
 
     def statistics(self) -> CapacityLimiterStatistics:
         """What is going on, to be looked at. From any thread."""
-        tickets = list(self._tickets.items())
+        loans = list(self._loans.items())
         return CapacityLimiterStatistics(
             self.borrowed_tokens,
             self._total_tokens,
-            tuple(borrower for borrower, ticket in tickets if ticket.has_token),
+            tuple(borrower for borrower, loan in loans if loan.has_token),
             self._places.putting,
         )
 
@@ -168,14 +168,14 @@ class CapacityLimiter:
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
         """Borrow a token for ``borrower``, any hashable object, as `acquire` does."""
-        ticket = self._enrol(borrower)
+        loan = self._enrol(borrower)
         try:
             if not self._places._offer(None):
                 await _TokenWait(self, borrower)
         except BaseException:
-            self._tickets.pop(borrower, None)
+            self._loans.pop(borrower, None)
             raise
-        ticket.has_token = True
+        loan.has_token = True
 
     def acquire_nowait(self) -> None:
         """Borrow a token for the current task or thread, or raise `WouldBlock`.
@@ -186,14 +186,14 @@ class CapacityLimiter:
 
     def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
         """Borrow a token for ``borrower``, as `acquire_nowait` does. From any thread."""
-        ticket = self._enrol(borrower)
+        loan = self._enrol(borrower)
         try:
             if not self._places._offer(None):
                 raise WouldBlock("all tokens of this CapacityLimiter are borrowed")
         except BaseException:
-            self._tickets.pop(borrower, None)
+            self._loans.pop(borrower, None)
             raise
-        ticket.has_token = True
+        loan.has_token = True
 
     def sync_acquire(self, timeout: float | None = None) -> None:
         """Borrow a token for the current thread, waiting for one up to ``timeout`` seconds.
@@ -207,22 +207,22 @@ class CapacityLimiter:
                 "acquire()"
             )
         borrower = threading.current_thread()
-        ticket = self._enrol(borrower)
+        loan = self._enrol(borrower)
         try:
             self._places.sync_put(None, timeout=timeout)
         except BaseException as error:
-            self._tickets.pop(borrower, None)
+            self._loans.pop(borrower, None)
             if isinstance(error, QueueFull):
                 raise TimeoutError(f"no token was free for {timeout} seconds") from None
             raise
-        ticket.has_token = True
+        loan.has_token = True
 
     def release(self) -> None:
         """Give back what the current task or thread has borrowed. RuntimeError if it has not."""
         if self.give_back(_caller()):
             return
         # In a forked child asyncio does not know any more which task has forked.
-        if not any(ticket.is_of_parent for ticket in list(self._tickets.values())):
+        if not any(loan.is_of_parent for loan in list(self._loans.values())):
             raise RuntimeError(_NO_TOKEN)
 
     def release_on_behalf_of(self, borrower: object) -> None:
@@ -232,11 +232,11 @@ class CapacityLimiter:
 
     def give_back(self, borrower: object) -> bool:
         """Give back the token of ``borrower``; False if it has none. From any thread."""
-        ticket = self._tickets.get(borrower)
-        if ticket is None or not ticket.has_token or self._tickets.pop(borrower, None) is None:
+        loan = self._loans.get(borrower)
+        if loan is None or not loan.has_token or self._loans.pop(borrower, None) is None:
             return False
         self.known_calls.pop(borrower, None)
-        if ticket.is_of_parent:
+        if loan.is_of_parent:
             return True
         try:
             self._places.get_nowait()
@@ -246,10 +246,10 @@ class CapacityLimiter:
             raise
         return True
 
-    def _held_by(self) -> list[list[Any]] | None:
+    def _owners(self) -> list[list[Any]] | None:
         # The `task_context` of each call that has a token; None if somebody else has one, or there
         # is one left, or somebody is in the middle of borrowing or giving back.
-        if len(self.known_calls) > _MOST_HOLDERS:
+        if len(self.known_calls) > _MOST_OWNERS:
             return None
         known = list(self.known_calls.values())
         is_all = len(known) == self.borrowed_tokens >= max(1, self._total_tokens)
@@ -257,9 +257,9 @@ class CapacityLimiter:
 
     def begins_here(self, borrower: object) -> None:
         """It is this thread that uses the token of ``borrower``."""
-        ticket = self._tickets.get(borrower)
-        if ticket is not None:
-            ticket.ident = threading.get_ident()
+        loan = self._loans.get(borrower)
+        if loan is not None:
+            loan.ident = threading.get_ident()
 
     async def __aenter__(self) -> None:
         await self.acquire()
@@ -283,48 +283,48 @@ class CapacityLimiter:
     ) -> None:
         self.release()
 
-    def _enrol(self, borrower: object) -> _Ticket:
-        ticket = _Ticket()
-        if self._tickets.setdefault(borrower, ticket) is not ticket:
+    def _enrol(self, borrower: object) -> _Loan:
+        loan = _Loan()
+        if self._loans.setdefault(borrower, loan) is not loan:
             raise RuntimeError(
                 "this borrower has a token of this CapacityLimiter already, or waits for one"
             )
-        return ticket
+        return loan
 
     def _forget_parent(self) -> None:
         # In a forked child. The parent's queue may be in anybody's hands.
         here = threading.get_ident()
         places = _places(self._places.maxsize)
         self.known_calls = {}
-        for ticket in list(self._tickets.values()):
-            if not ticket.has_token or ticket.ident != here:
-                ticket.is_of_parent = True
-            elif not ticket.is_of_parent:
+        for loan in list(self._loans.values()):
+            if not loan.has_token or loan.ident != here:
+                loan.is_of_parent = True
+            elif not loan.is_of_parent:
                 places._offer(None)
         self._places = places
 
 
 _NO_TOKEN = "this borrower has no token of this CapacityLimiter"
-_MOST_HOLDERS = 1000  # that are looked at
+_MOST_OWNERS = 1000  # that are looked at
 
 
 class _TokenWait:
     """A task's wait for a token: of its loop's thread, but for what a search asks."""
 
-    __slots__ = ("_failure", "_limiter", "_turn", "call", "item", "loop")
+    __slots__ = ("_failure", "_limiter", "_waiter", "call", "item", "loop")
 
     is_harmless = False
 
     def __init__(self, limiter: CapacityLimiter, borrower: object) -> None:
         self._limiter = limiter
         self.call = borrower  # or a task, or anything else
-        self._turn: Any = None
+        self._waiter: Any = None
         self._failure: BaseException | None = None
         self.item: Any = None  # what the task is suspended on
 
     def __await__(self) -> Generator[Any, None, None]:
-        self._turn = turn = self._limiter._places._putting(None)
-        waiting = turn.__await__()
+        self._waiter = waiter = self._limiter._places._putting(None)
+        waiting = waiter.__await__()
         task = None
         try:
             for future in waiting:  # as long as there is none
@@ -351,17 +351,17 @@ class _TokenWait:
     def borrowers(self) -> list[Any]:
         return list(self._limiter.statistics().borrowers)
 
-    def holders(self) -> list[list[Any]] | None:
-        known = self._limiter._held_by()
+    def owners(self) -> list[list[Any]] | None:
+        known = self._limiter._owners()
         # Asked afterwards: it was in line when they were all there was.
-        return known if self._turn.is_in_line() else None
+        return known if self._waiter.is_in_line() else None
 
     def refusal(self, why: str) -> RuntimeError:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         held = []
         for call in list(self._limiter.known_calls)[:5]:
-            ticket = self._limiter._tickets.get(call)
-            name = names.get(None if ticket is None else ticket.ident)
+            loan = self._limiter._loans.get(call)
+            name = names.get(None if loan is None else loan.ident)
             held.append(f"{function_words(call.shown)} in thread {name!r}")
         return RuntimeError(
             f"This call would deadlock: it needs a token of {self._limiter!r}, and what has them "
@@ -371,7 +371,7 @@ class _TokenWait:
 
     def end(self, error: BaseException) -> None:
         self._failure = error
-        self._turn.wake()
+        self._waiter.wake()
 
 
 def _places(maxsize: int) -> kernel.QueueCore:

@@ -131,7 +131,7 @@ class _Queue:
         if work is None:  # shutdown's: let the threads end
             self._inbox.close()
         else:
-            if not self._inbox.put(_Work(work, self._arguments)):
+            if not self._inbox.put(_WorkItem(work, self._arguments)):
                 raise RuntimeError("cannot schedule new futures after shutdown")
 
     def get_nowait(self) -> Any:
@@ -141,7 +141,7 @@ class _Queue:
             if not self._drained:
                 raise queue.Empty
         item = self._drained.popleft()
-        return item.work if type(item) is _Work else _Given(item)
+        return item.work if type(item) is _WorkItem else _KernelItem(item)
 
     def qsize(self) -> int:
         return self._inbox.qsize()
@@ -150,7 +150,7 @@ class _Queue:
         return self.qsize() == 0
 
 
-class _Work(Item):
+class _WorkItem(Item):
     """What ``submit`` makes, as an item of the inbox."""
 
     __slots__ = ("arguments", "work")
@@ -164,14 +164,14 @@ class _Work(Item):
         work.run(*self.arguments)
 
 
-class _Given:
+class _KernelItem:
     """A kernel's call, as shutdown cancels what ``submit`` made."""
 
     def __init__(self, item: Item) -> None:
         self._item = item
 
     @property
-    def future(self) -> _Given:
+    def future(self) -> _KernelItem:
         return self
 
     def cancel(self) -> None:

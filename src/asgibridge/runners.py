@@ -139,7 +139,7 @@ class TopLevelRun:
         on: Executor | PersistentLoop | None,
         task_context: list[asyncio.Task[Any]] | None,
     ) -> None:
-        self._executor.hold()
+        self._executor.begin_wait()
         if type(on) is PersistentLoop:
             self._abandon_thread = on.abandon
             if on.add(self):
@@ -151,12 +151,12 @@ class TopLevelRun:
             lease = leases.lease_of_a_run()
             if lease is not None:
                 self._abandon_thread = lease.abandon
-                lease.post(_LeasedItem(self, lease))
+                lease.post(_LeasedRunItem(self, lease))
                 self._started = True
                 self._executor.serve()
                 return
             try:
-                kernel.start_run(_RunnerItem(self), self._executor, self._workers.append)
+                kernel.start_run(_RunItem(self), self._executor, self._workers.append)
             finally:
                 # A signal handler may raise while we wait for the thread to report that it is up.
                 worker = self._workers[-1]
@@ -174,7 +174,7 @@ class TopLevelRun:
             future.add_done_callback(self._submitted)
             self._started = True
             try:
-                self._executor.serve(deadlocks.Submitted(on, task_context))
+                self._executor.serve(deadlocks.ForeignWait(on, task_context))
             except deadlocks.NeverRuns as error:
                 # When it was submitted, the task that is in the way was in the middle of a step.
                 if not future.cancel():
@@ -336,7 +336,7 @@ def _give_sigint_back(handler: Callable[[int, FrameType | None], None] | None) -
 names.drivers[TopLevelRun._body.__code__] = "awaitable"
 
 
-class _RunnerItem(Item):
+class _RunItem(Item):
     """A run as the one item in the inbox of its own worker."""
 
     __slots__ = ("_run",)
@@ -353,7 +353,7 @@ class _RunnerItem(Item):
             run._has_run = True
 
 
-class _LeasedItem:
+class _LeasedRunItem:
     """A run as the one item of a lease."""
 
     __slots__ = ("_lease", "_run")

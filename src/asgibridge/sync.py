@@ -278,7 +278,7 @@ def _run_on(
     # AsyncCall.run_on, for the Future that a main_wrap of somebody else's gets.
     closing = _Closing(executor)
     result.add_done_callback(closing)
-    executor.hold()
+    executor.begin_wait()
     try:
         kernel.call_soon(loop, kernel.begin_task, loop, coroutine, result, _NO_RESULT)
     except RuntimeError:

@@ -380,7 +380,7 @@ class TestBehindARing:
     def test_a_thread_that_waits_for_such_a_call_breaks_the_ring(self, monkeypatch):
         """And not the call that it waits for itself, if it is the one that looks."""
         stands, posted, looked = threading.Event(), threading.Event(), threading.Event()
-        look, lookers = deadlocks.look, []
+        look, lookers = deadlocks.look_for_ring, []
 
         def only_the_bystander(loop, beneath):
             if threading.get_ident() in lookers and posted.is_set():
@@ -395,7 +395,7 @@ class TestBehindARing:
             async with ThreadSensitiveContext():  # a thread of its own
                 return await sync_to_async(wait_for_it)()
 
-        monkeypatch.setattr(deadlocks, "look", only_the_bystander)
+        monkeypatch.setattr(deadlocks, "look_for_ring", only_the_bystander)
         with ThreadPoolExecutor(2) as pool:
             ring = pool.submit(asyncio.run, self.ring(stands))
             assert stands.wait(10)
@@ -560,7 +560,7 @@ class TestRuns:
 
     def test_a_task_that_was_cancelled_a_moment_ago(self, monkeypatch):
         """It has not heard of it yet, and seems to wait for a call that can't run."""
-        look, not_yet = deadlocks.look, [True]
+        look, not_yet = deadlocks.look_for_ring, [True]
 
         async def main():
             loop = asyncio.get_running_loop()
@@ -583,7 +583,7 @@ class TestRuns:
                 go.wait(10)
                 return async_to_sync(inner)()
 
-            monkeypatch.setattr(deadlocks, "look", instead)
+            monkeypatch.setattr(deadlocks, "look_for_ring", instead)
             working = asyncio.ensure_future(sync_to_async(work)())
             await begun.wait()
             tasks.append(asyncio.ensure_future(thread()))
@@ -663,14 +663,14 @@ class TestClosedLoop:
     def test_whose_task_has_ended_just_before(self, waiting, monkeypatch):
         loop, outcome, (future, task) = waiting
         looking, closed = threading.Event(), threading.Event()
-        look = deadlocks.look
+        look = deadlocks.look_for_ring
 
         def late(*args):
             looking.set()
             assert closed.wait(10)
             look(*args)
 
-        monkeypatch.setattr(deadlocks, "look", late)
+        monkeypatch.setattr(deadlocks, "look_for_ring", late)
         assert looking.wait(10)
         future.set_result("in time")
         loop.run_until_complete(task)
@@ -682,13 +682,13 @@ class TestClosedLoop:
     def test_that_is_stopped_may_run_again(self, waiting, monkeypatch):
         loop, outcome, (future, _) = waiting
         looks = threading.Semaphore(0)
-        look = deadlocks.look
+        look = deadlocks.look_for_ring
 
         def noting(*args):
             look(*args)
             looks.release()
 
-        monkeypatch.setattr(deadlocks, "look", noting)
+        monkeypatch.setattr(deadlocks, "look_for_ring", noting)
         assert looks.acquire(timeout=10)
         assert outcome == []
         future.set_result("ran again")

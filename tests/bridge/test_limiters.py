@@ -631,7 +631,7 @@ class TestLimitedCalls:
         gc.collect()
         assert running == []
         assert limiter.statistics() == CapacityLimiterStatistics(0, 3, (), 0)
-        assert limiter._tickets == {}
+        assert limiter._loans == {}
 
 
 class TestThreadName:

@@ -118,8 +118,8 @@ def no_proof(monkeypatch):
 @pytest.fixture
 def no_look(monkeypatch):
     """Only who begins to wait may find it, at once."""
-    monkeypatch.setattr(deadlocks, "look", lambda *args: None)
-    monkeypatch.setattr(deadlocks, "look_from", lambda *args: None)
+    monkeypatch.setattr(deadlocks, "look_for_ring", lambda *args: None)
+    monkeypatch.setattr(deadlocks, "look_for_ring_from", lambda *args: None)
 
 
 @pytest.fixture
@@ -169,11 +169,11 @@ class TestTokens:
         limiter = CapacityLimiter(tokens)
 
         async def main():
-            all_hold, holders = asyncio.Event(), []
+            all_hold, owners = asyncio.Event(), []
 
             async def inner():
-                holders.append(1)
-                if len(holders) == tokens:
+                owners.append(1)
+                if len(owners) == tokens:
                     all_hold.set()
                 await all_hold.wait()
                 return await limited(int, limiter)
@@ -343,7 +343,7 @@ class TestTokensThatComeBack:
     pytestmark = pytest.mark.usefixtures("no_proof")
 
     @staticmethod
-    async def with_another_holder(limiter, holder, let_go):
+    async def with_another_holder(limiter, blocker, let_go):
         """One token's call waits for the other; `holder` has that, and gives it back later."""
         begun = asyncio.Event()
 
@@ -351,7 +351,7 @@ class TestTokensThatComeBack:
             begun.set()
             return await limited(lambda: "ran", limiter)
 
-        other = asyncio.ensure_future(holder())
+        other = asyncio.ensure_future(blocker())
         while limiter.borrowed_tokens < 1:
             await asyncio.sleep(0.001)
         first = asyncio.ensure_future(holding(inner, limiter))
@@ -364,8 +364,8 @@ class TestTokensThatComeBack:
     def test_of_a_thread_in_foreign_code(self):
         event = threading.Event()
         limiter = CapacityLimiter(2)
-        holder = partial(limited, partial(event.wait, LIMIT), limiter)
-        assert run(self.with_another_holder(limiter, holder, event.set)) == ["ran", True]
+        blocker = partial(limited, partial(event.wait, LIMIT), limiter)
+        assert run(self.with_another_holder(limiter, blocker, event.set)) == ["ran", True]
 
     def test_of_a_thread_that_has_borrowed_by_hand(self):
         event = threading.Event()
@@ -375,10 +375,10 @@ class TestTokensThatComeBack:
             with limiter:
                 return event.wait(LIMIT)
 
-        async def holder():
+        async def blocker():
             return await asyncio.get_running_loop().run_in_executor(None, work)
 
-        assert run(self.with_another_holder(limiter, holder, event.set)) == ["ran", True]
+        assert run(self.with_another_holder(limiter, blocker, event.set)) == ["ran", True]
 
     @pytest.mark.parametrize("by_hand", [True, False])
     def test_of_a_task_that_waits_for_an_event(self, by_hand):
@@ -386,24 +386,24 @@ class TestTokensThatComeBack:
             event = asyncio.Event()
             limiter = CapacityLimiter(2)
 
-            async def holder():
+            async def blocker():
                 if not by_hand:
                     return await holding(event.wait, limiter)
                 async with limiter:
                     return await event.wait()
 
-            return await self.with_another_holder(limiter, holder, event.set)
+            return await self.with_another_holder(limiter, blocker, event.set)
 
         assert run(main()) == ["ran", True]
 
     def test_on_behalf_of_something(self):
         limiter = CapacityLimiter(2)
 
-        async def holder():
+        async def blocker():
             await limiter.acquire_on_behalf_of("something")
 
         release = partial(limiter.release_on_behalf_of, "something")
-        assert run(self.with_another_holder(limiter, holder, release)) == ["ran", None]
+        assert run(self.with_another_holder(limiter, blocker, release)) == ["ran", None]
 
     def test_by_a_task_that_has_borrowed_by_hand_and_waits_in_the_chain(self):
         """Who has entered it by hand may leave it by hand, from wherever."""
@@ -511,7 +511,7 @@ class TestTokensThatComeBack:
             elsewhere = threading.Thread(target=release)
             elsewhere.start()
             elsewhere.join(LIMIT)  # and this loop with it
-            assert limiter._held_by() is not None
+            assert limiter._owners() is not None
             assert deadlocks.chain(contexts[0]) is None
             return await first
 
@@ -1070,7 +1070,10 @@ class TestLeaving:
                         await call
                     else:  # the worker was kept
                         await begun.wait()
-                        found = len(leases[0].held_by()), [each.end_held_by() for each in leases]
+                        found = (
+                            len(leases[0].blocked_by()),
+                            [each.end_blocked_by() for each in leases],
+                        )
                         event.set()
                         await call
             return found
@@ -1085,7 +1088,7 @@ class TestPartnersOfClosedLoops:
         """As `async_to_sync` does, here in the middle of an iteration."""
         loop = asyncio.new_event_loop()
         looking, outcome, futures = threading.Event(), [], []
-        look = deadlocks.look
+        look = deadlocks.look_for_ring
 
         def noting(*args):
             looking.set()
@@ -1108,7 +1111,7 @@ class TestPartnersOfClosedLoops:
             asyncio.ensure_future(sync_to_async(work)())
             await loop.run_in_executor(None, looking.wait, LIMIT)
 
-        monkeypatch.setattr(deadlocks, "look", noting)
+        monkeypatch.setattr(deadlocks, "look_for_ring", noting)
         loop.run_until_complete(main())
         for task in asyncio.all_tasks(loop):
             task._log_destroy_pending = False

@@ -118,13 +118,13 @@ class TestSyncToAsync:
     @pytest.mark.asyncio
     async def test_a_batch_takes_one_hop(self, monkeypatch):
         hops = []
-        original = pulls.Hops.call
+        original = pulls.HopContext.call
 
         def call(self, function):
             hops.append(function)
             return original(self, function)
 
-        monkeypatch.setattr(pulls.Hops, "call", call)
+        monkeypatch.setattr(pulls.HopContext, "call", call)
         monkeypatch.setattr(pulls, "clock", lambda: 0)
         async for _ in sync_to_async_iterator(numbers(1000), max_size=100):
             pass

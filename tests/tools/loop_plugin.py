@@ -27,7 +27,7 @@ class ReaderlessLoop(asyncio.SelectorEventLoop):
 
 LOOPS = ("uvloop", "readerless")
 
-WAITS = ("_pure.inbox", "_pure.turns", "_wsgi.conversation")
+WAITS = ("_pure.inbox", "_pure.waiters", "_wsgi.conversation")
 """The modules that have a _PATIENCE."""
 
 LEFT_OUT = {

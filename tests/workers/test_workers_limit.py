@@ -149,14 +149,14 @@ class watched_pool:
 def test_does_not_block_the_loop():
     async def main():
         set_policy(Policy(limit=1))
-        async with Holder() as holder:
+        async with Holder() as blocker:
             task = asyncio.ensure_future(one())
             await until_waiting(1)
             turned = asyncio.Event()
             asyncio.get_running_loop().call_soon(turned.set)
             await turned.wait()
             assert not task.done()
-            holder.leave.set()
+            blocker.leave.set()
             assert isinstance(await task, threading.Thread)
 
     run(main)
@@ -229,12 +229,12 @@ class TestWaitTimeout:
     def test_says_who_has_them(self):
         async def main():
             set_policy(Policy(limit=1, wait_timeout=0.01))
-            async with Holder() as holder:
+            async with Holder() as blocker:
                 with pytest.raises(LimitReached) as caught:
                     await one()
                 assert isinstance(caught.value, TimeoutError)
-                holder.leave.set()
-                await holder.task
+                blocker.leave.set()
+                await blocker.task
                 await one()  # there is one again
             return str(caught.value)
 
@@ -248,7 +248,7 @@ class TestWaitTimeout:
 
         async def main():
             set_policy(Policy(limit=1, wait_timeout=0.01))
-            async with Holder() as holder:
+            async with Holder() as blocker:
                 async with ThreadSensitiveContext():
                     for _ in range(2):
                         with pytest.raises(LimitReached):
@@ -256,7 +256,7 @@ class TestWaitTimeout:
                     set_policy(Policy(limit=1))
                     task = asyncio.ensure_future(current_thread())
                     await until_waiting(1)
-                    holder.leave.set()
+                    blocker.leave.set()
                     assert await task
 
         run(main)
@@ -267,10 +267,10 @@ class TestWaitTimeout:
         async def main():
             set_policy(Policy(limit=1, wait_timeout=0.05))
             loop = asyncio.get_running_loop()
-            async with Holder() as holder:
+            async with Holder() as blocker:
                 task = asyncio.ensure_future(one(lambda: go_on.wait(SECONDS)))
                 await until_waiting(1)
-                holder.leave.set()
+                blocker.leave.set()
                 loop.call_later(0.15, go_on.set)
                 assert await task
 
@@ -291,7 +291,7 @@ class TestGivingUp:
         async def main():
             set_policy(Policy(limit=1))
             ran = []
-            async with Holder() as holder:
+            async with Holder() as blocker:
                 tasks = [
                     asyncio.ensure_future(one(lambda number=number: ran.append(number)))
                     for number in range(3)
@@ -301,7 +301,7 @@ class TestGivingUp:
                 with pytest.raises(asyncio.CancelledError):
                     await tasks[1]
                 assert len(pool.waiting) == 2
-                holder.leave.set()
+                blocker.leave.set()
                 await tasks[0]
                 await tasks[2]
             assert ran == [0, 2]
@@ -311,7 +311,7 @@ class TestGivingUp:
     def test_but_not_if_another_call_of_its_context_waits(self):
         async def main():
             set_policy(Policy(limit=1))
-            async with Holder() as holder, ThreadSensitiveContext():
+            async with Holder() as blocker, ThreadSensitiveContext():
                 first = asyncio.ensure_future(current_thread())
                 await until_waiting(1)
                 second = asyncio.ensure_future(current_thread())
@@ -320,7 +320,7 @@ class TestGivingUp:
                 with pytest.raises(asyncio.CancelledError):
                     await first
                 assert len(pool.waiting) == 1
-                holder.leave.set()
+                blocker.leave.set()
                 assert await second
 
         run(main)
@@ -328,11 +328,11 @@ class TestGivingUp:
     def test_leaving_waits_for_what_waits(self):
         async def main():
             set_policy(Policy(limit=1))
-            async with Holder() as holder:
+            async with Holder() as blocker:
                 async with ThreadSensitiveContext():
                     task = asyncio.ensure_future(current_thread())
                     await until_waiting(1)
-                    asyncio.get_running_loop().call_soon(holder.leave.set)
+                    asyncio.get_running_loop().call_soon(blocker.leave.set)
                 assert task.done()
             assert not pool.in_use
 
@@ -360,13 +360,13 @@ class TestGivingUp:
             loop.close()
 
         async def main():
-            async with Holder() as holder:
+            async with Holder() as blocker:
                 thread = threading.Thread(target=Context().run, args=(wait_and_close,))
                 thread.start()
                 await asyncio.get_running_loop().run_in_executor(None, thread.join, SECONDS)
                 gc.collect()
                 assert not pool.waiting
-                holder.leave.set()
+                blocker.leave.set()
                 await one()
 
         set_policy(Policy(limit=1))
@@ -375,7 +375,7 @@ class TestGivingUp:
     def test_a_submitted_call(self):
         async def main():
             set_policy(Policy(limit=1))
-            async with Holder() as holder, ThreadSensitiveContext() as context:
+            async with Holder() as blocker, ThreadSensitiveContext() as context:
                 task = asyncio.ensure_future(current_thread())
                 await until_waiting(1)
                 executor = SyncToAsync.context_to_thread_executor[context]
@@ -385,7 +385,7 @@ class TestGivingUp:
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 assert len(pool.waiting) == 1
-                holder.leave.set()
+                blocker.leave.set()
                 assert await asyncio.wrap_future(future) == 7
 
         run(main)
@@ -421,14 +421,14 @@ class TestGivingUp:
 def test_a_higher_limit_lets_those_on_who_wait():
     async def main():
         set_policy(Policy(limit=1))
-        async with Holder() as holder:
-            tasks = [asyncio.ensure_future(hold(asyncio.Event(), holder.leave)) for _ in range(3)]
+        async with Holder() as blocker:
+            tasks = [asyncio.ensure_future(hold(asyncio.Event(), blocker.leave)) for _ in range(3)]
             await until_waiting(3)
             set_policy(Policy(limit=3))
             await until_waiting(1)
             set_policy(Policy())
             await until_waiting(0)
-            holder.leave.set()
+            blocker.leave.set()
             await asyncio.gather(*tasks)
 
     run(main)
@@ -487,12 +487,12 @@ def test_a_thread_that_can_not_be_started(monkeypatch):
             await one()
         assert not pool.in_use
         set_policy(Policy(kind="keep", limit=1, after_lease=print_nothing))
-        async with Holder() as holder:
+        async with Holder() as blocker:
             set_policy(Policy(kind="keep", limit=1))  # for which there is no worker yet
             tasks = [asyncio.ensure_future(one()) for _ in range(2)]
             await until_waiting(2)
             fails.append(1)
-            holder.leave.set()
+            blocker.leave.set()
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 await tasks[0]
             assert await tasks[1]

@@ -207,8 +207,8 @@ async def _retire(executor: Executor) -> None:
         last: Any = executor.retire(asyncio.get_running_loop())
         if (
             last is not None
-            and last.is_held
-            and deadlocks.chain(last.held_by(), asyncio.current_task()) is not None
+            and last.is_blocked
+            and deadlocks.chain(last.blocked_by(), asyncio.current_task()) is not None
         ):
             last = None  # that thread waits for us: it goes when it can
     elif type(executor) is Lease:
@@ -218,7 +218,7 @@ async def _retire(executor: Executor) -> None:
         if (
             not is_on_its_way
             or executor.owns_current_thread()
-            or deadlocks.chain(executor.held_by(), asyncio.current_task()) is not None
+            or deadlocks.chain(executor.blocked_by(), asyncio.current_task()) is not None
         ):
             return
     else:  # a user put it in
@@ -229,7 +229,7 @@ async def _retire(executor: Executor) -> None:
             pass  # somebody has shut it down already
         executor.shutdown(wait=False)
     if last is not None:
-        leaving = _Leaving(executor, last, asyncio.get_running_loop())
+        leaving = _LeavingWait(executor, last, asyncio.get_running_loop())
         task = deadlocks.begin_wait(leaving)
         try:
             await last
@@ -238,7 +238,7 @@ async def _retire(executor: Executor) -> None:
             del task
 
 
-class _Leaving:
+class _LeavingWait:
     """A task's wait for the last of the context that it leaves: see `asgibridge._waits.deadlocks`.
 
     If that waits for the task in its turn, it goes when it can, and the task goes on at once.
@@ -255,13 +255,13 @@ class _Leaving:
         self.item = last
         self.loop = loop
 
-    def holders(self) -> list[list[asyncio.Task[Any]]] | None:
-        holder: Any = None
+    def owners(self) -> list[list[asyncio.Task[Any]]] | None:
+        blocker: Any = None
         if isinstance(self.item, kernel.SyncCall):
-            holder = self.item.held_by()
+            blocker = self.item.blocked_by()
         elif type(self._executor) is Lease:
-            holder = self._executor.end_held_by()
-        return None if holder is None else [holder]
+            blocker = self._executor.end_blocked_by()
+        return None if blocker is None else [blocker]
 
     def borrowers(self) -> list[Any]:
         worker = self._executor._worker if type(self._executor) is Lease else None

@@ -110,5 +110,5 @@ class _Guard:
         if self._limiter is not None:
             self._limiter.give_back(call)
 
-    def holder(self, call: kernel.SyncCall) -> None:
+    def blocker(self, call: kernel.SyncCall) -> None:
         return None

@@ -51,9 +51,9 @@ def send(
             return _send_to_foreign(loop, call, frame)
         if _send_to_frame(frame, call):
             return call
-    context = state.thread_sensitive_context.get(None)
+    context = wrapper.thread_sensitive_context.get(None)
     if context is not None:
-        return _send_to_executor(loop, call, _executor_of(context))
+        return _send_to_executor(loop, call, _executor_of(wrapper, context))
     frame = state.loop_thread_executors.get(loop)
     if frame is not None and _send_to_frame(frame, call):
         return call
@@ -82,19 +82,19 @@ def _send_to_frame(frame: kernel.CurrentThreadExecutor, call: kernel.SyncCall) -
                 "You cannot submit onto CurrentThreadExecutor from its own thread"
             )
         if serving.post(call):
-            if call.is_held:
+            if call.is_blocked:
                 _raise_if_never_run(call)
             return True
 
 
-def _executor_of(context: Any) -> Executor:
+def _executor_of(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
     # A foreign object may stand in for a ThreadSensitiveContext, as asgiref lets it.
     if getattr(context, "_exited", False):
         raise RuntimeError(
             "ThreadSensitiveContext has exited. Tasks created inside a context with an executor "
             "must finish before it exits."
         )
-    executor = state.executors_of_contexts.get(context)
+    executor = wrapper.context_to_thread_executor.get(context)
     if executor is None:
         # A call that comes after the exit must not meet what is on the thread it had.
         executor = leases.executor_of_context(
@@ -102,7 +102,7 @@ def _executor_of(context: Any) -> Executor:
             getattr(context, "_left", None),
             getattr(context, "_owner", None),
         )
-        state.executors_of_contexts[context] = executor
+        wrapper.context_to_thread_executor[context] = executor
     return executor
 
 
@@ -114,21 +114,21 @@ def _send_to_executor(
             raise _would_deadlock("Single thread executor already being used")
         if not executor.post(call):
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if call.is_held:
+        if call.is_blocked:
             _raise_if_never_run(call)
         return call
     if type(executor) is Lease:
         if executor.owns_current_thread():
             raise _would_deadlock("Single thread executor already being used")
         sent = executor.send(call, loop)
-        if call.is_held:
+        if call.is_blocked:
             _raise_if_never_run(call)
         return sent
     return _send_to_foreign(loop, call, executor)
 
 
 def _raise_if_never_run(call: kernel.SyncCall) -> None:
-    why = deadlocks.chain(call.held_by(), asyncio.current_task())
+    why = deadlocks.chain(call.blocked_by(), asyncio.current_task())
     if why is not None and call.revoke():
         raise deadlocks.would_never_run("This call", why)
 
@@ -161,9 +161,9 @@ def _send_to_foreign(
     # A thread-sensitive call: the executor has one thread, by contract.
     if executor in _busy.executors:
         raise _would_deadlock("Single thread executor already being used")
-    holder = deadlocks.busy_with(executor)
-    if holder:
-        why = deadlocks.chain(holder, asyncio.current_task())
+    blocker = deadlocks.busy_with(executor)
+    if blocker:
+        why = deadlocks.chain(blocker, asyncio.current_task())
         if why is not None:
             raise deadlocks.would_never_run("This call", why)
     call.guard = _OneThread(executor, call.guard)
@@ -221,7 +221,7 @@ class _OneThread:
         if self._inner is not None:
             self._inner.given_up(call)
 
-    def holder(self, call: kernel.SyncCall) -> Any:
+    def blocker(self, call: kernel.SyncCall) -> Any:
         return deadlocks.busy_with(self._executor)
 
 

@@ -39,7 +39,7 @@ from typing import Any, Generic, TypeVar
 from .. import _kernel
 from ..sync import SyncToAsync
 
-__all__ = ["SLICE", "Hops", "Pulls", "clock"]
+__all__ = ["SLICE", "HopContext", "Pulls", "clock"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -50,7 +50,7 @@ SLICE = 0.001
 clock = time.perf_counter
 
 
-class Hops:
+class HopContext:
     """Calls from a task to where sync code runs, all in the one ``context``."""
 
     def __init__(
@@ -164,7 +164,7 @@ class Pulls(Generic[_T]):
     :param max_size: how many items may wait in ``ready``.
     """
 
-    def __init__(self, open_: Callable[[], Iterable[_T]], hops: Hops, max_size: int) -> None:
+    def __init__(self, open_: Callable[[], Iterable[_T]], hops: HopContext, max_size: int) -> None:
         self.ready: deque[_T] = deque()
         self._open = open_
         self._hops = hops

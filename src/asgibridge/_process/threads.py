@@ -39,7 +39,7 @@ from .items import Item
 __all__ = ["Worker", "has_users_threads", "is_exiting", "workers"]
 
 
-class Mailbox(Protocol):
+class ServedInbox(Protocol):
     """The part of a kernel's Inbox that a worker uses."""
 
     def serve(self) -> None: ...
@@ -79,7 +79,7 @@ class Worker(threading.Thread):
     on_end: Callable[[Worker], object] | None = None
     """Set on the thread itself; called there when it ends, while it has its values."""
 
-    def __init__(self, inbox: Mailbox, *, after: Worker | None = None) -> None:
+    def __init__(self, inbox: ServedInbox, *, after: Worker | None = None) -> None:
         options: dict[str, Any] = {}
         if sys.version_info >= (3, 14):
             # Free-threaded 3.14 would start it in a copy of whatever context happens to be current.

@@ -18,7 +18,7 @@
     What is particular about some calls is the business of their ``guard``, an object of the
     shell's with these methods, or None: ``begins(call)`` and ``ends(call)``, on the thread, around
     the function; ``given_up(call)``, once, on any thread, if the function will never run;
-    ``holder(call)``, for `SyncCall.held_by`, while the call is in no inbox of ours.
+    ``holder(call)``, for `SyncCall.blocked_by`, while the call is in no inbox of ours.
 
 `TaskContext`, what a call's function waits for
     The tasks that the function waits for in `async_to_sync`, innermost last. To searches for
@@ -109,7 +109,7 @@ class SyncCall:
         "_work",
         "guard",
         "has_begun",
-        "is_held",
+        "is_blocked",
         "place",
         "shown",
         "task_context",
@@ -151,7 +151,7 @@ class SyncCall:
         # For dumps: the executor that is to run it, if it is in no inbox of ours yet.
         self.place: Any = None
         self.has_begun = False
-        self.is_held = False
+        self.is_blocked = False
 
     def __repr__(self) -> str:
         return f"<call of {self.shown!r}>"
@@ -270,7 +270,7 @@ class SyncCall:
             self.guard.given_up(self)
         return True
 
-    def held_by(self) -> TaskContext | None:
+    def blocked_by(self) -> TaskContext | None:
         """What keeps this call from going on: the ``task_context`` of a call (or of this one) whose
         function waits in `async_to_sync`, on the thread that has to run this one to its end.
 
@@ -278,15 +278,15 @@ class SyncCall:
         """
         inbox = self._inbox
         if inbox is not None:
-            holder = inbox._holder
+            blocker = inbox._blocker
         else:
-            holder = None if self.guard is None else self.guard.holder(self)
+            blocker = None if self.guard is None else self.guard.blocker(self)
         # Asked afterwards: a call that has ended is not held by the next one.
         if self._work:
-            return holder
+            return blocker
         if inbox is None:
             return self.task_context
-        return holder if holder is self.task_context else None
+        return blocker if blocker is self.task_context else None
 
     def fail(self, error: BaseException) -> bool:
         """Raise ``error`` in the waiting task in place of `run`; False if that has begun, or if
@@ -427,12 +427,12 @@ class AsyncCall:
         :param no_result: the error if the coroutine ends without setting the outcome.
         """
         self._executor = executor
-        executor.hold()  # before the coroutine can run, and a call of its be posted
+        executor.begin_wait()  # before the coroutine can run, and a call of its be posted
         try:
             call_soon(loop, begin_task, loop, coroutine, self, no_result)
         except RuntimeError:
             self._executor = None
-            executor._inbox._let_go_of_outer()
+            executor._inbox._end_wait()
             return False
         executor.serve(loop)
         return True

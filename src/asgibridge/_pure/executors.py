@@ -100,9 +100,9 @@ class CurrentThreadExecutor(Executor):
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
         return self._generation == fork.generation and self._inbox.put(item)
 
-    def hold(self) -> None:
+    def begin_wait(self) -> None:
         """Say that `serve` comes next, before there is anything that could need the thread."""
-        self._inbox._hold()
+        self._inbox._begin_wait()
 
     def serve(self, loop: Any = None) -> None:
         """Run what is posted until `close`. On the thread the executor was made in.
@@ -120,7 +120,7 @@ class CurrentThreadExecutor(Executor):
 
         On the thread the executor was made in.
         """
-        self._inbox._let_go_of_outer()
+        self._inbox._end_wait()
         self._inbox.close()
         for item in self._inbox.drain():
             outer = self.serving()
@@ -206,12 +206,12 @@ class ThreadSensitiveExecutor(Executor):
         inbox = self._inbox
         return inbox is None or inbox.is_idle()
 
-    def held_by(self) -> TaskContext | None:
+    def blocked_by(self) -> TaskContext | None:
         """The ``task_context`` of the call that the thread is in the middle of, while that waits in
         `async_to_sync`; else None. From any thread.
         """
         inbox = self._inbox
-        return None if inbox is None else inbox._holder
+        return None if inbox is None else inbox._blocker
 
     def abandon(self) -> None:
         """Do not wait for the thread at exit. From any thread."""

@@ -49,12 +49,12 @@ class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
     __slots__ = (
-        "_holder",
+        "_blocker",
         "_is_frame",
         "_lock",
         "_loop",
         "_outer",
-        "_outer_holder",
+        "_outer_blocker",
         "_patience",
         "_queue",
         "_when_idle",
@@ -76,10 +76,10 @@ class Inbox:
         # and what held that before.
         self._loop: Any = None
         self._outer: Inbox | None = None
-        self._outer_holder: TaskContext | None = None
+        self._outer_blocker: TaskContext | None = None
         self._patience = _LONG_PATIENCE
         # The `task_context` of the call that the owner runs, while that waits in `async_to_sync`.
-        self._holder: TaskContext | None = None
+        self._blocker: TaskContext | None = None
 
     def put(self, item: Item) -> bool:
         """Add ``item``, or return False if the inbox is closed. From any thread."""
@@ -89,7 +89,7 @@ class Inbox:
             if type(item) is SyncCall:
                 item.accept()
                 item._inbox = self
-                item.is_held = self._holder is not None
+                item.is_blocked = self._blocker is not None
             # Nothing is called between these two: it might raise (a signal's handler, or near the
             # recursion limit), and we would pass for busy ever after.
             self.posted += 1
@@ -129,16 +129,16 @@ class Inbox:
 
     def _serve_on(self, loop: Any) -> None:
         """`serve`, by a frame that waits for a task of ``loop``; or for something else, if None."""
-        self._hold()
+        self._begin_wait()
         self._is_frame = True
         self._loop = loop
         try:
             self.serve()
         finally:
             self._loop = None  # or a task that outlives the frame would hold it, by its context
-            self._let_go_of_outer()
+            self._end_wait()
 
-    def _hold(self) -> None:
+    def _begin_wait(self) -> None:
         """A frame is about to wait: say so where the call came from that it is in."""
         call = this_thread.call
         # Greenlets of one thread are not told apart by what was made before they came.
@@ -150,18 +150,18 @@ class Inbox:
         ):
             return
         self._outer = outer = call._inbox
-        self._outer_holder, outer._holder = outer._holder, call.task_context
+        self._outer_blocker, outer._blocker = outer._blocker, call.task_context
         self._patience = _SHORT_PATIENCE if outer._has_items() else _LONG_PATIENCE
 
-    def _let_go_of_outer(self) -> None:
+    def _end_wait(self) -> None:
         """The frame has waited."""
         outer, self._outer = self._outer, None
         if outer is not None:
-            outer._holder, self._outer_holder = self._outer_holder, None
+            outer._blocker, self._outer_blocker = self._outer_blocker, None
 
     def _look(self) -> None:
         try:
-            deadlocks.look(self._loop, this_thread.call)
+            deadlocks.look_for_ring(self._loop, this_thread.call)
         except RuntimeError:
             # The loop was closed. Its task may have ended just before: then we have been woken.
             if not self.closed and self._queue.empty():

@@ -104,10 +104,10 @@ class PoolInbox:
 
     def serve(self) -> None:
         """Run what comes, until the inbox is closed and empty. On each thread that was hired."""
-        bed = threading.Lock()
-        bed.acquire()
+        sleep_lock = threading.Lock()
+        sleep_lock.acquire()
         while True:
-            item = self._take(bed)
+            item = self._take(sleep_lock)
             if item is None:
                 return
             is_free = False
@@ -130,7 +130,7 @@ class PoolInbox:
         with self._lock:
             self._looking += 1
 
-    def _take(self, bed: Any) -> Item | None:
+    def _take(self, sleep_lock: Any) -> Item | None:
         # The first item; waits for one. None at the end.
         while True:
             with self._lock:
@@ -140,5 +140,5 @@ class PoolInbox:
                 if self.closed:
                     self._threads -= 1
                     return None
-                self._parked.append(bed)
-            bed.acquire()
+                self._parked.append(sleep_lock)
+            sleep_lock.acquire()

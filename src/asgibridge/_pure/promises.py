@@ -1,11 +1,11 @@
 """Who waits for what a queue keeps, what is promised to whom, and who is woken.
 
-A wait is a **turn** (`turns._Turn`), and goes through the states that are drawn there.
+A wait is a **waiter** (`waiters._Waiter`), and goes through the states that are drawn there.
 
-**Promises, no hand-over.** Nothing is handed to a sleeper. A turn to get is promised *an* item, a
-turn to put *a* free place. Both stay in the queue, counted (``_kept_items``, ``_kept_slots``) as
-nobody else's, until the turn wakes up, and takes what is the first item then, or puts its own. So a
-wait that ends in any other way has nothing to give back: its promise is broken, which is a count,
+**Promises, no hand-over.** Nothing is handed to a sleeper. A waiter to get is promised *an* item, a
+waiter to put *a* free place. Both stay in the queue, counted (``_kept_items``, ``_kept_slots``) as
+nobody else's, until the waiter wakes up, and takes what is the first item then, or puts its own. So
+a wait that ends in any other way has nothing to give back: its promise is broken, which is a count,
 and the next in line gets it. No item is ever in nobody's hands: not when a task is cancelled
 between its wake-up and its next step, nor when its loop is closed in that moment.
 
@@ -15,19 +15,19 @@ What holds whenever nobody is in the middle of a step:
 2. Somebody waits to put: all room is taken or promised.
 3. Newcomers take or put only if nobody waits for the same, so nobody is passed.
 
-From 1 and 2: one item put, or one place that becomes free, wakes one turn at most (and those that
+From 1 and 2: one item put, or one place that becomes free, wakes one waiter at most (and those that
 only peek), and while that one is on its way to the processor the rest gathers without any wake-up.
 It then takes item after item without waiting. A full queue is emptied before its producer wakes up
 to fill it, and the other way round, with nothing done to that end.
 
-**Waking.** The thread that made the promise wakes the turn, after it has let the lock go, because
+**Waking.** The thread that made the promise wakes the waiter, after it has let the lock go, because
 waking runs Python code of the event loop. A task of the loop that runs on this very thread is woken
 by ``call_soon``; any other by its loop's `WakeChannel`, once for all tasks that have come by when
-the loop looks. A turn that is woken for nothing looks at its state and waits on; waking twice does
-no harm.
+the loop looks. A waiter that is woken for nothing looks at its state and waits on; waking twice
+does no harm.
 
 **A loop that was closed** is noticed by the thread that wakes: the promise is broken, and the next
-turn gets it. A loop may be closed between the wake-up and the task's next step, too: so every get
+waiter gets it. A loop may be closed between the wake-up and the task's next step, too: so every get
 that finds the queue empty, and every put that finds it full, looks at the oldest promise.
 
 **Locks.** Everything but a task's future is guarded by ``_lock``, which is re-entrant because a
@@ -40,8 +40,8 @@ holds.
 this Python code, may come too late to keep the item in the queue; the compiled kernel has no such
 moment. A put that is interrupted while it wakes somebody has put its item.
 
-**Fork.** The child drops the turns of all threads but the one that forked (whose loop's tasks live
-on), with what was promised to them, at the queue's first use.
+**Fork.** The child drops the waiters of all threads but the one that forked (whose loop's tasks
+live on), with what was promised to them, at the queue's first use.
 
 **Exit.** A daemon thread that waits here is frozen by the interpreter as in any wait for a lock;
 any other has to be woken by `shutdown`, or the interpreter waits for it.
@@ -57,7 +57,19 @@ from typing import Any
 from .._process import fork
 from .._process.queue_errors import NOTHING, QueueShutDown
 from .storage import _Storage
-from .turns import _GET, _JOIN, _NEW, _OVER, _PEEK, _PROMISED, _PUT, _TOLD, _WAITING, _Line, _Turn
+from .waiters import (
+    _GET,
+    _JOIN,
+    _NEW,
+    _OVER,
+    _PEEK,
+    _PROMISED,
+    _PUT,
+    _TOLD,
+    _WAITING,
+    _Line,
+    _Waiter,
+)
 
 __all__: list[str] = []
 
@@ -77,7 +89,7 @@ class _Promises(_Storage):
     )
 
     def __init__(self, maxsize: int = 0, order: int = 0) -> None:
-        self._kept_items = 0  # for turns that are promised one
+        self._kept_items = 0  # for waiters that are promised one
         self._kept_slots = 0
         self._unfinished = 0
         self._is_down = False
@@ -98,140 +110,140 @@ class _Promises(_Storage):
     def _has_room(self) -> bool:
         return self._limit <= 0 or self._count + self._kept_slots < self._limit
 
-    def _promise(self) -> _Turn | None:
-        # Returns the next turn to be woken, for which something is kept now, or None.
+    def _promise(self) -> _Waiter | None:
+        # Returns the next waiter to be woken, for which something is kept now, or None.
         if self._getters:
             if self._has_item():
-                turn = next(iter(self._getters))
-                if turn.kind == _PEEK:
-                    turn.item = self._front()
-                del self._getters[turn]
-                turn.line = None
-                if turn.kind == _PEEK:
-                    turn.state = _OVER
+                waiter = next(iter(self._getters))
+                if waiter.kind == _PEEK:
+                    waiter.item = self._front()
+                del self._getters[waiter]
+                waiter.line = None
+                if waiter.kind == _PEEK:
+                    waiter.state = _OVER
                 else:
-                    self._keep_for(turn)
+                    self._keep_for(waiter)
                     self._kept_items += 1
-                return turn
+                return waiter
             if self._is_down:
                 return _tell(self._getters)
         if self._putters:
             if self._is_down:
                 return _tell(self._putters)
             if self._has_room():
-                turn, _ = self._putters.popitem(last=False)
-                self._keep_for(turn)
+                waiter, _ = self._putters.popitem(last=False)
+                self._keep_for(waiter)
                 self._kept_slots += 1
-                return turn
+                return waiter
         if self._joiners and self._unfinished == 0:
-            turn, _ = self._joiners.popitem(last=False)
-            turn.line = None
-            turn.state = _OVER
-            return turn
+            waiter, _ = self._joiners.popitem(last=False)
+            waiter.line = None
+            waiter.state = _OVER
+            return waiter
         return None
 
-    def _keep_for(self, turn: _Turn) -> None:
-        turn.state = _PROMISED
-        turn.line = self._promised
-        self._promised[turn] = None
+    def _keep_for(self, waiter: _Waiter) -> None:
+        waiter.state = _PROMISED
+        waiter.line = self._promised
+        self._promised[waiter] = None
 
-    def _keep_no_more(self, turn: _Turn) -> None:
-        del self._promised[turn]
-        turn.line = None
-        turn.state = _OVER
-        if turn.kind == _GET:
+    def _keep_no_more(self, waiter: _Waiter) -> None:
+        del self._promised[waiter]
+        waiter.line = None
+        waiter.state = _OVER
+        if waiter.kind == _GET:
             self._kept_items -= 1
         else:
             self._kept_slots -= 1
 
     def _drop_all(self, state: int) -> deque[Any]:
-        # All items, promised or not: a turn that was promised one is in `state` then.
+        # All items, promised or not: a waiter that was promised one is in `state` then.
         count = self._count
         dropped = self._drop_items()
         self._unfinished = max(0, self._unfinished - (count - self._count))
-        for turn in reversed(list(self._promised)):
-            if turn.kind == _GET:
-                self._keep_no_more(turn)
-                turn.state = state
+        for waiter in reversed(list(self._promised)):
+            if waiter.kind == _GET:
+                self._keep_no_more(waiter)
+                waiter.state = state
                 if state == _WAITING:
-                    turn.line = self._getters
-                    self._getters[turn] = None
-                    self._getters.move_to_end(turn, last=False)
+                    waiter.line = self._getters
+                    self._getters[waiter] = None
+                    self._getters.move_to_end(waiter, last=False)
         return dropped
 
     def _forget(self) -> None:
-        # In a forked child, which has no other turns than those of the thread that forked. Another
-        # thread of the parent may have held the lock.
+        # In a forked child, which has no other waiters than those of the thread that forked.
+        # Another thread of the parent may have held the lock.
         self._lock = threading.RLock()
         self._generation = fork.generation
         for line in (self._getters, self._putters, self._joiners, self._promised):
-            for turn in list(line):
-                if turn.has_survived():
+            for waiter in list(line):
+                if waiter.has_survived():
                     continue
-                if turn.state == _PROMISED:
-                    self._keep_no_more(turn)
+                if waiter.state == _PROMISED:
+                    self._keep_no_more(waiter)
                 else:
-                    del line[turn]
-                    turn.line = None
-                    turn.state = _OVER
+                    del line[waiter]
+                    waiter.line = None
+                    waiter.state = _OVER
 
     # Without the lock.
 
-    def _wake(self, turn: _Turn | None) -> None:
-        # Wakes this turn, and then each turn that something can be promised to.
+    def _wake(self, waiter: _Waiter | None) -> None:
+        # Wakes this waiter, and then each waiter that something can be promised to.
         error: BaseException | None = None
-        while turn is not None:
+        while waiter is not None:
             try:
-                is_there = turn.ring()
+                is_there = waiter.ring()
             except BaseException as interrupt:
-                # A signal handler's. The turn may have been rung or not: to ring it twice does no
+                # A signal handler's. The waiter may have been rung or not: to ring it twice does no
                 # harm, never to ring it would.
                 error = interrupt
-                is_there = turn.ring()
+                is_there = waiter.ring()
             if not is_there:
-                self._withdraw_quietly(turn)
-            # A turn that joins a line after this look has found nothing to be had.
+                self._withdraw_quietly(waiter)
+            # A waiter that joins a line after this look has found nothing to be had.
             is_last = not (self._getters or self._putters or self._joiners)
-            turn = None if is_last else self._next_turn()
+            waiter = None if is_last else self._next_waiter()
         if error is not None:
             try:
                 raise error
             finally:
                 del error
 
-    def _next_turn(self) -> _Turn | None:
+    def _next_waiter(self) -> _Waiter | None:
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
             return self._promise()
 
-    def _withdraw_quietly(self, turn: _Turn) -> None:
+    def _withdraw_quietly(self, waiter: _Waiter) -> None:
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
-            if turn.state == _PROMISED:
-                self._keep_no_more(turn)
-            elif turn.line is not None:
-                del turn.line[turn]
-                turn.line = None
-            turn.state = _OVER
+            if waiter.state == _PROMISED:
+                self._keep_no_more(waiter)
+            elif waiter.line is not None:
+                del waiter.line[waiter]
+                waiter.line = None
+            waiter.state = _OVER
 
-    def _withdraw(self, turn: _Turn) -> None:
-        # The turn waits no more; what was kept for it goes to the next turn.
-        self._withdraw_quietly(turn)
-        turn.item = None
-        self._wake(self._next_turn())
+    def _withdraw(self, waiter: _Waiter) -> None:
+        # The waiter waits no more; what was kept for it goes to the next waiter.
+        self._withdraw_quietly(waiter)
+        waiter.item = None
+        self._wake(self._next_waiter())
 
-    def _is_late(self, turn: _Turn) -> bool:
-        # The turn's time is over. True: nothing was kept for it, and it has left its line.
+    def _is_late(self, waiter: _Waiter) -> bool:
+        # The waiter's time is over. True: nothing was kept for it, and it has left its line.
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
-            if turn.state != _WAITING or turn.line is None:
+            if waiter.state != _WAITING or waiter.line is None:
                 return False
-            del turn.line[turn]
-            turn.line = None
-            turn.state = _OVER
+            del waiter.line[waiter]
+            waiter.line = None
+            waiter.state = _OVER
             return True
 
     def _reclaim(self) -> bool:
@@ -240,28 +252,28 @@ class _Promises(_Storage):
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
-            turn = next(iter(self._promised), None)
-        if turn is None or turn.bed is not None or not turn.loop.is_closed():
+            waiter = next(iter(self._promised), None)
+        if waiter is None or waiter.sleep_lock is not None or not waiter.loop.is_closed():
             return False
-        self._withdraw(turn)
+        self._withdraw(waiter)
         return True
 
-    def _advance(self, turn: _Turn) -> bool:
-        # Does what the turn is for, if it may: the outcome is in its `item` then. True: it must
+    def _advance(self, waiter: _Waiter) -> bool:
+        # Does what the waiter is for, if it may: the outcome is in its `item` then. True: it must
         # wait.
-        if turn.state == _NEW and self._promised:
+        if waiter.state == _NEW and self._promised:
             while self._reclaim():
                 pass
         if self._generation != fork.generation:
             self._forget()
-        kind = turn.kind
+        kind = waiter.kind
         with self._lock:
-            turn.rung.clear()
-            if turn.state == _OVER:
+            waiter.rung.clear()
+            if waiter.state == _OVER:
                 return False
-            if turn.state == _WAITING:
+            if waiter.state == _WAITING:
                 return True
-            promised = turn.state == _PROMISED
+            promised = waiter.state == _PROMISED
             is_down = self._is_down
             if kind == _PUT:
                 line = self._putters
@@ -275,37 +287,37 @@ class _Promises(_Storage):
                 may = promised or (not line and self._has_item())
                 is_down = is_down and not may
             if promised:
-                self._keep_no_more(turn)
-            turn.state = _OVER
+                self._keep_no_more(waiter)
+            waiter.state = _OVER
             if is_down:
                 pass
             elif not may:
-                turn.state = _WAITING
-                turn.line = line
-                line[turn] = None
+                waiter.state = _WAITING
+                waiter.line = line
+                line[waiter] = None
                 return True
             elif kind == _GET:
-                if turn.most is None:
-                    turn.item = self._pull()
+                if waiter.most is None:
+                    waiter.item = self._pull()
                 else:
-                    turn.item = [self._pull()]
-                    while self._has_item() and len(turn.item) < turn.most:
-                        turn.item.append(self._pull())
+                    waiter.item = [self._pull()]
+                    while self._has_item() and len(waiter.item) < waiter.most:
+                        waiter.item.append(self._pull())
             elif kind == _PEEK:
-                turn.item = self._front()
+                waiter.item = self._front()
             elif kind == _PUT:
-                self._push(turn.item)
+                self._push(waiter.item)
                 self._unfinished += 1
             woken = self._promise()
         if woken is not None:
-            got = [] if kind != _GET else [turn.item] if turn.most is None else turn.item
+            got = [] if kind != _GET else [waiter.item] if waiter.most is None else waiter.item
             self._wake_or_put_back(woken, got)
         if is_down:
-            turn.item = None
+            waiter.item = None
             raise QueueShutDown
         return False
 
-    def _wake_or_put_back(self, woken: _Turn, got: list[Any]) -> None:
+    def _wake_or_put_back(self, woken: _Waiter, got: list[Any]) -> None:
         # A KeyboardInterrupt can strike in the Python code of the loop that is woken: the caller
         # then raises it instead of returning what it got, so these items go back.
         try:
@@ -323,29 +335,29 @@ class _Promises(_Storage):
         if woken is not None:
             self._wake(woken)
 
-    def _take_outcome(self, turn: _Turn) -> Any:
-        item, turn.item = turn.item, None
-        return None if turn.kind == _PUT else item
+    def _take_outcome(self, waiter: _Waiter) -> Any:
+        item, waiter.item = waiter.item, None
+        return None if waiter.kind == _PUT else item
 
-    def _wait(self, turn: _Turn, timeout: float | None) -> Any:
-        # The calling thread sleeps until the turn has its outcome. NOTHING: the time-out came
+    def _wait(self, waiter: _Waiter, timeout: float | None) -> Any:
+        # The calling thread sleeps until the waiter has its outcome. NOTHING: the time-out came
         # first.
         deadline = None if timeout is None else time.monotonic() + timeout
-        turn.bed = threading.Lock()
-        turn.bed.acquire()
+        waiter.sleep_lock = threading.Lock()
+        waiter.sleep_lock.acquire()
         try:
-            while self._advance(turn):
-                if not turn.sleep(deadline) and self._is_late(turn):
+            while self._advance(waiter):
+                if not waiter.sleep(deadline) and self._is_late(waiter):
                     return NOTHING
         except BaseException:
-            self._withdraw(turn)
+            self._withdraw(waiter)
             raise
-        return self._take_outcome(turn)
+        return self._take_outcome(waiter)
 
 
-def _tell(line: _Line) -> _Turn:
+def _tell(line: _Line) -> _Waiter:
     # The first of the line is woken to look for itself: nothing is kept for it.
-    turn, _ = line.popitem(last=False)
-    turn.line = None
-    turn.state = _TOLD
-    return turn
+    waiter, _ = line.popitem(last=False)
+    waiter.line = None
+    waiter.state = _TOLD
+    return waiter

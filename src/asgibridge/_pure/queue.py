@@ -19,7 +19,7 @@ from .._process.queue_errors import (
     check_timeout,
 )
 from .promises import _Promises
-from .turns import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Turn
+from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Waiter
 
 __all__ = ["QueueCore"]
 
@@ -33,7 +33,7 @@ class QueueCore(_Promises):
 
     def _offer(self, item: Any) -> bool:
         """Put ``item`` if there is room now; returns whether there was."""
-        woken: _Turn | None = None
+        woken: _Waiter | None = None
         while True:
             if self._generation != fork.generation:
                 self._forget()
@@ -53,7 +53,7 @@ class QueueCore(_Promises):
 
     def _fetch(self) -> Any:
         """Take the first item if there is one now, else return NOTHING."""
-        woken: _Turn | None = None
+        woken: _Waiter | None = None
         while True:
             if self._generation != fork.generation:
                 self._forget()
@@ -101,26 +101,26 @@ class QueueCore(_Promises):
                 raise QueueShutDown
             return NOTHING
 
-    def _putting(self, item: Any) -> _Turn:
+    def _putting(self, item: Any) -> _Waiter:
         """To be awaited: wait for room and put ``item``."""
-        return _Turn(self, _PUT, item, None)
+        return _Waiter(self, _PUT, item, None)
 
-    def _getting(self) -> _Turn:
+    def _getting(self) -> _Waiter:
         """To be awaited: wait for an item and take it."""
-        return _Turn(self, _GET, None, None)
+        return _Waiter(self, _GET, None, None)
 
-    def _getting_many(self, n: int | None) -> _Turn:
+    def _getting_many(self, n: int | None) -> _Waiter:
         """To be awaited: wait for an item and take up to ``n`` (None: all)."""
-        return _Turn(self, _GET, None, _most(n))
+        return _Waiter(self, _GET, None, _most(n))
 
-    def _peeking(self) -> _Turn:
+    def _peeking(self) -> _Waiter:
         """To be awaited: wait for an item and leave it where it is."""
         self._check_peekable()
-        return _Turn(self, _PEEK, None, None)
+        return _Waiter(self, _PEEK, None, None)
 
-    def _joining(self) -> _Turn:
+    def _joining(self) -> _Waiter:
         """To be awaited: wait until nothing is unfinished."""
-        return _Turn(self, _JOIN, None, None)
+        return _Waiter(self, _JOIN, None, None)
 
     def put_nowait(self, item: Any) -> None:
         """Put ``item``; QueueFull if there is no room, QueueShutDown after `shutdown`.
@@ -148,7 +148,7 @@ class QueueCore(_Promises):
         if not self._offer(item):
             if not block:
                 raise QueueFull
-            if self._wait(_Turn(self, _PUT, item, None), timeout) is NOTHING:
+            if self._wait(_Waiter(self, _PUT, item, None), timeout) is NOTHING:
                 raise QueueFull
 
     def sync_get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -161,7 +161,7 @@ class QueueCore(_Promises):
             check_timeout(timeout)
         item = self._fetch()
         if item is NOTHING and block:
-            item = self._wait(_Turn(self, _GET, None, None), timeout)
+            item = self._wait(_Waiter(self, _GET, None, None), timeout)
         if item is NOTHING:
             raise QueueEmpty
         return item
@@ -183,7 +183,7 @@ class QueueCore(_Promises):
         self._check_peekable()
         item = self._look()
         if item is NOTHING and block:
-            item = self._wait(_Turn(self, _PEEK, None, None), timeout)
+            item = self._wait(_Waiter(self, _PEEK, None, None), timeout)
         if item is NOTHING:
             raise QueueEmpty
         return item
@@ -203,14 +203,14 @@ class QueueCore(_Promises):
             check_timeout(timeout)
         many = self._fetch_many(n)
         if not many and block:
-            many = self._wait(_Turn(self, _GET, None, _most(n)), timeout)
+            many = self._wait(_Waiter(self, _GET, None, _most(n)), timeout)
         if not many or isinstance(many, Nothing):
             raise QueueEmpty
         return many
 
     def sync_join(self) -> None:
         """Wait until as many items are done (`task_done`) as were put. Blocks the thread."""
-        self._wait(_Turn(self, _JOIN, None, None), None)
+        self._wait(_Waiter(self, _JOIN, None, None), None)
 
     def qsize(self) -> int:
         """How many items `get_nowait` could take now."""
@@ -237,7 +237,7 @@ class QueueCore(_Promises):
     @maxsize.setter
     def maxsize(self, value: int) -> None:
         self._limit = operator.index(value)
-        self._wake(self._next_turn())
+        self._wake(self._next_waiter())
 
     @property
     def unfinished_tasks(self) -> int:
@@ -263,7 +263,7 @@ class QueueCore(_Promises):
         """One item that was taken is done with; ValueError if none is left."""
         if self._generation != fork.generation:
             self._forget()
-        woken: _Turn | None = None
+        woken: _Waiter | None = None
         with self._lock:
             if self._unfinished <= 0:
                 raise ValueError("task_done() called too many times")
@@ -287,7 +287,7 @@ class QueueCore(_Promises):
             self._drop(True, _TOLD)
         else:
             self._is_down = True
-            self._wake(self._next_turn())
+            self._wake(self._next_waiter())
 
     def _drop(self, is_down: bool, state: int) -> None:
         if self._generation != fork.generation:
@@ -297,7 +297,7 @@ class QueueCore(_Promises):
                 self._is_down = True
             # Let go when the lock has been: their end may run anybody's code.
             dropped = self._drop_all(state)
-        self._wake(self._next_turn())
+        self._wake(self._next_waiter())
         del dropped
 
 

@@ -32,7 +32,7 @@ def start_run(
     """
     inbox = Inbox()
     inbox.put(item)
-    inbox.put(_End(executor))
+    inbox.put(_RunEnd(executor))
     inbox.close()
     worker = Worker(inbox)
     announce(worker)
@@ -40,7 +40,7 @@ def start_run(
     executor.serve()
 
 
-class _End:
+class _RunEnd:
     """The last item of a run."""
 
     __slots__ = ("_executor",)

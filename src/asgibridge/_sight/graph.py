@@ -54,7 +54,7 @@ def take(asker: str) -> Snapshot:
 
     :param asker: the file of who asks; of the calling thread its frames, and ours, are left out.
     """
-    return _Look(
+    return _Reader(
         (asker, take.__code__.co_filename, stacks.of_threads.__code__.co_filename)
     ).snapshot()
 
@@ -68,7 +68,7 @@ class _SeenTask:
     wakes: tuple[Any, ...]  # futures that are done when this task is
 
 
-class _Look:
+class _Reader:
     def __init__(self, ours: tuple[str, ...]) -> None:
         self.kernel = _kernel.kernel
         self.now = self.kernel.now()
@@ -293,7 +293,7 @@ class _Look:
         if edge.kind == "call":
             if id(edge.to) in self.nodes:
                 return [self.nodes[id(edge.to)]]
-            task = edges.innermost(edge.holder)
+            task = edges.innermost(edge.blocker)
             return [] if task is None else [("task", id(task))]
         if edge.kind == "future":
             return self.wakes.get(id(edge.to), [])

@@ -26,11 +26,11 @@ a ring with a `Wait` in it, and that is what the program is written for: no erro
 asyncio's own loops and uvloop's (`.timers`); on any other such a ring is not found.
 
 **When it is asked.** As a call is posted to a thread that waits in `async_to_sync` further in
-(`SyncCall.is_held`: every other call pays one comparison for all this); as a task begins a `Wait`;
-and every half second by a thread that waits for long (`look`), or by a task that waits for a worker
-(`look_from`), because the last link can be one that is not ours, a task that begins to wait for
-another. That is also when a thread notices that the loop it waits for has been closed. Of a stopped
-one it can't be known that it will not run again.
+(`SyncCall.is_blocked`: every other call pays one comparison for all this); as a task begins a
+`Wait`; and every half second by a thread that waits for long (`look_for_ring`), or by a task that
+waits for a worker (`look_for_ring_from`), because the last link can be one that is not ours, a task
+that begins to wait for another. That is also when a thread notices that the loop it waits for has
+been closed. Of a stopped one it can't be known that it will not run again.
 
 **State.** ``_busy``: which tasks an executor that is not ours, or the thread of an
 AsyncSingleThreadContext, is busy with. It is written by that executor's thread only. What a task
@@ -50,20 +50,20 @@ from typing import Any
 
 from .._process import fork
 from . import edges, timers
-from .edges import Edge, Tasks, Wait, Waiting
+from .edges import AwaitedCall, Edge, Tasks, Wait
 from .names import task_words
 
 __all__ = [
+    "ForeignWait",
     "NeverRuns",
-    "Submitted",
     "begin_to_occupy",
     "begin_wait",
     "busy_with",
     "chain",
     "end_to_occupy",
     "end_wait",
-    "look",
-    "look_from",
+    "look_for_ring",
+    "look_for_ring_from",
     "would_never_run",
 ]
 
@@ -127,15 +127,15 @@ def end_wait(wait: Wait, task: Any) -> None:
 
 
 def chain(
-    holder: Tasks | None,
+    blocker: Tasks | None,
     me: asyncio.Task[Any] | None = None,
     mine: Tasks | None = None,
-    calls: list[Waiting | Wait] | None = None,
+    calls: list[AwaitedCall | Wait] | None = None,
     wait: Wait | None = None,
 ) -> str | None:
     """Why what waits for ``holder`` never goes on, in words; None if that is not certain.
 
-    :param holder: the ``task_context`` of the call that is in the way.
+    :param blocker: the ``task_context`` of the call that is in the way.
     :param me: the task that is about to wait for it; or
     :param mine: the ``task_context`` of the call that is about to. With either, None also if it is
         no part of the ring, but behind one: the ring is going to be broken, and then it goes on.
@@ -149,12 +149,12 @@ def chain(
     known: set[int] = set()
     todo: list[asyncio.Task[Any]] = []
     waits: list[tuple[Wait, list[Tasks]]] = []
-    holders = None if holder is None else [holder]
+    owners = None if blocker is None else [blocker]
     if wait is not None:
-        holders = wait.holders()
-        if holders is not None:
-            waits.append((wait, holders))
-    if holders is None or not _push(holders, todo):
+        owners = wait.owners()
+        if owners is not None:
+            waits.append((wait, owners))
+    if owners is None or not _push(owners, todo):
         return None
     while todo:
         if len(way) > _MOST:
@@ -170,16 +170,16 @@ def chain(
         edge = edges.of_task(task)
         is_mine = False
         if edge.kind == "wait":
-            holders = edge.to.holders()
-            if holders is None:
+            owners = edge.to.owners()
+            if owners is None:
                 return None
-            waits.append((edge.to, holders))
-            is_mine = mine is not None and any(each is mine for each in holders)
-            if not _push([each for each in holders if not is_mine or each is not mine], todo):
+            waits.append((edge.to, owners))
+            is_mine = mine is not None and any(each is mine for each in owners)
+            if not _push([each for each in owners if not is_mine or each is not mine], todo):
                 return None
         elif edge.kind == "call":
             is_mine = mine is not None and edge.to.task_context is mine
-            if not is_mine and (edge.holder is None or not _push([edge.holder], todo)):
+            if not is_mine and (edge.blocker is None or not _push([edge.blocker], todo)):
                 return None
         elif edge.kind == "task":
             todo.append(edge.to)
@@ -196,9 +196,9 @@ def chain(
     return "; ".join(_words(*each) for each in way)
 
 
-def _push(holders: list[Tasks], todo: list[asyncio.Task[Any]]) -> bool:
+def _push(owners: list[Tasks], todo: list[asyncio.Task[Any]]) -> bool:
     # The task that each of them waits for. False if one waits for none.
-    for each in holders:
+    for each in owners:
         task = edges.innermost(each)
         if task is None:
             return False
@@ -210,7 +210,7 @@ def _stand(waits: list[tuple[Wait, list[Tasks]]], tasks: list[Any]) -> bool:
     # Tokens and workers can come from outside while we search.
     if not all(wait.is_harmless for wait, _ in waits) and timers.has_time_out(tasks):
         return False
-    return all(wait.holders() == holders for wait, holders in waits)
+    return all(wait.owners() == owners for wait, owners in waits)
 
 
 def _words(task: asyncio.Task[Any], edge: Edge | None, is_mine: bool) -> str:
@@ -228,7 +228,7 @@ class NeverRuns(RuntimeError):
     """What a thread has submitted, and waits for, can never run."""
 
 
-class Submitted:
+class ForeignWait:
     """What a thread waits for if not for a loop: that ``executor`` runs what it was given by the
     call whose ``task_context`` this is, or None.
     """
@@ -247,7 +247,7 @@ class Submitted:
             raise NeverRuns(*error.args)
 
 
-def look(loop: asyncio.AbstractEventLoop | Submitted | None, beneath: Any) -> None:
+def look_for_ring(loop: asyncio.AbstractEventLoop | ForeignWait | None, beneath: Any) -> None:
     """A thread has waited for a task of ``loop`` for some time. On that thread.
 
     Raises RuntimeError if the loop is closed. If the task waits, in the end, for a ring of calls,
@@ -258,23 +258,23 @@ def look(loop: asyncio.AbstractEventLoop | Submitted | None, beneath: Any) -> No
         submitted to, if an executor may not have begun it.
     :param beneath: the SyncCall that the thread is in the middle of, or None.
     """
-    if isinstance(loop, Submitted):
+    if isinstance(loop, ForeignWait):
         loop.look()
     elif loop is not None and loop.is_closed():
         raise RuntimeError(
             "the event loop was closed while a thread waited in async_to_sync for a task of it, "
             "which can never end: let the task end before closing the loop"
         )
-    mine = None if beneath is None else beneath.held_by()
+    mine = None if beneath is None else beneath.blocked_by()
     if mine:
         with _looking:
-            calls: list[Waiting | Wait] = []
+            calls: list[AwaitedCall | Wait] = []
             words = chain(mine, calls=calls)
             if words is not None:
                 _break(calls, words, mine)
 
 
-def look_from(wait: Wait) -> None:
+def look_for_ring_from(wait: Wait) -> None:
     """The same for a task that has waited for long for what a thread need not be waited for with.
 
     On the loop's thread. Many may ask: they are heard every half second.
@@ -285,7 +285,7 @@ def look_from(wait: Wait) -> None:
         return
     try:
         _looked = now
-        calls: list[Waiting | Wait] = []
+        calls: list[AwaitedCall | Wait] = []
         words = chain(None, calls=calls, wait=wait)
         if words is not None:
             _break(calls, words, None)
@@ -297,7 +297,7 @@ _looked = 0.0
 LOOK_EVERY = 0.45  # seconds; less than anybody's patience
 
 
-def _break(calls: list[Waiting | Wait], words: str, mine: Tasks | None) -> None:
+def _break(calls: list[AwaitedCall | Wait], words: str, mine: Tasks | None) -> None:
     # One is enough: best one that takes no harm; else one that is looked at again before it raises;
     # and better one of our own thread's.
     calls.sort(
@@ -332,22 +332,22 @@ def _settle(wait: Any) -> None:
             wait.end(wait.refusal(why))
 
 
-def _is_wait(call: Waiting | Wait) -> bool:
-    return hasattr(call, "holders")
+def _is_wait(call: AwaitedCall | Wait) -> bool:
+    return hasattr(call, "owners")
 
 
 def _is_for(call: Any, mine: Tasks | None) -> bool:
     if _is_wait(call):
-        return any(each is mine for each in call.holders() or ())
-    return call.held_by() is mine
+        return any(each is mine for each in call.owners() or ())
+    return call.blocked_by() is mine
 
 
 def _why_it_waits_for_itself(call: Any) -> str | None:
-    calls: list[Waiting | Wait] = []
+    calls: list[AwaitedCall | Wait] = []
     if _is_wait(call):
         why = chain(None, calls=calls, wait=call)
     else:
-        why = chain(call.held_by(), calls=calls)
+        why = chain(call.blocked_by(), calls=calls)
     return why if any(each is call for each in calls) else None
 
 

@@ -13,18 +13,18 @@ from typing import Any, NamedTuple, Protocol
 
 from .._process import cpython
 
-__all__ = ["Edge", "Tasks", "Wait", "Waiting", "innermost", "of_task", "words"]
+__all__ = ["AwaitedCall", "Edge", "Tasks", "Wait", "innermost", "of_task", "words"]
 
 Tasks = list[asyncio.Task[Any]]
 
 
-class Waiting(Protocol):
+class AwaitedCall(Protocol):
     """A call that a task waits for, as its ``_fut_waiter.asgibridge_call``."""
 
     @property
     def task_context(self) -> Tasks | None: ...
 
-    def held_by(self) -> Tasks | None: ...
+    def blocked_by(self) -> Tasks | None: ...
 
     def fail(self, error: BaseException) -> bool: ...
 
@@ -48,7 +48,7 @@ class Wait(Protocol):
     def what(self) -> str:
         """In words."""
 
-    def holders(self) -> list[Tasks] | None:
+    def owners(self) -> list[Tasks] | None:
         """Of each who could give it back, the tasks that he waits for, innermost last.
 
         None if that is not all of them, for certain; or if there is nothing to wait for any more.
@@ -77,8 +77,8 @@ class Edge(NamedTuple):
     to: Any
     """The `Wait`, the call, the task, the list of tasks or the future; None if it is ready."""
 
-    holder: Tasks | None = None
-    """Of a call, what `Waiting.held_by` said."""
+    blocker: Tasks | None = None
+    """Of a call, what `AwaitedCall.blocked_by` said."""
 
 
 _READY = Edge("ready", None)
@@ -90,16 +90,16 @@ def of_task(task: Any) -> Edge:
     if waiter is None or task.done() or waiter.done():
         return _READY
     call = getattr(waiter, "asgibridge_call", None)
-    holder = None if call is None else call.held_by()
+    blocker = None if call is None else call.blocked_by()
     wait = getattr(task, "asgibridge_wait", None)
     if (
         wait is not None
         and (wait.item is waiter or (call is not None and wait.item is call))
-        and (holder is None or wait.is_harmless)  # else it is with its worker by now
+        and (blocker is None or wait.is_harmless)  # else it is with its worker by now
     ):
         return Edge("wait", wait)
     if call is not None:
-        return Edge("call", call, holder)
+        return Edge("call", call, blocker)
     if isinstance(waiter, asyncio.Task):
         return Edge("task", waiter)
     gathered = cpython.children_of(waiter)

@@ -14,8 +14,8 @@ The slot, and a kept worker, are given back by the worker itself in its last ite
 so nobody has to wait for that who does not want to, and a cancelled wait loses nothing. With
 nothing to do it happens there and then, without a hop.
 
-**Deadlocks.** A lease that waits is waited for by its tasks (`_Waiting`), unless with a time-out of
-its own. A worker comes free when a context is left by the task that has entered it. If each of
+**Deadlocks.** A lease that waits is waited for by its tasks (`_WorkerWait`), unless with a time-out
+of its own. A worker comes free when a context is left by the task that has entered it. If each of
 those waits, in the end, for this very call, it never does: see `asgibridge._waits.deadlocks`. No
 thread need be a part of that ring, so a task that waits looks for itself once in a while.
 
@@ -56,7 +56,7 @@ class Held(Item, Protocol):
     def fail(self, error: BaseException) -> object: ...
 
 
-class _Over:
+class _LeaseEnd:
     """The end of a lease, and who wants to hear of it. From any thread."""
 
     __slots__ = ("_listeners", "_lock", "is_over", "slot")
@@ -84,7 +84,7 @@ class _Over:
             listener()
 
 
-class _Begin(Item):
+class _FirstItem(Item):
     """The first item of a lease with hooks."""
 
     __slots__ = ("_lease", "_worker")
@@ -108,12 +108,12 @@ class _Begin(Item):
             lease.fail(RuntimeError("the worker's thread has ended"))
 
 
-class _Last(Item):
+class _LastItem(Item):
     """The last item of a lease."""
 
     __slots__ = ("_over", "_worker")
 
-    def __init__(self, worker: Worker, over: _Over) -> None:
+    def __init__(self, worker: Worker, over: _LeaseEnd) -> None:
         self._worker: Worker | None = worker
         self._over = over
 
@@ -131,7 +131,7 @@ class _Last(Item):
         self._over()
 
 
-class _Waiting:
+class _WorkerWait:
     """A task's wait for a call whose lease waits for its turn."""
 
     __slots__ = ("__weakref__", "_lease", "_timeout", "_timer", "item", "loop")
@@ -182,9 +182,9 @@ class _Waiting:
     def borrowers(self) -> list[Any]:
         return pool.borrowers()
 
-    def holders(self) -> list[list[asyncio.Task[Any]]] | None:
+    def owners(self) -> list[list[asyncio.Task[Any]]] | None:
         # A wait with a time-out ends by itself.
-        return None if self._timeout is not None else pool.held_by(self._lease)
+        return None if self._timeout is not None else pool.blocked_by(self._lease)
 
     def refusal(self, why: str) -> RuntimeError:
         return RuntimeError(
@@ -207,11 +207,11 @@ class _Waiting:
             self.item.fail(LimitReached(pool.explain()))
 
 
-def _look(reference: weakref.ref[_Waiting]) -> None:
+def _look(reference: weakref.ref[_WorkerWait]) -> None:
     waiting = reference()
     if waiting is not None:
         waiting.look_later()
-        deadlocks.look_from(waiting)
+        deadlocks.look_for_ring_from(waiting)
 
 
 class Lease(Executor):
@@ -244,7 +244,7 @@ class Lease(Executor):
         self._pending: list[Held | weakref.ref[Held]] = []
         self._worker: Worker | None = None
         self._slot: Slot | None = None
-        self._over: _Over | None = None  # since it has been told to end
+        self._over: _LeaseEnd | None = None  # since it has been told to end
         self._has_tried = False  # another worker's hook has failed before
         self._abandoned = False
         # In which a kept worker runs what does not bring its own.
@@ -271,7 +271,7 @@ class Lease(Executor):
                 self._hold(call)
                 if self._state == _WAITING:
                     self._pending[-1] = weakref.ref(call)
-                    return _Waiting(self, call, loop)
+                    return _WorkerWait(self, call, loop)
             elif self._worker is None or not self._worker.executor.post(call):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if what and self._slot is not None:
@@ -400,7 +400,7 @@ class Lease(Executor):
                 self._state = _BEGINNING
                 for entry in self._pending:
                     self._show_place(_item_of(entry))
-                worker.executor.post(_Begin(self, worker))
+                worker.executor.post(_FirstItem(self, worker))
             else:
                 self._make_ready()
         except BaseException:
@@ -416,7 +416,7 @@ class Lease(Executor):
                 if not self._has_tried:
                     self._has_tried = True
                     worker.give_up()
-                    worker.executor.post(_Begin(self, worker))
+                    worker.executor.post(_FirstItem(self, worker))
                     return
                 worker.is_doomed = True
             self._make_ready()
@@ -449,7 +449,7 @@ class Lease(Executor):
                 self._forget_parent()
             over = self._over
             if over is None:
-                over = self._over = _Over()
+                over = self._over = _LeaseEnd()
                 if self._state == _NEW:
                     self._state = _ENDED
                     over()
@@ -465,7 +465,7 @@ class Lease(Executor):
         if worker is not None:
             if self._abandoned:
                 worker.is_doomed = True
-            _Last(worker, self._over or _Over()).run()
+            _LastItem(worker, self._over or _LeaseEnd()).run()
 
     def _finish(self) -> None:
         # Under the lock, when it is ready.
@@ -483,7 +483,7 @@ class Lease(Executor):
             or worker.has_last_hooks()
             or (worker.family.keeps and not executor.is_idle())
         )
-        if must_run and executor.post(_Last(worker, over)):
+        if must_run and executor.post(_LastItem(worker, over)):
             return
         if worker.family.keeps:
             pool.give_back(worker)
@@ -522,17 +522,17 @@ class Lease(Executor):
         worker = self._worker
         return worker is not None and worker.executor.owns_current_thread()
 
-    def held_by(self) -> list[asyncio.Task[Any]] | None:
+    def blocked_by(self) -> list[asyncio.Task[Any]] | None:
         """What the worker's thread is held by, as `kernel.ThreadSensitiveExecutor` says it."""
         worker = self._worker
-        return None if worker is None else worker.executor.held_by()
+        return None if worker is None else worker.executor.blocked_by()
 
-    def end_held_by(self) -> list[asyncio.Task[Any]] | None:
+    def end_blocked_by(self) -> list[asyncio.Task[Any]] | None:
         """The same, if it is this lease's end that waits for that. From any thread."""
-        holder, over = self.held_by(), self._over
+        blocker, over = self.blocked_by(), self._over
         # Asked afterwards: by then the worker may be another lease's.
         is_due = self._state == _ENDED and over is not None and not over.is_over
-        return holder if is_due else None
+        return blocker if is_due else None
 
     def former_executor(self) -> kernel.ThreadSensitiveExecutor | None:
         """Whose thread a later fresh lease of the same context must not get."""
@@ -559,7 +559,7 @@ class Lease(Executor):
                     held.cancel()
                     held.deliver()
         elif state == _READY:
-            self._over = _Over()
+            self._over = _LeaseEnd()
             self._finish()
 
 

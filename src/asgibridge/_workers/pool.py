@@ -307,7 +307,7 @@ class _Pool:
             for slot in self.in_use
         )
 
-    def held_by(self, lease: Lease) -> list[list[asyncio.Task[Any]]] | None:
+    def blocked_by(self, lease: Lease) -> list[list[asyncio.Task[Any]]] | None:
         """Of each worker that ``lease`` could get, the task that has it (in a list of one).
 
         None if not all are known, or if it does not wait in line. From any thread.

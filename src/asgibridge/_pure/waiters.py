@@ -1,4 +1,4 @@
-"""A **turn** is one wait: to get, to peek, to put or to join, of a task or of a thread. ::
+"""A **waiter** is one wait: to get, to peek, to put or to join, of a task or of a thread. ::
 
     new --may go on at once------------------------------------------------.
      `--must wait--> waiting --is promised it--> promised --wakes up--> over
@@ -6,7 +6,7 @@
                         |-- told that there is nothing to wait for, looks again
                         '-- cancelled, interrupted, too late --'--> over
 
-How a turn gets from one state to the next is in `promises`; here is how it sleeps and is woken.
+How a waiter gets from one state to the next is in `promises`; here is how it sleeps and is woken.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ __all__: list[str] = []
 _GET, _PEEK, _PUT, _JOIN = range(4)
 _NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
 
-# Seconds that a thread waits for its bed at a time. Elsewhere than on Windows, Ctrl-C interrupts
-# the wait, and an hour is arbitrary: some platforms cannot wait for very much longer. On Windows it
-# does not: a thread looks for it four times a second, which a user takes for at once.
+# Seconds that a thread waits for its sleep lock at a time. Elsewhere than on Windows, Ctrl-C
+# interrupts the wait, and an hour is arbitrary: some platforms cannot wait for very much longer. On
+# Windows it does not: a thread looks for it four times a second, which a user takes for at once.
 _PATIENCE: float = 0.25 if sys.platform == "win32" else 3600
 # The main thread's, which alone runs signal handlers: see `sleep`. Half a second is arbitrary.
 _MAIN_PATIENCE = min(_PATIENCE, 0.5)
 
 
-class _Turn:
+class _Waiter:
     # The task or thread that waits makes it and keeps it. The queue's lock guards all but the
     # future, which is of the loop's thread.
     __slots__ = (
-        "bed",
         "channel",
         "future",
         "generation",
@@ -55,10 +54,11 @@ class _Turn:
         "most",
         "queue",
         "rung",
+        "sleep_lock",
         "state",
     )
 
-    bed: Any  # a thread's
+    sleep_lock: Any  # a thread's
     channel: WakeChannel
     loop: asyncio.AbstractEventLoop
 
@@ -71,7 +71,7 @@ class _Turn:
         self.line: _Line | None = None
         self.ident = threading.get_ident()
         self.generation = fork.generation
-        self.bed = None
+        self.sleep_lock = None
         self.rung: list[bool] = []
         self.future: asyncio.Future[None] | None = None  # of the loop's thread
 
@@ -92,12 +92,12 @@ class _Turn:
     def ring(self) -> bool:
         # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
         # that the task will never look.
-        if self.bed is not None:
+        if self.sleep_lock is not None:
             with self.queue._lock:
                 must_ring = not self.rung
                 self.rung.append(True)
             if must_ring:
-                self.bed.release()
+                self.sleep_lock.release()
             return True
         loop = self.loop
         if loop.is_closed():
@@ -122,9 +122,9 @@ class _Turn:
             if deadline is not None:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    return bool(self.bed.acquire(False))
+                    return bool(self.sleep_lock.acquire(False))
                 patience = min(patience, left)
-            if self.bed.acquire(True, patience):
+            if self.sleep_lock.acquire(True, patience):
                 return True
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -135,7 +135,7 @@ class _Turn:
         self.loop = loop
         self.channel = wake_channel(loop)
         try:
-            # Made before `_advance` shows the turn to others: whoever rings finds it.
+            # Made before `_advance` shows the waiter to others: whoever rings finds it.
             self.future = loop.create_future()
             while queue._advance(self):
                 yield from self.future
@@ -148,6 +148,6 @@ class _Turn:
         return queue._take_outcome(self)
 
 
-_Line = OrderedDict[_Turn, None]
-"""Turns in order. A turn leaves from the middle at no cost, and in one step: a signal handler or a
-finalizer that uses the queue finds it in the line or not."""
+_Line = OrderedDict[_Waiter, None]
+"""Waiters in order. A waiter leaves from the middle at no cost, and in one step: a signal handler
+or a finalizer that uses the queue finds it in the line or not."""

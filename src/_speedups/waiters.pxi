@@ -1,4 +1,4 @@
-# A turn: one wait, of a task (a `_Wait`, see wait.pxi) or of a thread (a lock of the interpreter's,
+# A waiter: one wait, of a task (a `_Wait`, see wait.pxi) or of a thread (a lock of the interpreter's,
 # as in inbox.pxi), and the line that it stands in. It is linked into its line, so it leaves from
 # the middle at no cost, however many waits run out of time.
 #
@@ -8,13 +8,13 @@
 cdef object _running_loop = asyncio._get_running_loop
 cdef object _monotonic = time.monotonic
 
-cdef enum:  # what a turn is for
+cdef enum:  # what a waiter is for
     _GET = 0
     _PEEK = 1
     _PUT = 2
     _JOIN = 3
 
-cdef enum:  # a turn's state
+cdef enum:  # a waiter's state
     _NEW = 0
     _WAITING = 1  # in its queue's line
     _PROMISED = 2  # an item or a slot is kept for it
@@ -29,38 +29,38 @@ cdef enum:
 @cython.freelist(4)
 cdef class _Line:
     # Turns in order. Of any thread, in the queue's section.
-    cdef _Turn first
-    cdef _Turn last
+    cdef _Waiter first
+    cdef _Waiter last
     cdef Py_ssize_t size
 
-    cdef int append(self, _Turn turn) except -1:
+    cdef int append(self, _Waiter waiter) except -1:
         self.size += 1
-        turn.line = self
-        turn.before = self.last
+        waiter.line = self
+        waiter.before = self.last
         if self.last is None:
-            self.first = turn
+            self.first = waiter
         else:
-            self.last.after = turn
-        self.last = turn
+            self.last.after = waiter
+        self.last = waiter
         return 0
 
-    cdef int prepend(self, _Turn turn) except -1:
+    cdef int prepend(self, _Waiter waiter) except -1:
         self.size += 1
-        turn.line = self
-        turn.after = self.first
+        waiter.line = self
+        waiter.after = self.first
         if self.first is None:
-            self.last = turn
+            self.last = waiter
         else:
-            self.first.before = turn
-        self.first = turn
+            self.first.before = waiter
+        self.first = waiter
         return 0
 
-    cdef int remove(self, _Turn turn) except -1:
-        # The caller holds the turn.
-        cdef _Turn before = turn.before, after = turn.after
+    cdef int remove(self, _Waiter waiter) except -1:
+        # The caller holds the waiter.
+        cdef _Waiter before = waiter.before, after = waiter.after
         self.size -= 1
-        turn.line = None
-        turn.before = turn.after = None
+        waiter.line = None
+        waiter.before = waiter.after = None
         if before is None:
             self.first = after
         else:
@@ -73,13 +73,13 @@ cdef class _Line:
 
 
 @cython.final
-cdef class _Turn(_Wait):
+cdef class _Waiter(_Wait):
     # Of any thread, in the queue's section.
     cdef _Line line
-    cdef _Turn before
-    cdef _Turn after
+    cdef _Waiter before
+    cdef _Waiter after
     cdef char state
-    cdef bint is_rung  # the bed has been unlocked, or is about to be, and its owner has not noticed
+    cdef bint is_rung  # the sleep lock has been unlocked, or is about to be, and its owner has not noticed
     # Set before it is shown to others, and not changed any more.
     cdef _Promises queue
     cdef char kind
@@ -89,24 +89,24 @@ cdef class _Turn(_Wait):
     cdef unsigned long generation
     cdef bint has_begun  # of the owner
     cdef WakeChannel channel  # of a task, whose loop is in `loop`
-    cdef PyThread_type_lock bed  # of a thread
+    cdef PyThread_type_lock sleep_lock  # of a thread
 
     def __cinit__(self):
         self.ident = PyThread_get_thread_ident()
         self.generation = _generation
 
     def __dealloc__(self):
-        if self.bed is not NULL:
+        if self.sleep_lock is not NULL:
             # Some platforms complain about freeing a locked lock.
-            PyThread_acquire_lock(self.bed, 0)
-            asgibridge_unlock(self.bed, False)
-            PyThread_free_lock(self.bed)
+            PyThread_acquire_lock(self.sleep_lock, 0)
+            asgibridge_unlock(self.sleep_lock, False)
+            PyThread_free_lock(self.sleep_lock)
 
     cdef int make_bed(self) except -1:
-        self.bed = PyThread_allocate_lock()
-        if self.bed is NULL:
+        self.sleep_lock = PyThread_allocate_lock()
+        if self.sleep_lock is NULL:
             raise MemoryError("can't allocate lock")
-        PyThread_acquire_lock(self.bed, 0)
+        PyThread_acquire_lock(self.sleep_lock, 0)
         return 0
 
     cdef bint sleep(self, object deadline) except -1:
@@ -123,13 +123,13 @@ cdef class _Turn(_Wait):
             if deadline is not None:
                 left = <double>deadline - <double>_monotonic()
                 if left <= 0:
-                    return PyThread_acquire_lock(self.bed, 0)
+                    return PyThread_acquire_lock(self.sleep_lock, 0)
                 if left > _NAP:
                     left = _NAP
                 if microseconds < 0 or left * 1e6 < microseconds:
                     microseconds = <long long>(left * 1e6) + 1
             with nogil:
-                status = PyThread_acquire_lock_timed(self.bed, microseconds, 1)
+                status = PyThread_acquire_lock_timed(self.sleep_lock, microseconds, 1)
             if status == PY_LOCK_ACQUIRED:
                 return True
             PyErr_CheckSignals()
@@ -138,12 +138,12 @@ cdef class _Turn(_Wait):
         # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
         # that the task will never look.
         cdef bint must_ring
-        if self.bed is not NULL:
+        if self.sleep_lock is not NULL:
             with cython.critical_section(self.queue):
                 must_ring = not self.is_rung
                 self.is_rung = True
             if must_ring:
-                asgibridge_unlock(self.bed, False)
+                asgibridge_unlock(self.sleep_lock, False)
             return True
         if self.loop.is_closed():
             return False
