@@ -97,7 +97,7 @@ class AsyncSingleThreadContext:
             persistent = self._persistent
             if persistent is not None and persistent.is_usable():
                 return persistent
-            if self.token is None or threads.is_exiting():
+            if self.token is None or threads.exiting:
                 return None
             if persistent is not None:
                 if persistent.is_abandoned:

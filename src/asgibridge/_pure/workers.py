@@ -31,8 +31,7 @@ def start_run(
     let no signal handler run; it is called with None if nothing will come of what it was told.
     """
     inbox = Inbox()
-    inbox.put(item)
-    inbox.put(_RunEnd(executor))
+    inbox.put(_Run(item, executor._inbox))
     inbox.close()
     worker = Worker(inbox)
     announce(worker)
@@ -40,19 +39,19 @@ def start_run(
     executor.serve()
 
 
-class _RunEnd:
-    """The last item of a run."""
+class _Run(Item):
+    """The one item of a run's worker."""
 
-    __slots__ = ("_executor",)
+    __slots__ = ("_item", "_served")
 
-    def __init__(self, executor: CurrentThreadExecutor) -> None:
-        self._executor = executor
+    def __init__(self, item: Item, served: Inbox) -> None:
+        self._item: Item | None = item
+        self._served = served
 
     def run(self) -> None:
-        pass
+        item, self._item = self._item, None
+        assert item is not None
+        item.run()
 
     def deliver(self) -> None:
-        self._executor.close()
-
-    def cancel(self) -> None:
-        pass
+        self._served.close()
