@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ..current_thread_executor import CurrentThreadExecutor
     from ..workers import Policy
 
-__all__ = ["AsyncSingleThreadContext", "ThreadSensitiveContext"]
-
 
 class AsyncSingleThreadContext:
     """Run all top-level `async_to_sync` calls within a ``with`` block on one thread.

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from .._kernel import kernel
     from ..sync import SyncToAsync
 
-__all__ = ["send"]
-
 
 def send(
     wrapper: SyncToAsync[Any, Any], loop: asyncio.AbstractEventLoop, call: kernel.SyncCall

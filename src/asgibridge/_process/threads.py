@@ -36,8 +36,6 @@ from typing import Any, Protocol
 from . import connections, cpython, fork
 from .items import Item
 
-__all__ = ["Worker", "has_users_threads", "workers"]
-
 
 class ServedInbox(Protocol):
     """The part of a kernel's Inbox that a worker uses."""

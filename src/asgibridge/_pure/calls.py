@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 else:
     _List = list
 
-__all__ = ["AsyncCall", "SyncCall", "TaskContext", "awaiting"]
-
 
 class TaskContext(_List):
     """The tasks that a call's function waits for in `async_to_sync`, innermost last."""

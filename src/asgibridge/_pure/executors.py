@@ -38,8 +38,6 @@ from .future_call import FutureCall
 from .home import this_thread
 from .inbox import Inbox
 
-__all__ = ["CurrentThreadExecutor", "ThreadSensitiveExecutor"]
-
 _R = TypeVar("_R")
 
 

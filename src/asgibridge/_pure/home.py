@@ -23,8 +23,6 @@ from .tally import Tally
 if TYPE_CHECKING:
     from .calls import SyncCall
 
-__all__ = ["Home", "at_home", "current_home"]
-
 
 class Home:
     """An identity, compared by ``is``."""

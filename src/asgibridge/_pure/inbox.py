@@ -32,8 +32,6 @@ from . import parking
 from .calls import SyncCall, TaskContext
 from .home import this_thread
 
-__all__ = ["Inbox"]
-
 # Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
 _PATIENCE: float | None = 0.25 if sys.platform == "win32" else None
 

@@ -13,8 +13,6 @@ from .._process.threads import Worker
 from .executors import CurrentThreadExecutor
 from .inbox import Inbox
 
-__all__ = ["end_idle_workers", "start_run"]
-
 
 def end_idle_workers() -> None:
     """Have the threads that wait for a next lease end now. From any thread; waits for none."""
