@@ -199,7 +199,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             if loop is None or not (
                 result.run_on(loop, awaitable, executor, _NO_RESULT)
                 if is_plain
-                else _run_on(loop, awaitable, result, executor)
+                else routes.run_on(loop, awaitable, result, executor, _NO_RESULT)
             ):
                 run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
                 try:
@@ -267,36 +267,6 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 _MAIN_WRAP = AsyncToSync.main_wrap
 names.waiting.append(AsyncToSync.__call__.__code__)
 _NO_RESULT = "main_wrap ended without setting call_result, so the outcome is lost"
-
-
-def _run_on(
-    loop: asyncio.AbstractEventLoop,
-    coroutine: Coroutine[Any, Any, None],
-    result: Future[Any],
-    executor: CurrentThreadExecutor,
-) -> bool:
-    # AsyncCall.run_on, for the Future that a main_wrap of somebody else's gets.
-    closing = _Closing(executor)
-    result.add_done_callback(closing)
-    executor.begin_wait()
-    try:
-        kernel.call_soon(loop, kernel.begin_task, loop, coroutine, result, _NO_RESULT)
-    except RuntimeError:
-        closing.executor = None
-        return False
-    executor.serve(loop)
-    return True
-
-
-class _Closing:
-    """A Future's callback, which can't be taken back, that can."""
-
-    def __init__(self, executor: CurrentThreadExecutor) -> None:
-        self.executor: CurrentThreadExecutor | None = executor
-
-    def __call__(self, _result: object) -> None:
-        if self.executor is not None:
-            self.executor.close()
 
 
 async def _awaited_while_handling(handled: BaseException, awaitable: Awaitable[_R]) -> _R:

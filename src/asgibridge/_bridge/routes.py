@@ -15,7 +15,8 @@ import functools
 import sys
 import threading
 import warnings
-from concurrent.futures import Executor
+from collections.abc import Coroutine
+from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
 from .. import _kernel, pools
@@ -224,6 +225,41 @@ class _OneThread:
 
     def blocker(self, call: kernel.SyncCall) -> Any:
         return deadlocks.busy_with(self._executor)
+
+
+# --- coroutines of a main_wrap that somebody has patched -----------------------------------------
+
+
+def run_on(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, None],
+    result: Future[Any],
+    executor: kernel.CurrentThreadExecutor,
+    no_result: str,
+) -> bool:
+    """`kernel.AsyncCall.run_on`, for the Future that a ``main_wrap`` of somebody else's gets."""
+    kernel = _kernel.kernel
+    closing = _Closing(executor)
+    result.add_done_callback(closing)
+    executor.begin_wait()
+    try:
+        kernel.call_soon(loop, kernel.begin_task, loop, coroutine, result, no_result)
+    except RuntimeError:
+        closing.executor = None
+        return False
+    executor.serve(loop)
+    return True
+
+
+class _Closing:
+    """A Future's callback, which can't be taken back, that can."""
+
+    def __init__(self, executor: kernel.CurrentThreadExecutor) -> None:
+        self.executor: kernel.CurrentThreadExecutor | None = executor
+
+    def __call__(self, _result: object) -> None:
+        if self.executor is not None:
+            self.executor.close()
 
 
 # --- the other asgiref ---------------------------------------------------------------------------
