@@ -177,6 +177,10 @@ cdef class _ThreadSensitive:
         """Give ``item`` to the thread, starting it if need be; False after `shutdown`."""
         return self.add(item)
 
+    def send(self, item):
+        """`post` it; None, and nothing else, on the executor's own thread, which waits for it."""
+        return None if self.is_mine() else self.add(item)
+
     cdef bint put(self, object item, bint is_last) except -1:
         # To the worker that there is.
         cdef Inbox inbox
@@ -196,7 +200,7 @@ cdef class _ThreadSensitive:
                 return False
             if not self.put(item, False) and not self.take_worker(item):
                 self.start_worker(item)
-            if _threads.is_exiting():
+            if _threads.exiting:
                 # Nobody will come to close it: the worker ends when it has nothing to do.
                 self.current_inbox().shut()
         return True

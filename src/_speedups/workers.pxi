@@ -200,7 +200,7 @@ def start_run(item, executor, announce):
         if add_run(inbox, item, served, &must_wake):
             if must_wake:
                 served.to_wake = inbox
-            if _threads.is_exiting():
+            if _threads.exiting:
                 inbox.shut()
             break
         announce(None)  # the exit has closed it just now
@@ -212,6 +212,6 @@ def start_run(item, executor, announce):
         try:
             worker.start()
         finally:
-            if _threads.is_exiting():
+            if _threads.exiting:
                 inbox.shut()
     served.serve_on(None)

@@ -56,7 +56,7 @@ class LoopExecutor(ThreadPoolExecutor):
     def post(self, call: Item) -> None:
         """Run ``call`` in one of the threads. RuntimeError after `shutdown`. From any thread."""
         with self._shutdown_lock:
-            if threads.is_exiting():
+            if threads.exiting:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
             if not self._inbox.put(call):
                 raise RuntimeError("cannot schedule new futures after shutdown")

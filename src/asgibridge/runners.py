@@ -44,6 +44,7 @@ from ._process.items import Item
 from ._process.threads import Worker
 from ._waits import deadlocks, names
 from ._workers import leases
+from ._workers.pool import pool as worker_pool
 from .current_thread_executor import CurrentThreadExecutor
 
 __all__ = ["TopLevelRun"]
@@ -117,8 +118,9 @@ class TopLevelRun:
                         pending = error
                         self._interrupt()
             finally:
-                _give_sigint_back(handler)
-                handler = None  # it refers to this run
+                if handler is not None:
+                    _give_sigint_back(handler)
+                    handler = None  # it refers to this run
             if self._abandoned:
                 # The second interrupt struck in a sync function, which kept the exception.
                 raise KeyboardInterrupt
@@ -148,7 +150,7 @@ class TopLevelRun:
                 return
             on = None  # the block was left a moment ago
         if on is None:
-            lease = leases.lease_of_a_run()
+            lease = None if worker_pool.is_plain_run else leases.lease_of_a_run()
             if lease is not None:
                 self._abandon_thread = lease.abandon
                 lease.post(_LeasedRunItem(self, lease))
@@ -182,9 +184,6 @@ class TopLevelRun:
                     return
                 self._started = False
                 raise RuntimeError(*error.args) from None
-
-    def _runs_on_a_worker(self) -> bool:
-        return self._workers[-1] is not None
 
     def _submitted(self, future: Future[None]) -> None:
         # An executor that was shut down or broke may not have run us; then it says why.
@@ -231,13 +230,15 @@ class TopLevelRun:
                 self._body,
                 2,  # references to the loop: self._loop's, and that of the key in self._served
                 self._let_go_of_loop,
-                self._runs_on_a_worker(),
+                self._workers[-1] is not None,
             )
         except BaseException as error:
             self._error = error
         finally:
-            self._drop_awaitable()
-            self._let_go_of_loop()
+            if self._awaitable:
+                self._drop_awaitable()
+            if self._loop is not None:
+                self._let_go_of_loop()
 
     # In place of `_execute`, on the thread of a persistent loop.
 

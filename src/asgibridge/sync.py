@@ -411,11 +411,13 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             self._handle_in_thread(call, loop, exc_info, context, child)
         del func, shown, child, exc_info
         own = self._options
+        has_ended: bool | None = True
         try:
             if own is not None:
                 return await own.run(self, loop, call)  # type: ignore[no-any-return]
             return await self._send(loop, call)  # type: ignore[no-any-return]
         except asyncio.CancelledError:
+            has_ended = None
             task_context = call.task_context
             task_context.is_cancelled = True
             if own is not None and not own.abandon_on_cancel:
@@ -431,10 +433,14 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             except asyncio.CancelledError:
                 call.revoke()
                 raise
+        except BaseException:
+            has_ended = None
+            raise
         finally:
             # A function that goes on unheard still changes its context, which cannot be read
             # meanwhile where there is no GIL.
-            has_ended = call.done()
+            if has_ended is None:
+                has_ended = call.done()
             del call
             if has_ended and before is not context:
                 kernel.restore_context(context, before)

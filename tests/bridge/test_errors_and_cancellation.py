@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import sys
 import threading
@@ -340,6 +341,46 @@ class TestCancellation:
                 release.set()
 
         assert run(main()) == ("the client has gone",)
+
+    @pytest.mark.parametrize("options", [{}, {"thread_sensitive": False}])
+    def test_a_second_one_does_not_lose_what_the_function_raises(self, options):
+        """The first has gone to the coroutine, which survived it; the second ends the wait."""
+        survived, go_on = threading.Event(), threading.Event()
+        reported = []
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            begun, heard = asyncio.Event(), asyncio.Event()
+
+            def report(_loop, context):
+                reported.append(context)
+                heard.set()
+
+            loop.set_exception_handler(report)
+
+            async def inner():
+                begun.set()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+
+            def work():
+                async_to_sync(inner)()
+                survived.set()
+                assert go_on.wait(10)
+                raise ValueError("nobody waits")
+
+            task = asyncio.create_task(sync_to_async(work, **options)())
+            await begun.wait()
+            task.cancel()
+            await loop.run_in_executor(None, survived.wait, 10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            go_on.set()
+            await asyncio.wait_for(heard.wait(), 10)
+
+        run(main())
+        assert [repr(each["exception"]) for each in reported] == ["ValueError('nobody waits')"]
 
     def test_goes_on_to_the_coroutine_that_the_function_waits_for(self):
         events = []

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .._kernel import kernel
 
-__all__ = ["cancel_inner_task", "outwait"]
-
 
 async def cancel_inner_task(
     loop: asyncio.AbstractEventLoop, task_context: kernel.TaskContext

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ..current_thread_executor import CurrentThreadExecutor
     from ..workers import Policy
 
-__all__ = ["AsyncSingleThreadContext", "ThreadSensitiveContext"]
-
 
 class AsyncSingleThreadContext:
     """Run all top-level `async_to_sync` calls within a ``with`` block on one thread.
@@ -97,7 +95,7 @@ class AsyncSingleThreadContext:
             persistent = self._persistent
             if persistent is not None and persistent.is_usable():
                 return persistent
-            if self.token is None or threads.is_exiting():
+            if self.token is None or threads.exiting:
                 return None
             if persistent is not None:
                 if persistent.is_abandoned:

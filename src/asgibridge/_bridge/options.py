@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .._kernel import kernel
     from ..sync import SyncToAsync
 
-__all__ = ["CallOptions"]
-
 
 class CallOptions:
     """How the calls of one `SyncToAsync` run, where that is not as usual."""

@@ -24,13 +24,12 @@ from .._start import install
 from .._waits import deadlocks
 from .._workers import leases
 from .._workers.leases import Lease
+from .._workers.pool import pool as worker_pool
 from . import state
 
 if TYPE_CHECKING:
     from .._kernel import kernel
     from ..sync import SyncToAsync
-
-__all__ = ["send"]
 
 
 def send(
@@ -96,12 +95,13 @@ def _executor_of(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
         )
     executor = wrapper.context_to_thread_executor.get(context)
     if executor is None:
+        policy = getattr(context, "_policy", None)
         # A call that comes after the exit must not meet what is on the thread it had.
-        executor = leases.executor_of_context(
-            getattr(context, "_policy", None),
-            getattr(context, "_left", None),
-            getattr(context, "_owner", None),
-        )
+        left = getattr(context, "_left", None)
+        if policy is None and worker_pool.is_plain:
+            executor = _kernel.kernel.ThreadSensitiveExecutor(left)
+        else:
+            executor = leases.executor_of_context(policy, left, getattr(context, "_owner", None))
         wrapper.context_to_thread_executor[context] = executor
     return executor
 
@@ -110,9 +110,10 @@ def _send_to_executor(
     loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor
 ) -> Any:
     if type(executor) is _kernel.kernel.ThreadSensitiveExecutor:
-        if executor.owns_current_thread():
+        sent = executor.send(call)
+        if sent is None:
             raise _would_deadlock("Single thread executor already being used")
-        if not executor.post(call):
+        if not sent:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if call.is_blocked:
             _raise_if_never_run(call)

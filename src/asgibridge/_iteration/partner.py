@@ -438,7 +438,7 @@ def _close_at_exit() -> None:
 def _close_before_threads_are_joined() -> None:
     # Where `threading` itself waits for our threads, though they are abandoned: see
     # `_process.threads`.
-    if cpython.threading_is_patched() or not cpython.daemons_allowed():
+    if cpython.threading_is_patched() or not cpython.DAEMONS_ALLOWED:
         _close_at_exit()
 
 

@@ -61,6 +61,8 @@ _close = _LOOP_CLASS.close
 _create_task = _LOOP_CLASS.create_task
 _run_forever = _LOOP_CLASS.run_forever
 _run_once = cpython.run_once
+_get_ident = threading.get_ident
+_can_keep = cpython.HAS_KNOWN_LOOPS and not cpython.threading_is_patched()
 
 
 def _is_asyncio_untouched() -> bool:
@@ -76,6 +78,7 @@ def _is_asyncio_untouched() -> bool:
         and _LOOP_CLASS.create_task is _create_task
         and _LOOP_CLASS.run_forever is _run_forever
         and _LOOP_CLASS._run_once is _run_once
+        and threading.get_ident is _get_ident  # greenlets are no threads, but run loops at a time
     )
 
 
@@ -107,15 +110,14 @@ def run(
 def _take() -> _KeptLoop | None:
     global _policy_of_other_loops
     if (
-        not cpython.HAS_KNOWN_LOOPS
+        not _can_keep
         or _is_leaving
         or not _is_asyncio_untouched()
         or cpython.DEBUG_VARIABLE in cpython.variables
         or sys.flags.dev_mode
-        or cpython.threading_is_patched()  # greenlets are no threads, but run loops at a time
     ):
         return None
-    policy = cpython.event_loop_policy()
+    policy = getattr(events, cpython.POLICY, None)
     while True:
         try:
             kept = _parked.pop()
@@ -128,7 +130,7 @@ def _take() -> _KeptLoop | None:
         return None
     # Not in the caller's context: the handle of a loop's own reader keeps the one it is made in.
     loop = contextvars.Context().run(asyncio.new_event_loop)
-    policy = cpython.event_loop_policy()
+    policy = getattr(events, cpython.POLICY, None)
     if type(loop) is _LOOP_CLASS and policy is not None:
         return _KeptLoop(loop, policy)
     loop.close()
@@ -260,6 +262,8 @@ class _KeptLoop:
             return
         self.since = time.monotonic()
         _parked.append(self)
+        if close_idle not in threads.when_a_worker_ends:  # twice does no harm
+            threads.when_a_worker_ends.append(close_idle)
         if _is_leaving:  # by now: who emptied the list may not have seen this one
             _close_parked()
 
@@ -327,6 +331,5 @@ def _after_fork_in_child() -> None:
         _parked.pop().forget()
 
 
-threads.when_a_worker_ends.append(close_idle)
 atexit.register(_leave)
 fork.at_fork(_after_fork_in_child)

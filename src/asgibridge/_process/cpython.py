@@ -21,12 +21,14 @@ from types import BuiltinFunctionType, FrameType
 from typing import Any
 
 __all__ = [
+    "DAEMONS_ALLOWED",
     "DEBUG_VARIABLE",
     "HAS_EXECUTOR_PARTS",
     "HAS_KNOWN_LOOPS",
     "HAS_TASK_PARTS",
     "HAS_TIME_OUTS_TASK",
     "JOIN_TIMEOUT",
+    "POLICY",
     "TIMED",
     "at_threading_exit",
     "callbacks_of",
@@ -34,9 +36,7 @@ __all__ = [
     "children_of",
     "coroutine_marker",
     "current_frames",
-    "daemons_allowed",
     "default_executor_of",
-    "event_loop_policy",
     "future_of_group",
     "is_gil_enabled",
     "is_subinterpreter",
@@ -72,7 +72,7 @@ def threading_is_patched() -> bool:
 
 
 # 3.12. Without it: there is no interpreter that forbids daemons.
-daemons_allowed: Callable[[], bool] = getattr(threading, "_daemon_threads_allowed", lambda: True)
+DAEMONS_ALLOWED: bool = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 
 # Without it: `atexit` has to do. It comes when `threading` has waited for all threads that are no
 # daemons, so a child of multiprocessing leaves its workers behind.
@@ -166,9 +166,8 @@ cancel_all_tasks: Callable[[asyncio.AbstractEventLoop], None] = getattr(
 )
 
 
-def event_loop_policy() -> Any:
-    """The policy that is set, or None. Without it: None, and no loop is kept."""
-    return getattr(events, "_event_loop_policy", None)
+# Where `asyncio.events` has the policy that is set. Without it: None, and no loop is kept.
+POLICY = "_event_loop_policy"
 
 
 # os.environ.get() takes longer than all else that is asked before a loop is kept. Without it: so

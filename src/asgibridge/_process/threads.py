@@ -36,8 +36,6 @@ from typing import Any, Protocol
 from . import connections, cpython, fork
 from .items import Item
 
-__all__ = ["Worker", "has_users_threads", "is_exiting", "workers"]
-
 
 class ServedInbox(Protocol):
     """The part of a kernel's Inbox that a worker uses."""
@@ -53,7 +51,7 @@ _names = itertools.count()
 # Guards the pair below, so that no worker slips between the exit's two questions "who is there?"
 # and "who waits for the next one?". Re-entrant: a finalizer may start a worker.
 _lock = threading.RLock()
-_exiting = False
+exiting = False  # whether the interpreter has begun to wait for its threads
 _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
 # Called on a worker's thread: when its `threading.local` values are about to go, and when it ends.
 before_values_end: list[Callable[[], object]] = [connections.close_connections]
@@ -65,11 +63,6 @@ def workers() -> list[Worker]:
     """Those that have not ended and are not abandoned."""
     with _lock:
         return list(_alive)
-
-
-def is_exiting() -> bool:
-    """Whether the interpreter has begun to wait for its threads."""
-    return _exiting
 
 
 class Worker(threading.Thread):
@@ -102,7 +95,7 @@ class Worker(threading.Thread):
     def start(self) -> None:
         with _lock:
             # Subinterpreters may refuse daemons; there, `threading` waits and nothing is abandoned.
-            self._left_to_us = not _exiting and cpython.daemons_allowed()
+            self._left_to_us = not exiting and cpython.DAEMONS_ALLOWED
             _alive.add(self)
         try:
             super().start()
@@ -170,7 +163,10 @@ class Worker(threading.Thread):
 def end_values() -> None:
     """Call those who want to know that this thread's `threading.local` values are about to go."""
     for callback in before_values_end:
-        call_and_report(callback)
+        try:
+            callback()
+        except BaseException as error:
+            report_error(error)
 
 
 def call_and_report(function: Callable[..., object], *args: object) -> bool:
@@ -197,7 +193,7 @@ def _before_threads_are_joined() -> None:
     leaves_without_atexit = process is not None and process.parent_process() is not None
     if (
         (leaves_without_atexit and not has_users_threads())
-        or not cpython.daemons_allowed()
+        or not cpython.DAEMONS_ALLOWED
         or cpython.threading_is_patched()
     ):
         _end_workers()
@@ -220,9 +216,9 @@ def users_threads() -> list[threading.Thread]:
 
 
 def _end_workers() -> None:
-    global _exiting
+    global exiting
     with _lock:
-        _exiting = True
+        exiting = True
         workers = list(_alive)
     for callback in when_exiting:
         callback()
@@ -243,7 +239,7 @@ def _after_fork_in_child() -> None:
 
 
 # Or it is imported while the interpreter is already waiting for its threads.
-_exiting = not cpython.at_threading_exit(_before_threads_are_joined)
+exiting = not cpython.at_threading_exit(_before_threads_are_joined)
 atexit.register(_end_workers)
 
 fork.at_fork(_after_fork_in_child)

@@ -6,8 +6,7 @@ kernel `asgibridge._kernel` chose.
 
 from __future__ import annotations
 
-from .awaiting import awaiting
-from .calls import AsyncCall, SyncCall, TaskContext
+from .calls import AsyncCall, SyncCall, TaskContext, awaiting
 from .channel import WakeChannel, attach_reader, call_soon
 from .context import are_same, restore_context
 from .cores import placement

@@ -45,7 +45,7 @@ from .._process import fork
 from . import tally
 from .channel import call_soon, wake_channel
 from .drive import begin_task
-from .home import Home, current_home, this_thread
+from .home import this_thread
 
 if TYPE_CHECKING:
     from .executors import CurrentThreadExecutor
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     _List = list[asyncio.Task[Any]]
 else:
     _List = list
-
-__all__ = ["AsyncCall", "SyncCall", "TaskContext"]
 
 
 class TaskContext(_List):
@@ -130,11 +128,10 @@ class SyncCall:
         self.shown: Callable[..., Any] | None = function if shown is None else shown
         self._context = context
         self._threadlocal = threadlocal
-        self._home: Home | None = None
+        self._home = this_thread.home
         # Lists what the function waits for; None of a call that is not the user's.
         self.task_context: TaskContext | None = None
         if context is not None:
-            self._home = current_home()
             self.task_context = TaskContext()
         self.guard: Any = None
         self._is_counted: bool | None = False  # None: it is not to be
@@ -172,7 +169,7 @@ class SyncCall:
     def accept(self) -> None:
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
         if self._is_counted is False:
-            tally.mine.tally.submitted += 1
+            this_thread.tally.submitted += 1
             self._is_counted = True  # not sooner: the tally may not be had near the recursion limit
             if tally._timing:
                 self._submitted = tally.now()
@@ -188,7 +185,7 @@ class SyncCall:
         outer, thread.call = thread.call, self
         self.has_begun = True
         guard = self.guard
-        counted = tally.mine.tally if self._is_counted else None
+        counted = thread.tally if self._is_counted else None
         if counted is not None:
             begin = counted.begin(self._submitted)
             self._started = begin[1]
@@ -265,7 +262,7 @@ class SyncCall:
             return False
         self.shown = None
         if self._is_counted:
-            tally.mine.tally.cancelled += 1
+            this_thread.tally.cancelled += 1
         if self.guard is not None:
             self.guard.given_up(self)
         return True
@@ -367,6 +364,20 @@ class SyncCall:
                 }
             )
         del error
+
+
+def awaiting(threadlocal: Any) -> tuple[Any, Any]:
+    """The event loop that waits for the sync function which this thread runs, None if none does;
+    and the ``task_context`` of the call.
+
+    :param threadlocal: ``SyncToAsync.threadlocal``.
+    """
+    names = threadlocal.__dict__
+    if not names:
+        return None, None
+    # In a forked child the loop is the parent's (asgiref #194).
+    is_mine = names.get("main_event_loop_pid") == fork.pid
+    return names.get("main_event_loop") if is_mine else None, names.get("task_context")
 
 
 class AsyncCall:

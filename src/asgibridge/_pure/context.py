@@ -29,14 +29,6 @@ if sysconfig.get_config_var("Py_GIL_DISABLED"):
     _get_referents = None
 
 
-def _trie(context: contextvars.Context) -> Any | None:
-    if _get_referents is not None:
-        for referent in _get_referents(context):
-            if type(referent).__name__ == "hamt":
-                return referent
-    return None
-
-
 def restore_context(after: contextvars.Context, before: contextvars.Context) -> None:
     """Set in the current context whatever ``after`` has that ``before`` did not have.
 
@@ -44,9 +36,13 @@ def restore_context(after: contextvars.Context, before: contextvars.Context) -> 
     did not touch stay as they are now, even if somebody else who shares the current context has
     changed them in the meantime.
     """
-    trie = _trie(after)
-    if trie is not None and trie is _trie(before):
-        return
+    if _get_referents is not None:
+        known = None
+        for referent in _get_referents(after, before):  # of the one, then of the other
+            if type(referent).__name__ == "hamt":
+                if referent is known:
+                    return
+                known = referent
     for variable, value in after.items():
         if before.get(variable, _MISSING) is not value and variable.get(_MISSING) is not value:
             variable.set(value)

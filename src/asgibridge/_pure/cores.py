@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["placement"]
-
 
 def placement() -> str:
     """Who says on which core a worker begins: "waker", on its own, or "scheduler"."""

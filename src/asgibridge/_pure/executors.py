@@ -35,9 +35,8 @@ from .._process.items import Item
 from .._process.threads import Worker
 from .calls import SyncCall, TaskContext
 from .future_call import FutureCall
+from .home import this_thread
 from .inbox import Inbox
-
-__all__ = ["CurrentThreadExecutor", "ThreadSensitiveExecutor"]
 
 _R = TypeVar("_R")
 
@@ -102,7 +101,8 @@ class CurrentThreadExecutor(Executor):
 
     def begin_wait(self) -> None:
         """Say that `serve` comes next, before there is anything that could need the thread."""
-        self._inbox._begin_wait()
+        if this_thread.call is not None:
+            self._inbox._begin_wait()
 
     def serve(self, loop: Any = None) -> None:
         """Run what is posted until `close`. On the thread the executor was made in.
@@ -186,7 +186,7 @@ class ThreadSensitiveExecutor(Executor):
                     self._worker = old_worker
                     raise
                 self._inbox = inbox
-            if threads.is_exiting():
+            if threads.exiting:
                 # Nobody will come to close it: the worker ends when it has nothing to do.
                 self._inbox.close()
         return True
@@ -201,10 +201,19 @@ class ThreadSensitiveExecutor(Executor):
             and self._generation == fork.generation
         )
 
+    def send(self, item: Item) -> bool | None:
+        """`post` it; None, and nothing else, on the executor's own thread, which waits for it."""
+        worker, inbox = self._worker, self._inbox
+        if worker is None or inbox is None or self._generation != fork.generation:
+            return self.post(item)
+        if worker.ident == threading.get_ident() and worker.is_alive():
+            return None
+        return inbox.put(item) or self.post(item)
+
     def is_idle(self) -> bool:
         """Whether all that was posted has been run. From any thread."""
         inbox = self._inbox
-        return inbox is None or inbox.is_idle()
+        return inbox is None or inbox.posted == inbox.finished
 
     def blocked_by(self) -> TaskContext | None:
         """The ``task_context`` of the call that the thread is in the middle of, while that waits in
@@ -246,7 +255,9 @@ class ThreadSensitiveExecutor(Executor):
         be waited for because this is that thread.
         """
         last: SyncCall | None = None
-        if not (self.is_idle() or self.owns_current_thread()):
+        inbox = self._inbox
+        is_idle = inbox is None or inbox.posted == inbox.finished
+        if not (is_idle or self.owns_current_thread()):
             last = SyncCall(loop, _nothing)
             last._is_counted = None  # it is no user's
             with self._lock:
@@ -283,7 +294,7 @@ class ThreadSensitiveExecutor(Executor):
 
     def __del__(self) -> None:
         inbox = getattr(self, "_inbox", None)
-        if inbox is not None and self._generation == fork.generation:
+        if inbox is not None and not inbox.closed and self._generation == fork.generation:
             inbox.close()
 
 

@@ -16,10 +16,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .._process import fork
+from . import tally
+from .tally import Tally
+
 if TYPE_CHECKING:
     from .calls import SyncCall
-
-__all__ = ["Home", "at_home", "current_home"]
 
 
 class Home:
@@ -28,20 +30,54 @@ class Home:
     __slots__ = ()
 
 
+class _Owner:
+    """Dies with its thread's locals, and then gives the thread's tally back."""
+
+    tally: Tally
+    generation: int
+
+    def __del__(self) -> None:
+        # There is no `fork` any more if the interpreter is taking its modules down.
+        if fork is not None and self.generation == fork.generation:
+            self.tally.since = 0.0
+            self.tally.thread_ident = 0
+            tally.free.append(self.tally)
+
+
 class _Thread(threading.local):
     """What is kept per thread."""
 
     def __init__(self) -> None:
-        self.home: Home | None = Home()
+        self.home = Home()
         self.call: SyncCall | None = None  # which it is running
+        try:
+            self.tally = tally.free.pop()
+        except IndexError:
+            self.tally = Tally()
+            tally.all_tallies.append(self.tally)
+        self.tally.thread_ident = threading.get_ident()
+        self.owner = _Owner()
+        self.owner.tally = self.tally
+        self.owner.generation = fork.generation
 
 
 this_thread = _Thread()
 
 
+def _after_fork_in_child() -> None:
+    # Only this thread is there.
+    this_thread.tally.clear()
+    this_thread.owner.generation = fork.generation
+    tally.all_tallies[:] = [this_thread.tally]
+    tally.free.clear()
+
+
+fork.at_fork(_after_fork_in_child)
+
+
 def current_home() -> Home:
     """The calling thread's home."""
-    return this_thread.home  # type: ignore[return-value]
+    return this_thread.home
 
 
 def at_home(home: Home, call: Any, *args: Any) -> Any:

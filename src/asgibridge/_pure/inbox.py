@@ -32,8 +32,6 @@ from . import parking
 from .calls import SyncCall, TaskContext
 from .home import this_thread
 
-__all__ = ["Inbox"]
-
 # Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
 _PATIENCE: float | None = 0.25 if sys.platform == "win32" else None
 
@@ -122,21 +120,24 @@ class Inbox:
             self.finished += 1
             item.deliver()
             del item
-        for item in self.drain():
+        # The end marker may stand before the last item: see above.
+        for item in () if self._queue.empty() else self.drain():
             item.run()
             self.finished += 1
             item.deliver()
 
     def _serve_on(self, loop: Any) -> None:
         """`serve`, by a frame that waits for a task of ``loop``; or for something else, if None."""
-        self._begin_wait()
+        if this_thread.call is not None:
+            self._begin_wait()
         self._is_frame = True
         self._loop = loop
         try:
             self.serve()
         finally:
             self._loop = None  # or a task that outlives the frame would hold it, by its context
-            self._end_wait()
+            if self._outer is not None:
+                self._end_wait()
 
     def _begin_wait(self) -> None:
         """A frame is about to wait: say so where the call came from that it is in."""

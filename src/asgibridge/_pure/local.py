@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from .._process.cpython import running_loop
-from .home import Home, current_home
+from .home import Home, this_thread
 
 __all__ = ["ContextStorage", "ThreadStorage", "peek"]
 
@@ -48,7 +48,7 @@ def _missing(local: object, key: str) -> NoReturn:
 
 
 def _copy(attributes: _Attributes | None) -> _Attributes:
-    home = current_home()
+    home = this_thread.home
     if attributes is not None and attributes.home is home:
         return _Attributes(home, attributes.data.copy())
     return _Attributes(home, {})
@@ -66,7 +66,7 @@ class ContextStorage:
 
     def __getattr__(self, key: str) -> Any:
         attributes = self.__variable.get()
-        if attributes is not None and attributes.home is current_home():
+        if attributes is not None and attributes.home is this_thread.home:
             try:
                 return attributes.data[key]
             except KeyError:
@@ -96,7 +96,7 @@ def peek(local: Any, key: str, default: Any) -> Any:
     if not isinstance(local, ContextStorage):
         return getattr(local, key, default)
     attributes = local._ContextStorage__variable.get()
-    if attributes is None or attributes.home is not current_home():
+    if attributes is None or attributes.home is not this_thread.home:
         return default
     return attributes.data.get(key, default)
 

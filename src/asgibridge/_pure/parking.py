@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from .._process import threads
 
-__all__ = ["set_idle_seconds"]
-
 # As long as in the other kernel.
 IDLE_SECONDS = 10.0
 

@@ -26,8 +26,6 @@ from .._process.items import Item
 from .._process.threads import report_error
 from .calls import SyncCall
 
-__all__ = ["PoolInbox"]
-
 
 class PoolInbox:
     """A closable first-in-first-out queue of calls with up to ``limit`` consumers."""

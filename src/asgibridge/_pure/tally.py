@@ -13,13 +13,12 @@ A forked child begins at zero.
 
 from __future__ import annotations
 
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-from .._process import fork, threads
+from .._process import threads
 from .._process.buckets import BOUNDS
 
 __all__ = ["collect_timings", "counts", "now", "report_slow", "running"]
@@ -78,55 +77,11 @@ class Tally:
                 _tell_slow(function, spent)
 
 
-_all: list[Tally] = []
-_free: list[Tally] = []
+all_tallies: list[Tally] = []
+free: list[Tally] = []
 _timing = False
 _slow = 0.0
 _when_slow: Callable[[Any, float], object] | None = None
-
-
-class _Mine(threading.local):
-    def __init__(self) -> None:
-        try:
-            tally = _free.pop()
-        except IndexError:
-            tally = Tally()
-            _all.append(tally)
-        self.tally = tally
-        tally.thread_ident = threading.get_ident()
-        self._owner = _Owner(tally)
-
-
-class _Owner:
-    """Dies with its thread's locals."""
-
-    __slots__ = ("_generation", "_tally")
-
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
-        self._generation = fork.generation
-
-    def __del__(self) -> None:
-        # There is no `fork` any more if the interpreter is taking its modules down.
-        if fork is not None and self._generation == fork.generation:
-            self._tally.since = 0.0
-            self._tally.thread_ident = 0
-            _free.append(self._tally)
-
-
-mine = _Mine()
-
-
-def _after_fork_in_child() -> None:
-    # Only this thread is there.
-    tally = mine.tally
-    tally.clear()
-    mine._owner = _Owner(tally)
-    _all[:] = [tally]
-    _free.clear()
-
-
-fork.at_fork(_after_fork_in_child)
 
 
 def counts() -> tuple[int, int, int, int, tuple[float, list[int]], tuple[float, list[int]]]:
@@ -134,17 +89,17 @@ def counts() -> tuple[int, int, int, int, tuple[float, list[int]], tuple[float, 
 
     A time is a pair: seconds altogether, and how many calls there were in each of the buckets.
     """
-    tallies = list(_all)
+    tallies = list(all_tallies)
     # What comes last first: nothing has finished that was not submitted.
     finished = sum(tally.finished for tally in tallies)
     running = [sum(column) for column in zip(*[tally.running for tally in tallies])]
     running_time = sum(tally.running_time for tally in tallies)
-    tallies = list(_all)
+    tallies = list(all_tallies)
     started = sum(tally.started for tally in tallies)
     waiting = [sum(column) for column in zip(*[tally.waiting for tally in tallies])]
     waiting_time = sum(tally.waiting_time for tally in tallies)
     cancelled = sum(tally.cancelled for tally in tallies)
-    submitted = sum(tally.submitted for tally in list(_all))
+    submitted = sum(tally.submitted for tally in list(all_tallies))
     return (
         submitted,
         started,
@@ -171,7 +126,7 @@ def running() -> list[tuple[int, float]]:
 
     If timings are collected.
     """
-    found = [(tally.thread_ident, tally.since) for tally in list(_all)]
+    found = [(tally.thread_ident, tally.since) for tally in list(all_tallies)]
     return [(ident, since) for ident, since in found if ident and since]
 
 

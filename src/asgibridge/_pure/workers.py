@@ -13,8 +13,6 @@ from .._process.threads import Worker
 from .executors import CurrentThreadExecutor
 from .inbox import Inbox
 
-__all__ = ["end_idle_workers", "start_run"]
-
 
 def end_idle_workers() -> None:
     """Have the threads that wait for a next lease end now. From any thread; waits for none."""
@@ -31,8 +29,7 @@ def start_run(
     let no signal handler run; it is called with None if nothing will come of what it was told.
     """
     inbox = Inbox()
-    inbox.put(item)
-    inbox.put(_RunEnd(executor))
+    inbox.put(_Run(item, executor._inbox))
     inbox.close()
     worker = Worker(inbox)
     announce(worker)
@@ -40,19 +37,19 @@ def start_run(
     executor.serve()
 
 
-class _RunEnd:
-    """The last item of a run."""
+class _Run(Item):
+    """The one item of a run's worker."""
 
-    __slots__ = ("_executor",)
+    __slots__ = ("_item", "_served")
 
-    def __init__(self, executor: CurrentThreadExecutor) -> None:
-        self._executor = executor
+    def __init__(self, item: Item, served: Inbox) -> None:
+        self._item: Item | None = item
+        self._served = served
 
     def run(self) -> None:
-        pass
+        item, self._item = self._item, None
+        assert item is not None
+        item.run()
 
     def deliver(self) -> None:
-        self._executor.close()
-
-    def cancel(self) -> None:
-        pass
+        self._served.close()

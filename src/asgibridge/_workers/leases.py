@@ -581,14 +581,9 @@ def executor_of_context(
     owner: weakref.ref[asyncio.Task[Any]] | None = None,
 ) -> kernel.ThreadSensitiveExecutor | Lease:
     """What a context's first call goes to."""
-    if policy is None:
-        if pool.is_plain:
-            return kernel.ThreadSensitiveExecutor(former)
-        family = pool.family
-    else:
-        family = pool.family_for(policy)
-        if pool.limit is None and not (family.keeps or family.has_hooks):
-            return kernel.ThreadSensitiveExecutor(former)
+    family = pool.family if policy is None else pool.family_for(policy)
+    if pool.limit is None and not (family.keeps or family.has_hooks):
+        return kernel.ThreadSensitiveExecutor(former)
     return Lease(family, is_counted=True, avoiding=former, owner=owner)
 
 
@@ -601,7 +596,7 @@ def executor_of_runs() -> kernel.ThreadSensitiveExecutor | Lease:
 
 def lease_of_a_run() -> Lease | None:
     """For one top-level run; None if the kernel is to see to it."""
-    if pool.is_plain_run or is_in_hook.get():
+    if is_in_hook.get():
         return None
     return Lease(pool.family, is_counted=False)
 

@@ -245,7 +245,7 @@ class _Pool:
 
     def take(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> Worker:
         """The last that has become idle, or a new one."""
-        if family.keeps and not threads.is_exiting():
+        if family.keeps and not threads.exiting:
             with self._lock:
                 for i in range(len(self.idle) - 1, -1, -1):
                     worker = self.idle[i]
