@@ -285,46 +285,6 @@ class TestCancellation:
             run(main(own))
         assert reported == ["unheard"]
 
-    def test_an_error_after_a_second_cancellation_is_reported(self):
-        """The first goes to the coroutine, which survives it; the second is the task's alone."""
-        survived, release, reported = threading.Event(), threading.Event(), []
-
-        async def inner():
-            waiting.set()
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                pass
-
-        def work():
-            async_to_sync(inner)()
-            survived.set()
-            release.wait(10)
-            raise ValueError("unheard")
-
-        async def main():
-            nonlocal waiting
-            waiting, told = asyncio.Event(), asyncio.Event()
-
-            def handler(_, context):
-                reported.append(str(context["exception"]))
-                told.set()
-
-            asyncio.get_running_loop().set_exception_handler(handler)
-            task = asyncio.create_task(sync_to_async(work)())
-            await waiting.wait()
-            task.cancel()
-            await sync_to_async(survived.wait, thread_sensitive=False)(10)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            release.set()
-            await asyncio.wait_for(told.wait(), 10)
-
-        waiting = None
-        run(main())
-        assert reported == ["unheard"]
-
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio itself drops it before 3.11")
     def test_with_a_message(self):
         release = threading.Event()
