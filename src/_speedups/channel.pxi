@@ -343,7 +343,7 @@ def attach_reader(loop):
     channel.add_reader()
     if not channel.has_reader:
         # Else each thread made a channel of its own, and whether anybody knows a loop is told by
-        # the weak references to it, too (`asgibridge._loops.fingerprint`).
+        # the weak references to it, too (`asgibridge._loops.kept`).
         try:
             loop._asgibridge_channel = channel
         except AttributeError:

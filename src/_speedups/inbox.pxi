@@ -315,7 +315,7 @@ cdef class Inbox:
                 asgibridge_count_up(&self.finished)
                 channel = call.take_channel()
                 # Let go of the call before the loop hears of it: it holds the loop, which might
-                # pass for known to somebody (`asgibridge._loops.fingerprint`).
+                # pass for known to somebody (`asgibridge._loops.kept`).
                 is_first = channel is not None and channel.push(call)
                 call = None
                 if is_first:

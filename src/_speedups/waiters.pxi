@@ -1,5 +1,5 @@
 # A waiter: one wait, of a task (a `_Wait`, see wait.pxi) or of a thread (a lock of the interpreter's,
-# as in inbox.pxi), and the line that it stands in. It is linked into its line, so it leaves from
+# as in parking.pxi), and the line that it stands in. It is linked into its line, so it leaves from
 # the middle at no cost, however many waits run out of time.
 #
 # A thread is woken with the GIL held on purpose: letting go of it would let the woken thread take

@@ -23,7 +23,7 @@
 # loop's own turn may take that, and a tenth of the gain was lost.)
 #
 # **The holder comes.** It has been unlocked and wants nothing but the GIL. If an exception takes it
-# out of `Inbox.park` it leaves the queue, or comes and passes on the baton. A forked child has only
+# out of `park` it leaves the queue, or comes and passes on the baton. A forked child has only
 # the thread that forked: it forgets who is on the way.
 #
 # Guarded by the GIL: nothing here lets go of it but to unlock, or to wake a loop, as the last step.

@@ -256,6 +256,35 @@ class TestCancellation:
         run(main())
         assert [str(told["exception"]) for told in reported] == ["unheard"]
 
+    def test_an_error_in_an_executor_of_the_users_is_reported(self):
+        started, release, reported = threading.Event(), threading.Event(), []
+
+        def work():
+            started.set()
+            release.wait(10)
+            raise ValueError("unheard")
+
+        async def main(own):
+            told = asyncio.Event()
+
+            def handler(_, context):
+                reported.append(str(context["exception"]))
+                told.set()
+
+            asyncio.get_running_loop().set_exception_handler(handler)
+            call = sync_to_async(work, thread_sensitive=False, executor=own)
+            task = asyncio.create_task(call())
+            await sync_to_async(started.wait)(10)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            release.set()
+            await asyncio.wait_for(told.wait(), 10)
+
+        with ThreadPoolExecutor(1) as own:
+            run(main(own))
+        assert reported == ["unheard"]
+
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncio itself drops it before 3.11")
     def test_with_a_message(self):
         release = threading.Event()

@@ -63,6 +63,21 @@ class TestThreadSensitiveCalls:
         run(main())
         assert seen == list(range(50))
 
+    def test_a_foreign_object_may_stand_in_for_a_context(self):
+        class Context:
+            pass
+
+        async def main():
+            SyncToAsync.thread_sensitive_context.set(context)
+            return {await thread(), await thread()}
+
+        context = Context()
+        usual = run(thread())
+        threads = run(main())
+        SyncToAsync.context_to_thread_executor.pop(context).shutdown()
+        assert len(threads) == 1
+        assert usual not in threads
+
     def test_that_have_not_begun_are_dropped_when_cancelled(self):
         ran = []
         release = threading.Event()

@@ -90,6 +90,8 @@ async def hop():
     )
     assert threading.get_ident() not in (first, second, *others) and first != second
     assert await sync_to_async(lambda: async_to_sync(asyncio.sleep)(0, "back"))() == "back"
+    asyncio.get_running_loop().set_default_executor(concurrent.futures.ThreadPoolExecutor(1))
+    assert await sync_to_async(len, thread_sensitive=False)("four") == 4
     gathering = asyncio.create_task(gathers())
     await asyncio.sleep(0)
     await asyncio.sleep(0)

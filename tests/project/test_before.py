@@ -91,7 +91,7 @@ def test_each_side_has_each_place_in_a_round_equally_often(before: Any) -> None:
     places = Counter(
         (place, side.name)
         for number in range(6)
-        for place, side in enumerate(contest.waiters(number))
+        for place, side in enumerate(contest.turns(number))
     )
     names = ("waker", "scheduler", "scheduler again")
     assert places == {(place, name): 2 for place in range(3) for name in names}

@@ -30,6 +30,7 @@ _BLOCK = re.compile(
 )
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 _FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+_PLACED = re.compile(r"`([\w/]+\.(?:py|pxi))`\s+`([\w.]+)`")  # a file, and what is in it
 _TEST = re.compile(r"`((?:test_|Test)\w+)(?:\.py)?(?:\.(\w+))?`")
 
 pytestmark = pytest.mark.skipif(not DOCUMENTS, reason="needs the documents")
@@ -74,6 +75,23 @@ def places(name: str) -> list[Path]:
 
 def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
+
+
+def is_defined(file: str, name: str) -> bool:
+    """Whether a file of the package or of the compiled kernel defines all parts of ``name``."""
+    folder = "_speedups" if file.endswith(".pxi") else "asgibridge"
+    path = ROOT / "src" / folder / file
+    if not path.exists():
+        return False
+    text = read(path)
+    return all(
+        re.search(
+            rf"^ *(?:(?:async )?def|(?:cdef )?class|cp?def\b[\w *]*|static void) {part}\b",
+            text,
+            re.MULTILINE,
+        )
+        for part in name.split(".")
+    )
 
 
 README = examples(read(ROOT / "README.md")) if DOCUMENTS else []
@@ -146,6 +164,13 @@ def test_an_entry_point_is_where_the_table_says(row: str) -> None:
         assert re.search(definition, text, re.MULTILINE), name
 
 
+def test_the_functions_that_the_map_names_are_where_it_says() -> None:
+    """docs/architecture.md's: each file exists, and each class and function is defined in it."""
+    named = set(_PLACED.findall(read(ROOT / "docs" / "architecture.md")))
+    assert len(named) >= 50
+    assert [each for each in sorted(named) if not is_defined(*each)] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     index = read(ROOT / "docs" / "README.md")
     linked = {path for path, _ in _LINK.findall(index)}
@@ -153,6 +178,19 @@ def test_every_page_is_in_the_index() -> None:
 
 
 # --- the reader of them --------------------------------------------------------------------------
+
+
+def test_a_function_that_is_missing_is_found_out() -> None:
+    text = "by `sync.py`\n`SyncToAsync.__call__`, `inbox.pxi` `Inbox.no_such`, `sync.py` alone"
+    assert _PLACED.findall(text) == [
+        ("sync.py", "SyncToAsync.__call__"),
+        ("inbox.pxi", "Inbox.no_such"),
+    ]
+    assert is_defined("sync.py", "SyncToAsync.__call__")
+    assert is_defined("inbox.pxi", "Inbox.add")
+    assert not is_defined("inbox.pxi", "Inbox.no_such")
+    assert not is_defined("sync.py", "NoSuchClass.__call__")
+    assert not is_defined("no_such.py", "f")
 
 
 def test_examples_are_found() -> None:

@@ -15,6 +15,7 @@ import asgibridge
 from asgibridge import workers
 from asgibridge._process.buckets import BOUNDS
 from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from wsgi_tools import respond
 
 SECONDS = 10
 
@@ -262,6 +263,18 @@ class TestWorkers:
             assert after.alive == before.alive
 
         asyncio.run(main())
+
+    def test_threads_of_a_wsgi_application(self):
+        seen = []
+
+        def application(environ, start_response):
+            seen.append((workers.stats().pool_threads, threading.current_thread().name))
+            start_response("200 OK", [])
+            return [b""]
+
+        before = workers.stats().pool_threads
+        asyncio.run(respond(application, workers=1))
+        assert seen == [(before + 1, "asgibridge-wsgi_0")]
 
 
 class TestPrometheus:

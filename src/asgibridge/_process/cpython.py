@@ -1,6 +1,6 @@
 """Every private name of the interpreter and its library that this package uses.
 
-No other module names one (tests/test_missing_names.py looks). None of them has to be there: what is
+No other module names one (test_missing_names.py looks). None of them has to be there: what is
 done without it stands beside each. Attributes that are read on the way of a hop, or by code that
 leans on many of them, are named where they are used; a constant here says once whether this Python
 has them, and that code asks the constant first.

@@ -69,21 +69,22 @@ class Stats:
     waiting: int
     """ThreadSensitiveContexts that wait for a worker, at the limit."""
     pool_threads: int
-    """Threads for calls with ``thread_sensitive=False``."""
+    """Threads for calls with ``thread_sensitive=False``, and of ``WsgiToAsgi(workers=N)``."""
     submitted: int
-    """Calls of sync functions that were given to a thread."""
+    """Calls of sync functions that were accepted: for a thread, or to wait for a token or a worker
+    first."""
     started: int
     finished: int
     cancelled: int
     """Calls that were given up before they had begun."""
     queue_time: Histogram
-    """From being submitted to the first line of the function; of no call if not collected."""
+    """From being accepted to the first line of the function; of no call if not collected."""
     run_time: Histogram
     """In the function; of no call if not collected."""
 
     @property
     def queued(self) -> int:
-        """Calls that wait for their thread now."""
+        """Calls that wait now: for a thread, a token or a worker."""
         return max(self.submitted - self.started - self.cancelled, 0)
 
     @property
@@ -95,8 +96,8 @@ class Stats:
 def stats() -> Stats:
     """The figures of this process, now. From any thread.
 
-    Counted are all calls of `sync_to_async`; those in executors that are not ours when they begin,
-    with a queue time of 0.
+    Counted are all calls of `sync_to_async`, from the moment that they are accepted, whatever
+    executor runs them.
     """
     kernel = _kernel.kernel
     workers = threads.workers()
@@ -202,14 +203,14 @@ def prometheus(prefix: str = "asgibridge") -> str:
         ('{state="running"}', now.running),
     )
     for name, text, value in (
-        ("submitted", "Calls given to a thread.", now.submitted),
+        ("submitted", "Calls accepted.", now.submitted),
         ("started", "Calls begun.", now.started),
         ("finished", "Calls ended.", now.finished),
         ("cancelled", "Calls given up before they had begun.", now.cancelled),
     ):
         metric(f"calls_{name}_total", "counter", text, ("", value))
     for name, text, times in (
-        ("queue_time", "From being submitted to the beginning.", now.queue_time),
+        ("queue_time", "From being accepted to the beginning.", now.queue_time),
         ("run_time", "In the function.", now.run_time),
     ):
         samples: list[tuple[str, float]] = []
