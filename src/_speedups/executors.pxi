@@ -77,7 +77,7 @@ cdef class _CurrentThread:
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
         return self.generation == _generation and self.inbox.add(item, 0, False)
 
-    def begin_wait(self):
+    def hold(self):
         """Say that `serve` comes next, before there is anything that could need the thread."""
         self.inbox.begin_wait()
 

@@ -141,7 +141,7 @@ class TopLevelRun:
         on: Executor | PersistentLoop | None,
         task_context: list[asyncio.Task[Any]] | None,
     ) -> None:
-        self._executor.begin_wait()
+        self._executor.hold()
         if type(on) is PersistentLoop:
             self._abandon_thread = on.abandon
             if on.add(self):

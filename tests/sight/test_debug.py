@@ -719,7 +719,7 @@ class TestDump:
         assert text.startswith(f"asgibridge: process {os.getpid()}, ")
         assert names(text, "Threads:", "MainThread", "Event loops:", "main", "debug.dump(file)")
         # Its own frames are left out.
-        assert "_snapshot.py" not in text
+        assert "_sight" not in text
 
     def test_to_standard_error(self, capsys):
         debug.dump()

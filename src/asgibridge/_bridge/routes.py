@@ -241,7 +241,7 @@ def run_on(
     kernel = _kernel.kernel
     closing = _Closing(executor)
     result.add_done_callback(closing)
-    executor.begin_wait()
+    executor.hold()
     try:
         kernel.call_soon(loop, kernel.begin_task, loop, coroutine, result, no_result)
     except RuntimeError:

@@ -18,7 +18,7 @@
     What is particular about some calls is the business of their ``guard``, an object of the
     shell's with these methods, or None: ``begins(call)`` and ``ends(call)``, on the thread, around
     the function; ``given_up(call)``, once, on any thread, if the function will never run;
-    ``holder(call)``, for `SyncCall.blocked_by`, while the call is in no inbox of ours.
+    ``blocker(call)``, for `SyncCall.blocked_by`, while the call is in no inbox of ours.
 
 `TaskContext`, what a call's function waits for
     The tasks that the function waits for in `async_to_sync`, innermost last. To searches for
@@ -438,7 +438,7 @@ class AsyncCall:
         :param no_result: the error if the coroutine ends without setting the outcome.
         """
         self._executor = executor
-        executor.begin_wait()  # before the coroutine can run, and a call of its be posted
+        executor.hold()  # before the coroutine can run, and a call of its be posted
         try:
             call_soon(loop, begin_task, loop, coroutine, self, no_result)
         except RuntimeError:

@@ -99,7 +99,7 @@ class CurrentThreadExecutor(Executor):
         """Give ``item`` to this frame; False if it has ended (then ask `serving` again)."""
         return self._generation == fork.generation and self._inbox.put(item)
 
-    def begin_wait(self) -> None:
+    def hold(self) -> None:
         """Say that `serve` comes next, before there is anything that could need the thread."""
         if this_thread.call is not None:
             self._inbox._begin_wait()
