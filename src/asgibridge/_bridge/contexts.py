@@ -103,8 +103,7 @@ class AsyncSingleThreadContext:
                 if persistent.is_abandoned:
                     executors.pop(self, None)
                 self._persistent = None
-                if persistent.has_failed():
-                    return persistent  # which says so
+                persistent.raise_failure()
             executor = executors.get(self)
             if executor is None:
                 executor = executors[self] = leases.executor_of_runs()

@@ -38,8 +38,6 @@ from typing import Any
 from .._kernel import kernel
 from .._process import cpython, fork, threads
 
-__all__ = ["IDLE_SECONDS", "close", "close_idle", "run"]
-
 IDLE_SECONDS = 10.0
 """How long a loop may lie parked: as long as a worker."""
 
@@ -138,17 +136,6 @@ def _take() -> _KeptLoop | None:
 
 class _KeptLoop:
     """An event loop, and what it looks like when nobody knows it. Of one thread at a time."""
-
-    __slots__ = (
-        "_descriptors",
-        "_names",
-        "_reference",
-        "_references",
-        "_values",
-        "loop",
-        "policy",
-        "since",
-    )
 
     def __init__(self, loop: Any, policy: Any) -> None:
         self.loop = loop
