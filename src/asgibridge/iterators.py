@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from ._iteration.partner import Partner
 from ._iteration.pulls import SLICE, HopContext, Pulls, clock
+from ._process.taking import take
 from .sync import iscoroutinefunction
 
 if sys.version_info >= (3, 10):
@@ -301,7 +302,7 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
 
     async def __aenter__(self) -> Any:
         hops = self._hops()
-        # Who pops it has the manager: the task, or the thread if the task has given up.
+        # Whoever takes it has the manager: the task, or the thread if the task has given up.
         entered: list[tuple[Any, Any]] = []
         given_up: list[BaseException] = []
 
@@ -309,11 +310,7 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
             manager = hops.in_context(self._open)
             value = hops.in_context(_method(manager, "__enter__", "contextmanager"), manager)
             entered.append((manager, value))
-            if given_up:
-                try:
-                    entered.pop()
-                except IndexError:
-                    return
+            if given_up and take(entered) is not None:
                 hops.in_context(_exit, manager, given_up[0])
 
         hops.give_context()
@@ -321,11 +318,9 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
             await hops.call(enter)
         except asyncio.CancelledError as error:
             given_up.append(error)
-            try:
-                manager, _ = entered.pop()
-            except IndexError:
-                raise error from None
-            await hops.to_the_end(functools.partial(_exit, manager, error))
+            mine = take(entered)
+            if mine is not None:
+                await hops.to_the_end(functools.partial(_exit, mine[0], error))
             raise
         manager, value = entered.pop()
         hops.take_context()

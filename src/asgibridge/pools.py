@@ -33,6 +33,7 @@ from typing import Any
 from ._kernel import kernel
 from ._process import cpython, fork, threads
 from ._process.items import Item
+from ._process.taking import take
 from ._process.threads import Worker
 
 __all__ = ["LoopExecutor", "executor_of"]
@@ -80,7 +81,7 @@ class LoopExecutor(ThreadPoolExecutor):
             worker.start()
         except BaseException:
             # Or a signal handler has raised, and it has started after all.
-            if _take(ticket):
+            if take(ticket):
                 inbox.dismiss()
                 self._threads.discard(worker)
             raise
@@ -105,17 +106,10 @@ class _PoolWorker(Worker):
         self._ticket = ticket
 
     def run(self) -> None:
-        if _take(self._ticket):
+        if take(self._ticket):
             super().run()
         else:
             self._end()
-
-
-def _take(ticket: list[bool]) -> bool:
-    try:
-        return ticket.pop()
-    except IndexError:
-        return False
 
 
 class _Queue:
@@ -130,9 +124,8 @@ class _Queue:
     def put(self, work: Any) -> None:
         if work is None:  # shutdown's: let the threads end
             self._inbox.close()
-        else:
-            if not self._inbox.put(_WorkItem(work, self._arguments)):
-                raise RuntimeError("cannot schedule new futures after shutdown")
+        elif not self._inbox.put(_WorkItem(work, self._arguments)):
+            raise RuntimeError("cannot schedule new futures after shutdown")
 
     def get_nowait(self) -> Any:
         # For shutdown, under its lock, until there is no more.

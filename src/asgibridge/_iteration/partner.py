@@ -48,6 +48,7 @@ from typing import Any
 from .. import _kernel, sync
 from .._process import cpython, fork, threads
 from .._process.items import Item
+from .._process.taking import take
 from .._waits import names
 from ..sync import AsyncToSync, SyncToAsync
 from .variables import Side
@@ -167,8 +168,7 @@ class Partner:
             return
         self._leaving = True
         loop = self._loop
-        if loop is not None:
-            self._send(self._on_leave)
+        self._send(self._on_leave)
         if (
             not frame.owns_current_thread()
             or self._would_block_a_loop()
@@ -252,12 +252,10 @@ class Partner:
                 _unfinished.add(self)
 
     def _send(self, callback: Callable[[], None]) -> None:
-        assert self._loop is not None or self._has_own_loop
-        loop = self._loop
-        if loop is None:
-            return  # it sees to it when it begins
+        if self._loop is None:
+            return  # the partner sees to it when it begins
         try:
-            _kernel.kernel.call_soon(loop, callback)
+            _kernel.kernel.call_soon(self._loop, callback)
         except RuntimeError:  # closed: a loop of its own just ends
             if not self._has_own_loop:
                 self._end()
@@ -283,7 +281,7 @@ class Partner:
     def _run(self, home: Any, context: contextvars.Context) -> None:
         # On the thread of its own, from beginning to end.
         try:
-            _kernel.kernel.at_home(home, context.run, _asyncio_run, self._own_main)
+            _kernel.kernel.at_home(home, context.run, _asyncio_run, self._main)
         except BaseException as error:
             if self._error is None:
                 self._error = error
@@ -292,15 +290,13 @@ class Partner:
                 AsyncToSync.loop_thread_executors.pop(self._loop, None)
             self._end()
 
-    async def _own_main(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.task = asyncio.current_task()
-        # For the tasks of this loop that have not inherited it.
-        AsyncToSync.loop_thread_executors[loop] = self._frame
-        self._loop = loop
-        await self._main()
-
     async def _main(self) -> None:
+        if self._has_own_loop:
+            loop = asyncio.get_running_loop()
+            self.task = asyncio.current_task()
+            # For the tasks of this loop that have not inherited it.
+            AsyncToSync.loop_thread_executors[loop] = self._frame
+            self._loop = loop
         self._there.agreed = contextvars.copy_context()
         try:
             if not self._leaving:
@@ -329,11 +325,8 @@ class Partner:
 
     def _answer(self) -> None:
         # On either side.
-        try:
-            self._asked.pop()
-        except IndexError:
-            return
-        self._frame.post(_ANSWER)
+        if take(self._asked):
+            self._frame.post(_ANSWER)
 
     def _on_question(self) -> None:
         if self._over:
@@ -406,7 +399,7 @@ _unfinished: weakref.WeakSet[Partner] = weakref.WeakSet()
 
 
 names.partners.append(Partner._ask.__code__)
-names.drivers[Partner._own_main.__code__] = names.drivers[Partner._main.__code__] = "self"
+names.drivers[Partner._main.__code__] = "self"
 
 
 def _close_at_exit() -> None:

@@ -38,6 +38,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from .. import _kernel
+from .._process.taking import take
 from ..sync import SyncToAsync
 from .variables import Side
 
@@ -150,8 +151,7 @@ class Pulls(Generic[_T]):
         self._open = open_
         self._hops = hops
         self._max_size = max_size
-        # None stands for an iterator that is not open yet.
-        self._held: list[Iterator[_T] | None] = [None]
+        self._held: list[Iterator[_T]] = [_NOT_OPEN]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._asked: list[asyncio.Future[None]] = []
@@ -214,46 +214,39 @@ class Pulls(Generic[_T]):
                 task.result()
 
     def _raise_error(self) -> None:
+        error = take(self._errors)
         try:
-            error = self._errors.pop()
-        except IndexError:
-            return
-        try:
-            raise error
+            if error is not None:
+                raise error
         finally:
             del error
 
     # In the iterator's thread
 
     def _pull(self) -> None:
-        try:
-            iterator = self._held.pop()
-        except IndexError:
-            return  # the consumer has left
-        held: list[Iterator[_T]] = []
-        error: BaseException | None = None
-        try:
-            self._hops.in_context(self._fill, iterator, held)
-        except BaseException as raised:
-            error = raised
-        # Only now: whoever takes the iterator may run it in the context.
-        del iterator
-        self._held.extend(held)
-        if held:
-            held.clear()
-            if self._closed:
-                self._close_if_mine()
-            return
-        if error is not None:
-            self._errors.append(error)
-        self._ended = True
-        del error
-        if self._gone:
-            self._raise_error()  # to be reported: nobody asks for it any more
-
-    def _fill(self, iterator: Iterator[_T] | None, held: list[Iterator[_T]]) -> None:
-        # Puts the iterator into ``held`` unless it has ended.
+        iterator = take(self._held)
         if iterator is None:
+            return  # the consumer has left
+        try:
+            left = self._hops.in_context(self._fill, iterator)
+        except BaseException as error:
+            left = None
+            self._errors.append(error)
+        del iterator
+        if left is not None:
+            # Only now: whoever takes the iterator may run it in the context.
+            self._held.append(left)
+            del left
+            if self._closed:
+                self._hops.in_context(_close, take(self._held))
+            return
+        self._ended = True
+        if self._gone:
+            self._raise_error()  # to be reported: no consumer asks for it any more
+
+    def _fill(self, iterator: Iterator[_T]) -> Iterator[_T] | None:
+        # Returns the iterator unless it has ended.
+        if iterator is _NOT_OPEN:
             iterator = iter(self._open())
         ready, asked, room = self.ready, self._asked, self._max_size
         until = clock() + SLICE
@@ -265,27 +258,19 @@ class Pulls(Generic[_T]):
             # Counted, not measured: the consumer takes items away meanwhile.
             room -= 1
             if not room or self._closed or clock() >= until:
-                held.append(iterator)
-                return
+                return iterator
+        return None
 
     def _wake(self) -> None:
-        try:
-            woken = self._asked.pop()
-        except IndexError:
+        woken = take(self._asked)
+        if woken is None:
             return
         self._hops.tell()
         assert self._loop is not None
         try:
             _kernel.kernel.call_soon(self._loop, _set_if_waiting, woken)
         except RuntimeError:
-            self._closed = True  # the loop is closed: nobody will come for more
-
-    def _close_if_mine(self) -> None:
-        try:
-            iterator = self._held.pop()
-        except IndexError:
-            return
-        self._hops.in_context(_close, iterator)
+            self._closed = True  # the loop is closed: no consumer will come for more
 
     # Leaving
 
@@ -308,24 +293,24 @@ class Pulls(Generic[_T]):
             self._hops.take_context()
             if not task.cancelled():
                 task.result()
-        try:
-            iterator = self._held.pop()
-        except IndexError:
-            pass
-        else:
-            if isinstance(iterator, Generator):
-                await self._hops.to_the_end(lambda: _close(iterator))
+        iterator = take(self._held)
+        if isinstance(iterator, Generator):
+            await self._hops.to_the_end(iterator.close)
 
     def _report_error(self) -> None:
         # It was met while reading ahead of a consumer that did not go so far.
-        try:
-            error = self._errors.pop()
-        except IndexError:
-            return
-        asyncio.get_running_loop().call_exception_handler(
-            {"message": "an iterator raised after the loop over it was left", "exception": error}
-        )
+        error = take(self._errors)
+        if error is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {
+                    "message": "an iterator raised after the loop over it was left",
+                    "exception": error,
+                }
+            )
         del error
+
+
+_NOT_OPEN: Iterator[Any] = iter(())
 
 
 def _set_if_waiting(woken: asyncio.Future[None], _pull: object = None) -> None:
