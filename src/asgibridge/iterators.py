@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from ._iteration.partner import Partner
 from ._iteration.pulls import SLICE, HopContext, Pulls, clock
-from ._process.taking import take
+from ._process.handover import take
 from .sync import iscoroutinefunction
 
 if sys.version_info >= (3, 10):

@@ -32,8 +32,8 @@ from typing import Any
 
 from ._kernel import kernel
 from ._process import cpython, fork, threads
+from ._process.handover import take
 from ._process.items import Item
-from ._process.taking import take
 from ._process.threads import Worker
 
 __all__ = ["LoopExecutor", "executor_of"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from .._process.handover import call_if_open
+
 if TYPE_CHECKING:
     from .._kernel import kernel
-
-__all__ = ["cancel_inner_task", "outwait"]
 
 
 async def cancel_inner_task(
@@ -24,10 +24,7 @@ async def cancel_inner_task(
         return False
     inner_loop = inner.get_loop()
     if inner_loop is not loop:  # force_new_loop: not ours to touch, or to await
-        try:
-            inner_loop.call_soon_threadsafe(inner.cancel)
-        except RuntimeError:
-            pass  # closed: the task has ended, and so will the function
+        call_if_open(inner_loop, inner.cancel)  # closed: the task has ended, the function will
         return True
     inner.cancel()
     try:

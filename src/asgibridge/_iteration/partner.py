@@ -47,8 +47,8 @@ from typing import Any
 
 from .. import _kernel, sync
 from .._process import cpython, fork, threads
+from .._process.handover import take
 from .._process.items import Item
-from .._process.taking import take
 from .._waits import names
 from ..sync import AsyncToSync, SyncToAsync
 from .variables import Side

@@ -38,7 +38,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from .. import _kernel
-from .._process.taking import take
+from .._process.handover import take
 from ..sync import SyncToAsync
 from .variables import Side
 

@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._kernel import kernel
 from .._process import fork, threads
+from .._process.handover import call_if_open
 from . import kept
 
 if TYPE_CHECKING:
@@ -105,10 +106,7 @@ class PersistentLoop:
                 self._let_leave(None)
                 raise
         elif loop is not None:
-            try:
-                loop.call_soon_threadsafe(self._start, run)
-            except RuntimeError:
-                pass  # closed, and whoever closed it tells the run
+            call_if_open(loop, self._start, run)  # whoever closes it tells the run
         return True
 
     def end(self) -> None:
@@ -119,10 +117,7 @@ class PersistentLoop:
             self._is_refusing = True
             loop = None if self._runs else self._loop
         if loop is not None:
-            try:
-                loop.call_soon_threadsafe(loop.stop)
-            except RuntimeError:
-                pass
+            call_if_open(loop, loop.stop)
 
     def close(self, server: CurrentThreadExecutor) -> None:
         """`end` it and wait, serving ``server`` of the calling thread meanwhile.
