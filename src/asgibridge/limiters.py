@@ -154,7 +154,7 @@ class CapacityLimiter:
 
     @property
     def borrowed_tokens(self) -> int:
-        """How many tokens are borrowed. One that who waits is about to take is not, yet."""
+        """How many tokens are borrowed. One that a waiter is about to take does not count."""
         return self._places.qsize() - 1
 
     @property
@@ -218,10 +218,10 @@ class CapacityLimiter:
 
     def release(self) -> None:
         """Give back what the current task or thread has borrowed. RuntimeError if it has not."""
-        if self.give_back(_caller()):
-            return
         # In a forked child asyncio does not know any more which task has forked.
-        if not any(loan.is_of_parent for loan in list(self._loans.values())):
+        if not self.give_back(_caller()) and not any(
+            loan.is_of_parent for loan in list(self._loans.values())
+        ):
             raise RuntimeError(_NO_TOKEN)
 
     def release_on_behalf_of(self, borrower: object) -> None:
@@ -240,14 +240,14 @@ class CapacityLimiter:
         try:
             self._places.get_nowait()
         except BaseException:
-            # A signal handler's, while the next was woken; then nothing was taken out.
+            # A signal handler raised while the next waiter was woken; nothing was taken out.
             self._places.get_nowait()
             raise
         return True
 
     def _owners(self) -> list[list[Any]] | None:
-        # The `task_context` of each call that has a token; None if somebody else has one, or there
-        # is one left, or somebody is in the middle of borrowing or giving back.
+        # The `task_context` of each call that has a token. None if a token is left, or is borrowed
+        # by hand, or is being borrowed or given back.
         if len(self.known_calls) > _MOST_OWNERS:
             return None
         known = list(self.known_calls.values())
@@ -255,7 +255,7 @@ class CapacityLimiter:
         return known if is_all else None
 
     def begins_here(self, borrower: object) -> None:
-        """It is this thread that uses the token of ``borrower``."""
+        """This thread uses the token of ``borrower``."""
         loan = self._loans.get(borrower)
         if loan is not None:
             loan.ident = threading.get_ident()
@@ -286,7 +286,9 @@ class CapacityLimiter:
 
 
 _NO_TOKEN = "this borrower has no token of this CapacityLimiter"
-_MOST_OWNERS = 1000  # that are looked at
+# Calls with a token that a search for a deadlock looks at; with more it finds none. As many as the
+# steps of a search: `_waits.deadlocks._MOST`.
+_MOST_OWNERS = 1000
 
 
 class _TokenWait:
@@ -389,7 +391,7 @@ def check_cancelled() -> None:
     while True:
         if task_context is not None and task_context.is_cancelled:
             raise asyncio.CancelledError("the task that awaits this call was cancelled")
-        # Outwards, to the function that waits in async_to_sync. A frame that does so no more has
+        # Outwards, to the function that waits in async_to_sync. A frame that waits no more has
         # nothing to do with a task that has outlived it.
         if not isinstance(frame, current_thread_executor.CurrentThreadExecutor):
             return  # there is none, or it is somebody else's

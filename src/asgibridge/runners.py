@@ -297,7 +297,7 @@ class TopLevelRun:
         main = self._main
         if main is not None and self._may_cancel():
             loop, task = main
-            call_if_open(loop, task.cancel)  # closed: there is nothing left to cancel
+            call_if_open(loop, task.cancel)  # if it is closed, the task has ended
 
     def _may_cancel(self) -> bool:
         return take(self._cancel) is not None

@@ -3,8 +3,8 @@
 A call with a limiter borrows its token on the loop's thread, before it goes to its executor::
 
     waiting --> queued --> running --> over     the thread gives the token back, whether
-       |           |                            anybody waits for the outcome or not
-       '-----------'--given up                  whoever has given it up gives it back
+       |           |                            a task still waits for the outcome or not
+       '-----------'--given up                  the side that gave the call up gives it back
 
 So the token goes back exactly once: when the function has returned, in any way, or when the task
 was cancelled or destroyed, or its executor refused or dropped the call, before the function has
@@ -22,8 +22,6 @@ from ..limiters import CapacityLimiter
 if TYPE_CHECKING:
     from .._kernel import kernel
     from ..sync import SyncToAsync
-
-__all__ = ["CallOptions"]
 
 
 class CallOptions:
@@ -85,7 +83,7 @@ class CallOptions:
 
 
 class _Guard:
-    """Of one call: its token, and the name of its thread."""
+    """The token of one call, and the name of its thread."""
 
     __slots__ = ("_limiter", "_outer_name", "_thread_name")
 
