@@ -30,7 +30,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
-from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -40,16 +39,20 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 from ._iteration.partner import Partner
 from ._iteration.pulls import SLICE, HopContext, Pulls, clock
+from ._process.handover import take
 from .sync import iscoroutinefunction
 
 if sys.version_info >= (3, 10):
     from typing import ParamSpec
 else:
     from typing_extensions import ParamSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "async_to_sync_context_manager",
@@ -62,35 +65,33 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+class _Hops(TypedDict, total=False):
+    thread_sensitive: bool
+    executor: ThreadPoolExecutor | None
+
+
+class _Batches(_Hops, total=False):
+    max_size: int
+
+
 # --- iterators -----------------------------------------------------------------------------------
 
 
 @overload
 def sync_to_async_iterator(
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
-    max_size: int = 128,
+    **options: Unpack[_Batches],
 ) -> Callable[[Callable[_P, Iterable[_T]]], Callable[_P, AsyncGenerator[_T, None]]]: ...
 
 
 @overload
 def sync_to_async_iterator(
-    iterable: Iterable[_T],
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
-    max_size: int = 128,
+    iterable: Iterable[_T], **options: Unpack[_Batches]
 ) -> AsyncGenerator[_T, None]: ...
 
 
 @overload
 def sync_to_async_iterator(
-    iterable: Callable[_P, Iterable[_T]],
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
-    max_size: int = 128,
+    iterable: Callable[_P, Iterable[_T]], **options: Unpack[_Batches]
 ) -> Callable[_P, AsyncGenerator[_T, None]]: ...
 
 
@@ -201,7 +202,8 @@ def async_to_sync_iterator(
 def _iterate_on_loop(
     open_: Callable[[], AsyncIterable[_T]], shown: Any, force_new_loop: bool, max_size: int
 ) -> Generator[_T, None, None]:
-    pump = _Pump(open_, shown, force_new_loop, max_size)
+    pump = _Pump(open_, shown, force_new_loop)
+    pump.max_size = max_size
     ready = pump.ready
     try:
         while pump.more():
@@ -214,48 +216,23 @@ def _iterate_on_loop(
 class _Pump(Partner):
     """The partner that iterates."""
 
-    def __init__(
-        self,
-        open_: Callable[[], AsyncIterable[Any]],
-        shown: Any,
-        force_new_loop: bool,
-        max_size: int,
-    ) -> None:
-        super().__init__(force_new_loop, shown)
-        self.ready: deque[Any] = deque()
-        self._open = open_
-        self._max_size = max_size
-
-    def more(self) -> bool:
-        """Wait until something is in ``ready``; False at the end. On the thread."""
-        while True:
-            over = self.is_over()
-            if self.ready:
-                return True
-            if over:
-                self.finish()
-                return False
-            self.ask()
-
-    def _has_answer(self) -> bool:
-        return bool(self.ready)
+    max_size: int
 
     async def _body(self) -> None:
-        ready, room = self.ready, self._max_size
+        room = self.max_size
         iterator = self._open().__aiter__()
         until = clock() + SLICE
         try:
             async for item in iterator:
-                ready.append(item)
+                self._give(item)
                 del item
-                self._tell()
                 # Counted, not measured: the thread takes items away meanwhile.
                 room -= 1
                 if not room or self._leaving or clock() >= until:
                     room = 0
                     while not room and await self._rest():
                         # Asked already, it has not rested: what was read is there still.
-                        room = self._max_size - len(ready)
+                        room = self.max_size - len(self.ready)
                     if not room:
                         break
                     until = clock() + SLICE
@@ -269,7 +246,7 @@ class _Pump(Partner):
 
 @overload
 def sync_to_async_context_manager(
-    *, thread_sensitive: bool = True, executor: ThreadPoolExecutor | None = None
+    **options: Unpack[_Hops],
 ) -> Callable[
     [Callable[_P, AbstractContextManager[_T]]], Callable[_P, AbstractAsyncContextManager[_T]]
 ]: ...
@@ -277,19 +254,13 @@ def sync_to_async_context_manager(
 
 @overload
 def sync_to_async_context_manager(
-    manager: AbstractContextManager[_T],
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
+    manager: AbstractContextManager[_T], **options: Unpack[_Hops]
 ) -> AbstractAsyncContextManager[_T]: ...
 
 
 @overload
 def sync_to_async_context_manager(
-    manager: Callable[_P, AbstractContextManager[_T]],
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
+    manager: Callable[_P, AbstractContextManager[_T]], **options: Unpack[_Hops]
 ) -> Callable[_P, AbstractAsyncContextManager[_T]]: ...
 
 
@@ -331,7 +302,7 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
 
     async def __aenter__(self) -> Any:
         hops = self._hops()
-        # Who pops it has the manager: the task, or the thread if the task has given up.
+        # Whoever takes it has the manager: the task, or the thread if the task has given up.
         entered: list[tuple[Any, Any]] = []
         given_up: list[BaseException] = []
 
@@ -339,11 +310,7 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
             manager = hops.in_context(self._open)
             value = hops.in_context(_method(manager, "__enter__", "contextmanager"), manager)
             entered.append((manager, value))
-            if given_up:
-                try:
-                    entered.pop()
-                except IndexError:
-                    return
+            if given_up and take(entered) is not None:
                 hops.in_context(_exit, manager, given_up[0])
 
         hops.give_context()
@@ -351,14 +318,12 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
             await hops.call(enter)
         except asyncio.CancelledError as error:
             given_up.append(error)
-            try:
-                manager, _ = entered.pop()
-            except IndexError:
-                raise error from None
-            await hops.to_the_end(functools.partial(_exit, manager, error))
+            mine = take(entered)
+            if mine is not None:
+                await hops.to_the_end(functools.partial(_exit, mine[0], error))
             raise
         manager, value = entered.pop()
-        hops.take_context(hops.copy_context())
+        hops.take_context()
         self._entered.append((manager, hops))
         return value
 
@@ -433,23 +398,18 @@ class _EnteredOnLoop(AbstractContextManager[Any]):
     def __enter__(self) -> Any:
         visit = self._visit()
         try:
-            while not visit.entered and not visit.is_over():
-                visit.ask()
-            if not visit.entered:
-                visit.finish()
+            visit.more()
         except BaseException:
             visit.close()
             raise
         self._entered.append(visit)
-        return visit.entered.pop()
+        return visit.ready.pop()
 
     def __exit__(self, exc: object, value: BaseException | None, tb: object) -> bool | None:
         visit = self._entered.pop()
         visit.leave_with = (exc, value, tb)
         try:
-            while not visit.is_over():
-                visit.ask()
-            visit.finish()
+            visit.more()
         except BaseException as error:
             visit.close()
             if error is value:
@@ -463,19 +423,14 @@ class _EnteredOnLoop(AbstractContextManager[Any]):
 class _Visit(Partner):
     """The partner that enters and leaves."""
 
-    def __init__(self, open_: Callable[[], Any], shown: Any, force_new_loop: bool) -> None:
-        super().__init__(force_new_loop, shown)
-        self._open = open_
-        self.entered: list[Any] = []
-        self.leave_with: tuple[Any, Any, Any] = (None, None, None)
-        self.suppressed = False
+    leave_with: tuple[Any, Any, Any] = (None, None, None)
+    suppressed = False
 
     async def _body(self) -> None:
         manager = self._open()
         enter = _method(manager, "__aenter__", "asynccontextmanager")
         leave = _method(manager, "__aexit__", "asynccontextmanager")
-        self.entered.append(await enter(manager))
-        self._tell()
+        self._give(await enter(manager))
         try:
             await self._rest()
         except BaseException:
@@ -496,13 +451,7 @@ def _adapt(
 ) -> Any:
     # The object itself; or a function that returns it, also as a decorator with arguments.
     if subject is None:
-        return lambda function: _adapt_given(function, make, wanted, other, name)
-    return _adapt_given(subject, make, wanted, other, name)
-
-
-def _adapt_given(
-    subject: Any, make: Callable[[Callable[[], Any], Any], Any], wanted: str, other: str, name: str
-) -> Any:
+        return lambda function: _adapt(function, make, wanted, other, name)
     if hasattr(type(subject), wanted):
         return make(lambda: subject, subject)
     if hasattr(type(subject), other):

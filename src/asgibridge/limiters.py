@@ -4,30 +4,29 @@ For `sync_to_async`: the ``limiter=``, ``thread_name=`` and ``abandon_on_cancel=
 `check_cancelled`, for the function to ask. The names are those of anyio's `to_thread.run_sync`.
 
 A `CapacityLimiter` is a queue of the kernel's (`asgibridge._pure.promises`) put to another use: to
-borrow a token is to put something into it, and its room is the number of tokens. So whoever waits,
-a task of any event loop or a thread, is served in order and holds no thread meanwhile; a wait that
-is cancelled, or whose loop is closed, hands its place on; and a forked child forgets the waits of
-the threads that it does not have. One more item always lies in the queue, because to the queue a
+borrow a token is to put an item into the queue, whose size is the number of tokens. So every task
+and thread that waits is served in order, and a task holds no thread meanwhile; a wait that is
+cancelled, or whose loop is closed, hands its place on; and a forked child forgets the waits of the
+threads that it does not have. One more item always lies in the queue, because to the queue a
 ``maxsize`` of 0 is no limit, and to a limiter it is no token.
 
-State: ``_loans``, from the moment that somebody asks for a token until they give it back, by
-borrower; who puts a loan in owns it. ``known_calls``, of those that are calls, what their
-functions wait for: put in when the token has been borrowed, and taken out before it is given back.
-The dicts' own steps are atomic; no other lock is needed.
-
-Calls with a limiter are in `asgibridge._bridge.options`.
+``_loans`` has, by borrower, a loan from the request for a token until the token is given back;
+whoever put the loan in owns it. ``_calls`` has what the functions of calls wait for, from when
+the token has been borrowed until just before it is given back. The dicts' own steps are atomic; no
+other lock is needed.
 
 **Deadlocks.** A wait for a token (`_TokenWait`) ends when any that is borrowed is given back. If
-all are borrowed by calls (each of them in ``known_calls``, and as many as the queue holds), and
+all are borrowed by calls (each of them in ``_calls``, and as many as the queue holds), and
 each has a function that waits, in the end, for this very wait, it never does: see
-`asgibridge._waits.deadlocks`. A token that was borrowed by hand is in nobody's chain, and ends the
-search. The wait drives the queue's turn by hand, to know the future that its task is suspended on,
-and to be ended: then it is woken, looks whether it has got a token after all, and if not raises.
+`asgibridge._waits.deadlocks`. A token that was borrowed by hand is in no call's chain, and ends the
+search. `_TokenWait` drives the queue's waiter by hand, to know the future that its task is
+suspended on, and to be ended: then it is woken, looks whether it has got a token after all, and if
+not raises.
 
-**Fork.** The child begins with a new queue. Of the tokens those stay borrowed that belong to the
-forking thread, or to the function that forked. All others come back, also those of tasks, because
-the parent's event loops do not go on there; a task that does, since it has forked itself, may give
-its token back without effect.
+**Fork.** The child begins with a new queue. Only the tokens of the forking thread, and of the
+function that forked, stay borrowed. All others come back, also those of tasks, because the parent's
+event loops do not go on there. A task that does go on, since it has forked itself, may give its
+token back without effect.
 
 **Interrupts.** A KeyboardInterrupt that a signal handler raises in the middle of borrowing or
 giving back, in the main thread, may cost that token; asyncio's own handler raises none there.
@@ -40,7 +39,6 @@ import math
 import threading
 from collections.abc import Generator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from . import current_thread_executor
@@ -79,13 +77,29 @@ class CapacityLimiterStatistics:
 
 
 class _Loan:
-    __slots__ = ("has_token", "ident", "is_of_parent")
+    """One borrower's token, or its wish for one: entered while it waits for the token."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_borrower", "_loans", "has_token", "ident", "is_of_parent")
+
+    def __init__(self, loans: dict[object, _Loan], borrower: object) -> None:
+        self._loans = loans
+        self._borrower = borrower
         self.has_token = False
-        self.is_of_parent = False  # and what it stands for came back when this process was forked
+        self.is_of_parent = False  # and the token came back when this process was forked
         # The thread that has the token; None of a task.
         self.ident = threading.get_ident() if running_loop() is None else None
+
+    def __enter__(self) -> None:
+        if self._loans.setdefault(self._borrower, self) is not self:
+            raise RuntimeError(
+                "this borrower has a token of this CapacityLimiter already, or waits for one"
+            )
+
+    def __exit__(self, exc: object, value: object, tb: object) -> None:
+        if exc is None:
+            self.has_token = True
+        else:
+            self._loans.pop(self._borrower, None)
 
 
 class CapacityLimiter:
@@ -104,7 +118,7 @@ class CapacityLimiter:
 
     def __init__(self, total_tokens: float) -> None:
         self._loans: dict[object, _Loan] = {}
-        self.known_calls: dict[Any, Any] = {}  # that have a token, and their `task_context`
+        self._calls: dict[Any, Any] = {}  # that have a token, and their `task_context`
         self._places = _places(0)
         self._total_tokens: float = 0
         self.total_tokens = total_tokens
@@ -140,7 +154,7 @@ class CapacityLimiter:
 
     @property
     def borrowed_tokens(self) -> int:
-        """How many tokens are borrowed. One that who waits is about to take is not, yet."""
+        """How many tokens are borrowed. One that a waiter is about to take does not count."""
         return self._places.qsize() - 1
 
     @property
@@ -168,14 +182,9 @@ class CapacityLimiter:
 
     async def acquire_on_behalf_of(self, borrower: object) -> None:
         """Borrow a token for ``borrower``, any hashable object, as `acquire` does."""
-        loan = self._enrol(borrower)
-        try:
+        with _Loan(self._loans, borrower):
             if not self._places._offer(None):
                 await _TokenWait(self, borrower)
-        except BaseException:
-            self._loans.pop(borrower, None)
-            raise
-        loan.has_token = True
 
     def acquire_nowait(self) -> None:
         """Borrow a token for the current task or thread, or raise `WouldBlock`.
@@ -186,14 +195,9 @@ class CapacityLimiter:
 
     def acquire_on_behalf_of_nowait(self, borrower: object) -> None:
         """Borrow a token for ``borrower``, as `acquire_nowait` does. From any thread."""
-        loan = self._enrol(borrower)
-        try:
+        with _Loan(self._loans, borrower):
             if not self._places._offer(None):
                 raise WouldBlock("all tokens of this CapacityLimiter are borrowed")
-        except BaseException:
-            self._loans.pop(borrower, None)
-            raise
-        loan.has_token = True
 
     def sync_acquire(self, timeout: float | None = None) -> None:
         """Borrow a token for the current thread, waiting for one up to ``timeout`` seconds.
@@ -206,57 +210,52 @@ class CapacityLimiter:
                 "waiting for a token here would block the event loop: use 'async with', or await "
                 "acquire()"
             )
-        borrower = threading.current_thread()
-        loan = self._enrol(borrower)
-        try:
-            self._places.sync_put(None, timeout=timeout)
-        except BaseException as error:
-            self._loans.pop(borrower, None)
-            if isinstance(error, QueueFull):
+        with _Loan(self._loans, threading.current_thread()):
+            try:
+                self._places.sync_put(None, timeout=timeout)
+            except QueueFull:
                 raise TimeoutError(f"no token was free for {timeout} seconds") from None
-            raise
-        loan.has_token = True
 
     def release(self) -> None:
         """Give back what the current task or thread has borrowed. RuntimeError if it has not."""
-        if self.give_back(_caller()):
-            return
         # In a forked child asyncio does not know any more which task has forked.
-        if not any(loan.is_of_parent for loan in list(self._loans.values())):
+        if not self._give_back(_caller()) and not any(
+            loan.is_of_parent for loan in list(self._loans.values())
+        ):
             raise RuntimeError(_NO_TOKEN)
 
     def release_on_behalf_of(self, borrower: object) -> None:
         """Give back the token of ``borrower``. RuntimeError if it has none. From any thread."""
-        if not self.give_back(borrower):
+        if not self._give_back(borrower):
             raise RuntimeError(_NO_TOKEN)
 
-    def give_back(self, borrower: object) -> bool:
+    def _give_back(self, borrower: object) -> bool:
         """Give back the token of ``borrower``; False if it has none. From any thread."""
         loan = self._loans.get(borrower)
         if loan is None or not loan.has_token or self._loans.pop(borrower, None) is None:
             return False
-        self.known_calls.pop(borrower, None)
+        self._calls.pop(borrower, None)
         if loan.is_of_parent:
             return True
         try:
             self._places.get_nowait()
         except BaseException:
-            # A signal handler's, while the next was woken; then nothing was taken out.
+            # A signal handler raised while the next waiter was woken; nothing was taken out.
             self._places.get_nowait()
             raise
         return True
 
     def _owners(self) -> list[list[Any]] | None:
-        # The `task_context` of each call that has a token; None if somebody else has one, or there
-        # is one left, or somebody is in the middle of borrowing or giving back.
-        if len(self.known_calls) > _MOST_OWNERS:
+        # The `task_context` of each call that has a token. None if a token is left, or is borrowed
+        # by hand, or is being borrowed or given back.
+        if len(self._calls) > _MOST_OWNERS:
             return None
-        known = list(self.known_calls.values())
+        known = list(self._calls.values())
         is_all = len(known) == self.borrowed_tokens >= max(1, self._total_tokens)
         return known if is_all else None
 
-    def begins_here(self, borrower: object) -> None:
-        """It is this thread that uses the token of ``borrower``."""
+    def _begins_here(self, borrower: object) -> None:
+        """This thread uses the token of ``borrower``."""
         loan = self._loans.get(borrower)
         if loan is not None:
             loan.ident = threading.get_ident()
@@ -264,38 +263,20 @@ class CapacityLimiter:
     async def __aenter__(self) -> None:
         await self.acquire()
 
-    async def __aexit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         self.release()
 
     def __enter__(self) -> None:
         self.sync_acquire()
 
-    def __exit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self.release()
-
-    def _enrol(self, borrower: object) -> _Loan:
-        loan = _Loan()
-        if self._loans.setdefault(borrower, loan) is not loan:
-            raise RuntimeError(
-                "this borrower has a token of this CapacityLimiter already, or waits for one"
-            )
-        return loan
 
     def _forget_parent(self) -> None:
         # In a forked child. The parent's queue may be in anybody's hands.
         here = threading.get_ident()
         places = _places(self._places.maxsize)
-        self.known_calls = {}
+        self._calls = {}
         for loan in list(self._loans.values()):
             if not loan.has_token or loan.ident != here:
                 loan.is_of_parent = True
@@ -305,7 +286,9 @@ class CapacityLimiter:
 
 
 _NO_TOKEN = "this borrower has no token of this CapacityLimiter"
-_MOST_OWNERS = 1000  # that are looked at
+# Calls with a token that a search for a deadlock looks at; with more it finds none. As many as the
+# steps of a search: `_waits.deadlocks._MOST`.
+_MOST_OWNERS = 1000
 
 
 class _TokenWait:
@@ -359,7 +342,7 @@ class _TokenWait:
     def refusal(self, why: str) -> RuntimeError:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         held = []
-        for call in list(self._limiter.known_calls)[:5]:
+        for call in list(self._limiter._calls)[:5]:
             loan = self._limiter._loans.get(call)
             name = names.get(None if loan is None else loan.ident)
             held.append(f"{function_words(call.shown)} in thread {name!r}")
@@ -408,12 +391,11 @@ def check_cancelled() -> None:
     while True:
         if task_context is not None and task_context.is_cancelled:
             raise asyncio.CancelledError("the task that awaits this call was cancelled")
-        # Outwards, to the function that waits in async_to_sync. A frame that does so no more has
+        # Outwards, to the function that waits in async_to_sync. A frame that waits no more has
         # nothing to do with a task that has outlived it.
-        if isinstance(frame, current_thread_executor.CurrentThreadExecutor):
-            frame = frame.serving()
-        else:  # somebody else's
-            frame = None
+        if not isinstance(frame, current_thread_executor.CurrentThreadExecutor):
+            return  # there is none, or it is somebody else's
+        frame = frame.serving()
         if frame is None:
             return
         task_context = frame._task_context

@@ -1,22 +1,20 @@
 """The default executor of an event loop, for calls that are not thread-sensitive.
 
 asyncio makes a ThreadPoolExecutor the first time a loop needs one. `LoopExecutor` is one, of the
-same size, and takes its place: `loop.run_in_executor` and whoever else submits to it find the stock
-``submit``, ``map`` and ``shutdown``, and so does everybody who has patched them. Underneath lies an
-inbox of the kernel in place of the stock queue, and our calls are posted there: no Future is made,
-and no idle thread is counted by a semaphore.
+same size, and takes its place: `loop.run_in_executor`, other callers of ``submit``, and those who
+patch it find the stock ``submit``, ``map`` and ``shutdown``. An inbox of the kernel replaces the
+stock queue, and our calls are posted there: no Future is made, and no semaphore counts idle
+threads.
 
-Who may do what: the executor owns the inbox and, under ``_shutdown_lock`` as in the stock one,
-starts the threads, which know the inbox only. So an executor that is dropped closes the inbox on
-its way, and its threads end. ``shutdown`` closes it too; what is in it is run, or with
-``cancel_futures`` cancelled. A call that is cancelled before it has begun is not run. At
-interpreter exit the threads are joined like our other workers (`_process.threads`); in a forked
-child, where none of them is, the executor begins anew.
+The executor owns the inbox and, under ``_shutdown_lock`` as in the stock one, starts the threads,
+which know the inbox only. So an executor that is dropped closes the inbox on its way, and its
+threads end. ``shutdown`` closes the inbox too; the items in it are run, or with ``cancel_futures``
+cancelled. At interpreter exit the threads are joined like our other workers
+(`_process.threads`). A forked child has none of them, and its executor begins anew.
 
-**Which loops.** Those of asyncio's whose ``run_in_executor`` nobody has overridden or patched, and
-as long as nobody has patched ``ThreadPoolExecutor.submit``; an executor that was set by the user,
-or already made by asyncio, stays. In all other cases the call goes through
-``loop.run_in_executor``.
+**Which loops.** Those of asyncio's whose ``run_in_executor`` is not overridden or patched, as long
+as ``ThreadPoolExecutor.submit`` is not patched. An executor that the user has set, or asyncio has
+made already, stays. In all other cases the call goes through ``loop.run_in_executor``.
 """
 
 from __future__ import annotations
@@ -32,6 +30,7 @@ from typing import Any
 
 from ._kernel import kernel
 from ._process import cpython, fork, threads
+from ._process.handover import take
 from ._process.items import Item
 from ._process.threads import Worker
 
@@ -79,8 +78,8 @@ class LoopExecutor(ThreadPoolExecutor):
             self._threads.add(worker)
             worker.start()
         except BaseException:
-            # Or a signal handler has raised, and it has started after all.
-            if _take(ticket):
+            # Unless the thread has started: a signal handler may have raised.
+            if take(ticket):
                 inbox.dismiss()
                 self._threads.discard(worker)
             raise
@@ -98,24 +97,17 @@ class LoopExecutor(ThreadPoolExecutor):
 
 
 class _PoolWorker(Worker):
-    """Serves, or was dismissed: whoever takes the ticket, the thread or its starter, decides."""
+    """A thread of the pool. It serves if it takes the ticket, and not if its starter took that."""
 
     def __init__(self, inbox: kernel.PoolInbox, ticket: list[bool]) -> None:
         super().__init__(inbox)
         self._ticket = ticket
 
     def run(self) -> None:
-        if _take(self._ticket):
+        if take(self._ticket):
             super().run()
         else:
             self._end()
-
-
-def _take(ticket: list[bool]) -> bool:
-    try:
-        return ticket.pop()
-    except IndexError:
-        return False
 
 
 class _Queue:
@@ -124,15 +116,14 @@ class _Queue:
     def __init__(self, inbox: kernel.PoolInbox, executor: ThreadPoolExecutor) -> None:
         self._inbox = inbox
         self._drained: deque[Item] = deque()
-        # Without an initializer there is nothing in them. Not the executor: that would be a cycle.
+        # In place of the executor, which would be a cycle. Without an initializer they are empty.
         self._arguments = cpython.worker_arguments(executor)
 
     def put(self, work: Any) -> None:
         if work is None:  # shutdown's: let the threads end
             self._inbox.close()
-        else:
-            if not self._inbox.put(_WorkItem(work, self._arguments)):
-                raise RuntimeError("cannot schedule new futures after shutdown")
+        elif not self._inbox.put(_WorkItem(work, self._arguments)):
+            raise RuntimeError("cannot schedule new futures after shutdown")
 
     def get_nowait(self) -> Any:
         # For shutdown, under its lock, until there is no more.

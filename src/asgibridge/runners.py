@@ -40,6 +40,7 @@ from ._kernel import kernel
 from ._loops import kept
 from ._loops.persistent import PersistentLoop, at_home
 from ._process.cpython import signals
+from ._process.handover import call_if_open, take
 from ._process.items import Item
 from ._process.threads import Worker
 from ._waits import deadlocks, names
@@ -297,16 +298,10 @@ class TopLevelRun:
         main = self._main
         if main is not None and self._may_cancel():
             loop, task = main
-            try:
-                loop.call_soon_threadsafe(task.cancel)
-            except RuntimeError:
-                pass  # the loop was closed a moment ago: there is nothing left to cancel
+            call_if_open(loop, task.cancel)  # if it is closed, the task has ended
 
     def _may_cancel(self) -> bool:
-        try:
-            return self._cancel.pop()
-        except IndexError:
-            return False
+        return take(self._cancel) is not None
 
     def _take_sigint(self) -> Callable[[int, FrameType | None], None] | None:
         # Put our handler in place of Python's; None if it is not ours to replace.

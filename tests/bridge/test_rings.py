@@ -496,7 +496,7 @@ class TestTokensThatComeBack:
             begun, contexts = asyncio.Event(), []
 
             async def inner():
-                contexts.append(next(iter(limiter.known_calls.values())))
+                contexts.append(next(iter(limiter._calls.values())))
                 begun.set()
                 return await limited(lambda: "ran", limiter)
 

@@ -698,7 +698,7 @@ class TestAsyncToSync:
         """By a thread that has found nothing there, a moment before there were three."""
         pumps, seen = [], []
         asks, three, at_rest = threading.Event(), threading.Event(), threading.Event()
-        original = iterators._Pump.ask
+        original = iterators._Pump._ask
 
         def ask(pump):
             if seen:
@@ -715,7 +715,7 @@ class TestAsyncToSync:
                 return 1000
             return 1000 if three.is_set() else 0
 
-        monkeypatch.setattr(iterators._Pump, "ask", ask)
+        monkeypatch.setattr(iterators._Pump, "_ask", ask)
         monkeypatch.setattr(iterators, "clock", clock)
 
         async def generate():

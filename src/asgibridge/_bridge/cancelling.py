@@ -1,9 +1,11 @@
-"""What a cancellation of the awaiting task does to what its sync function waits for."""
+"""How a cancellation of the awaiting task reaches the coroutine that its function waits for."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+
+from .._process.handover import call_if_open
 
 if TYPE_CHECKING:
     from .._kernel import kernel
@@ -12,20 +14,17 @@ if TYPE_CHECKING:
 async def cancel_inner_task(
     loop: asyncio.AbstractEventLoop, task_context: kernel.TaskContext
 ) -> bool:
-    """Cancel the task that the function waits for in `async_to_sync`, if it does.
+    """Cancel the task that the function waits for in `async_to_sync`, if there is one.
 
-    On the thread of ``loop``, in the task that was cancelled. Returns whether to wait for what the
-    function makes of it.
+    On the thread of ``loop``, in the task that was cancelled. Returns whether to wait for the
+    function: False if there is none, or it was cancelled too.
     """
     inner = task_context.outermost()
     if inner is None:
         return False
     inner_loop = inner.get_loop()
     if inner_loop is not loop:  # force_new_loop: not ours to touch, or to await
-        try:
-            inner_loop.call_soon_threadsafe(inner.cancel)
-        except RuntimeError:
-            pass  # closed: the task has ended, and so will the function
+        call_if_open(inner_loop, inner.cancel)  # if it is closed, the task has ended
         return True
     inner.cancel()
     try:
@@ -36,11 +35,11 @@ async def cancel_inner_task(
 
 
 async def outwait(loop: asyncio.AbstractEventLoop, call: kernel.SyncCall) -> tuple[bool, Any]:
-    """Wait for the end of the function though the task was cancelled, as often as it may be.
+    """Wait for the end of the function, however often the task is cancelled meanwhile.
 
     A cancellation goes on to the coroutine that the function waits for in `async_to_sync`. Returns
-    whether that has survived it, so that the function's result counts, and the result. Raises what
-    the function raises.
+    whether that coroutine has survived it, so that the function's result counts, and the result.
+    Raises what the function raises.
     """
     while call.has_begun:
         assert call.task_context is not None

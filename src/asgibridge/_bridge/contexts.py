@@ -15,6 +15,7 @@ from .. import workers
 from .._kernel import kernel
 from .._loops.persistent import PersistentLoop
 from .._process import fork, threads
+from .._process.handover import call_if_open
 from .._waits import deadlocks
 from .._workers import leases
 from .._workers.leases import Lease
@@ -101,8 +102,7 @@ class AsyncSingleThreadContext:
                 if persistent.is_abandoned:
                     executors.pop(self, None)
                 self._persistent = None
-                if persistent.has_failed():
-                    return persistent  # which says so
+                persistent.raise_failure()
             executor = executors.get(self)
             if executor is None:
                 executor = executors[self] = leases.executor_of_runs()
@@ -212,7 +212,7 @@ async def _retire(executor: Executor) -> None:
     elif type(executor) is Lease:
         loop = asyncio.get_running_loop()
         last = loop.create_future()
-        is_on_its_way = executor.end(functools.partial(_tell, loop, last))
+        is_on_its_way = executor.end(functools.partial(call_if_open, loop, _wake, last))
         if (
             not is_on_its_way
             or executor.owns_current_thread()
@@ -273,13 +273,6 @@ class _LeavingWait:
             self.item.wake()
         else:
             _wake(self.item)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    try:
-        loop.call_soon_threadsafe(_wake, future)
-    except RuntimeError:
-        pass  # closed: nobody waits any more
 
 
 def _wake(future: asyncio.Future[None]) -> None:

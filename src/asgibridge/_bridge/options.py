@@ -3,8 +3,8 @@
 A call with a limiter borrows its token on the loop's thread, before it goes to its executor::
 
     waiting --> queued --> running --> over     the thread gives the token back, whether
-       |           |                            anybody waits for the outcome or not
-       '-----------'--given up                  whoever has given it up gives it back
+       |           |                            a task still waits for the outcome or not
+       '-----------'--given up                  the side that gave the call up gives it back
 
 So the token goes back exactly once: when the function has returned, in any way, or when the task
 was cancelled or destroyed, or its executor refused or dropped the call, before the function has
@@ -73,7 +73,7 @@ class CallOptions:
         try:
             if limiter is not None:
                 await limiter.acquire_on_behalf_of(call)
-                limiter.known_calls[call] = call.task_context
+                limiter._calls[call] = call.task_context
             return await wrapper._send(loop, call)
         except BaseException:
             call.cancel()  # what has not begun by now never will
@@ -83,7 +83,7 @@ class CallOptions:
 
 
 class _Guard:
-    """Of one call: its token, and the name of its thread."""
+    """The token of one call, and the name of its thread."""
 
     __slots__ = ("_limiter", "_outer_name", "_thread_name")
 
@@ -94,7 +94,7 @@ class _Guard:
 
     def begins(self, call: kernel.SyncCall) -> None:
         if self._limiter is not None:
-            self._limiter.begins_here(call)
+            self._limiter._begins_here(call)
         if self._thread_name is not None:
             thread = threading.current_thread()
             self._outer_name, thread.name = thread.name, self._thread_name
@@ -106,7 +106,7 @@ class _Guard:
 
     def given_up(self, call: kernel.SyncCall) -> None:
         if self._limiter is not None:
-            self._limiter.give_back(call)
+            self._limiter._give_back(call)
 
     def blocker(self, call: kernel.SyncCall) -> None:
         return None

@@ -1,37 +1,36 @@
 """A task on an event loop that goes hand in hand with sync code on one thread.
 
-`async_to_sync` is one call; an async iterator or context manager is several that belong together,
+`async_to_sync` is one call. An async iterator or context manager is several that belong together,
 and its code must run in one task on one loop, from beginning to end: time limits, task groups and
-cancel scopes in it count on that. So there is a **partner**, a task that does its part when asked,
-and the **thread** that asks and waits. `Partner` is both sides; a subclass writes `_body`.
+cancel scopes in it count on that. That task is the **partner**: it does its part when the
+**thread** asks, which waits meanwhile. `Partner` is both sides; a subclass writes `_body`.
 
 **Which loop**: as in `async_to_sync`, the one that the thread works for, if `sync_to_async` brought
-it here; else a new one on a thread of its own, by one `asyncio.run` from the partner's beginning to
-its end, which also ends what it leaves behind. (An AsyncSingleThreadContext's thread is not taken:
-other calls must be able to run in between.)
+the thread here; else a new one on a thread of its own, by one `asyncio.run` from the partner's
+beginning to its end, which also ends what the partner leaves behind. (An AsyncSingleThreadContext's
+thread is not taken: other calls must be able to run in between.)
 
 **While it waits, and only then**, the thread runs the thread-sensitive sync code that the partner
-calls; that is what its ``frame`` is for, an executor that lives as long as the partner. What comes
-in between is run when the thread waits again. It stops waiting because an item in that inbox raises
+calls, from the inbox of ``_frame``, an executor that lives as long as the partner. Code that is
+posted in between runs when the thread waits again. An item in that inbox ends the wait by raising
 (`_Answer`), as a signal handler may at any time.
 
-**Asking.** The thread puts a token into ``_asked`` and wakes the partner. Whoever pops the token
-answers: the partner when it has something, or its end. The end sets ``_over`` and then looks for
-the token; the thread puts down the token and then looks at ``_over``. So none waits for ever.
+**Asking.** Whoever pops the thread's token from ``_asked`` answers, and one of them always does:
 
-**Context.** The partner's task has one context for its whole life. What the thread changed is set
-there when it asks, and what the partner changed is set in the thread's with the answer; each as a
-pair (after, before), in a queue.
+1. The thread puts the token into ``_asked``, wakes the partner, and then looks at ``_over``.
+2. The partner looks for the token when it has an item. At its end it sets ``_over``, and then looks
+   for the token.
 
-**A closed loop.** If a loop that is not the partner's own is closed while the thread waits, that
-raises RuntimeError within a second, as in `async_to_sync`. Then nobody will answer any more.
+**A closed loop.** If a loop that is not the partner's own is closed while the thread waits, the
+wait raises RuntimeError within a second, as in `async_to_sync`. Then nobody answers any more.
 
 **The end** is the body's own; or `close`, which lets a resting partner leave and cancels one that
 awaits something; or the cancellation of the task whose sync function waits here; or the loop's. A
-KeyboardInterrupt comes out where the thread waits, and then the sync code closes; a second one,
-while that waits for the end, leaves the partner behind. Closed from another thread, or from a
-thread with a running loop (the garbage collector may do that), nobody waits. At exit, what was left
-open is closed. In a forked child there is no partner, and asking raises RuntimeError.
+KeyboardInterrupt is raised where the thread waits, and then the sync code closes the partner; a
+second one, while the thread waits for the end, leaves the partner behind. Closed from another
+thread, or from a thread with a running loop (the garbage collector may do that), the partner is not
+waited for. At exit, every open partner is closed. In a forked child there is no partner, and asking
+raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -43,15 +42,16 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any
 
 from .. import _kernel, sync
 from .._process import cpython, fork, threads
+from .._process.handover import take
 from .._process.items import Item
 from .._waits import names
 from ..sync import AsyncToSync, SyncToAsync
-
-__all__ = ["Partner"]
+from .variables import Side
 
 
 class _Answered(Exception):
@@ -70,41 +70,31 @@ class _Answer(Item):
 _ANSWER = _Answer()
 
 
-class _OwnRun(Item):
-    """The whole of a partner on a loop of its own, as the one item in the inbox of a worker."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call: Callable[[], None] | None = call
-
-    def run(self) -> None:
-        call, self._call = self._call, None
-        assert call is not None
-        call()
-
-
 class Partner:
-    """Both sides; see the module's header. It begins when it is first asked."""
+    """Both sides; see the module's header. It begins when it is first asked.
 
-    def __init__(self, force_new_loop: bool, shown: Any) -> None:
-        self.shown = shown  # the user's function, or object
+    :param open_: returns what the body is about; called in the partner's task.
+    :param shown: the user's function, or object.
+    """
+
+    def __init__(self, open_: Callable[[], Any], shown: Any, force_new_loop: bool) -> None:
+        self.ready: deque[Any] = deque()  # what the body has for the thread
+        self.shown = shown
+        self.task: asyncio.Task[Any] | None = None
+        self._open = open_
         self._force_new_loop = force_new_loop
         self._generation = fork.generation
         self._frame: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_own_loop = False
-        self.task: asyncio.Task[Any] | None = None
         self._asked: list[bool] = []
         self._leaving = False  # told by the thread
         self._has_left = False  # done by the body, and not to be disturbed any more
         self._over = False
         self._has_finished = False  # seen by the thread
         self._error: BaseException | None = None
-        # The thread's context when the two last agreed, and the partner's; and the news.
-        self._mine = self._its = contextvars.Context()
-        self._from_thread: deque[tuple[contextvars.Context, contextvars.Context]] = deque()
-        self._from_partner: deque[tuple[contextvars.Context, contextvars.Context]] = deque()
+        self._here = Side()  # the thread's
+        self._there = Side()
         # By way of the first list a cancellation reaches the partner; in the second it is listed.
         self._task_context: list[asyncio.Task[Any]] | None = None
         self._listed_in: list[asyncio.Task[Any]] | None = None
@@ -114,37 +104,40 @@ class Partner:
         """The partner's part. In its task."""
         raise NotImplementedError
 
-    def _has_answer(self) -> bool:
-        """Whether a question can be answered without the body. On the loop."""
-        return False
-
     # The thread's side
 
-    def is_over(self) -> bool:
-        """Whether the partner has ended; then `finish`. On any thread."""
-        return self._over
+    def more(self) -> bool:
+        """Have the partner go on until something is in ``ready``; False at the end. On the thread.
 
-    def ask(self) -> None:
-        """Have the partner go on, and wait until it answers or ends. On the thread."""
+        Raises what the partner raised.
+        """
+        while True:
+            over = self._over
+            if self.ready:
+                return True
+            if over:
+                self._finish()
+                return False
+            self._ask()
+
+    def _ask(self) -> None:
+        # Have the partner go on, and wait until it answers or ends.
         self._check_use()
         self._task_context = getattr(SyncToAsync.threadlocal, "task_context", None)
-        now = contextvars.copy_context()
         if self._frame is None:
             self._asked.append(True)
             self._begin()
         else:
-            self._from_thread.append((now, self._mine))
-            self._mine = now
+            self._here.tell()
             self._asked.append(True)
             self._send(self._on_question)
         if self._over:
             self._answer()
         self._wait()
-        self._take_news(self._from_partner)
-        self._mine = contextvars.copy_context()
+        self._here.hear(self._there)
 
-    def finish(self) -> None:
-        """The partner is over: let its frame go, and raise what it raised. On the thread."""
+    def _finish(self) -> None:
+        # The partner is over: let its frame go, and raise what it raised.
         self._has_finished = True
         _unfinished.discard(self)
         frame = self._frame
@@ -155,7 +148,7 @@ class Partner:
                 break
             except _Answered:  # nobody has waited for that one
                 continue
-        self._take_news(self._from_partner)
+        self._here.hear(self._there)
         error, self._error = self._error, None
         try:
             if error is not None and not (
@@ -171,12 +164,11 @@ class Partner:
         if frame is None or self._has_finished or self._generation != fork.generation:
             return
         if self._over and frame.owns_current_thread():
-            self.finish()
+            self._finish()
             return
         self._leaving = True
         loop = self._loop
-        if loop is not None:
-            self._send(self._on_leave)
+        self._send(self._on_leave)
         if (
             not frame.owns_current_thread()
             or self._would_block_a_loop()
@@ -193,7 +185,7 @@ class Partner:
         except BaseException:
             frame.quit()
             raise
-        self.finish()
+        self._finish()
 
     def _would_block_a_loop(self) -> bool:
         running = cpython.running_loop()
@@ -231,7 +223,7 @@ class Partner:
             context = contextvars.copy_context()
         finally:
             executors.current = outer
-        self._mine = contextvars.copy_context()
+        self._here.agreed = contextvars.copy_context()
         loop, _ = kernel.awaiting(SyncToAsync.threadlocal)
         if self._force_new_loop:
             loop = None
@@ -245,7 +237,7 @@ class Partner:
         self._has_own_loop = True
         home = kernel.current_home()
         inbox = kernel.Inbox()
-        inbox.put(_OwnRun(lambda: self._run(home, context)))
+        inbox.put(kernel.FutureCall(Future(), self._run, (home, context), {}))
         inbox.close()
         worker = threads.Worker(inbox)
         try:
@@ -260,12 +252,10 @@ class Partner:
                 _unfinished.add(self)
 
     def _send(self, callback: Callable[[], None]) -> None:
-        assert self._loop is not None or self._has_own_loop
-        loop = self._loop
-        if loop is None:
-            return  # it sees to it when it begins
+        if self._loop is None:
+            return  # the partner sees to it when it begins
         try:
-            _kernel.kernel.call_soon(loop, callback)
+            _kernel.kernel.call_soon(self._loop, callback)
         except RuntimeError:  # closed: a loop of its own just ends
             if not self._has_own_loop:
                 self._end()
@@ -291,7 +281,7 @@ class Partner:
     def _run(self, home: Any, context: contextvars.Context) -> None:
         # On the thread of its own, from beginning to end.
         try:
-            _kernel.kernel.at_home(home, context.run, _asyncio_run, self._own_main)
+            _kernel.kernel.at_home(home, context.run, _asyncio_run, self._main)
         except BaseException as error:
             if self._error is None:
                 self._error = error
@@ -300,16 +290,14 @@ class Partner:
                 AsyncToSync.loop_thread_executors.pop(self._loop, None)
             self._end()
 
-    async def _own_main(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.task = asyncio.current_task()
-        # For the tasks of this loop that have not inherited it.
-        AsyncToSync.loop_thread_executors[loop] = self._frame
-        self._loop = loop
-        await self._main()
-
     async def _main(self) -> None:
-        self._its = contextvars.copy_context()
+        if self._has_own_loop:
+            loop = asyncio.get_running_loop()
+            self.task = asyncio.current_task()
+            # For the tasks of this loop that have not inherited it.
+            AsyncToSync.loop_thread_executors[loop] = self._frame
+            self._loop = loop
+        self._there.agreed = contextvars.copy_context()
         try:
             if not self._leaving:
                 self._enlist()
@@ -320,7 +308,7 @@ class Partner:
         except BaseException as error:
             self._error = error
         finally:
-            self._from_partner.append((contextvars.copy_context(), self._its))
+            self._there.tell()
             if not self._has_own_loop:
                 self._end()
 
@@ -337,39 +325,36 @@ class Partner:
 
     def _answer(self) -> None:
         # On either side.
-        try:
-            self._asked.pop()
-        except IndexError:
-            return
-        self._frame.post(_ANSWER)
+        if take(self._asked):
+            self._frame.post(_ANSWER)
 
     def _on_question(self) -> None:
         if self._over:
             self._answer()
         elif self._asked:
             self._enlist()
-            if self._has_answer():
+            if self.ready:
                 self._delist()
                 self._answer()
-            elif self._resting is not None and not self._resting.done():
-                self._resting.set_result(None)
+            else:
+                self._end_rest()
 
     def _on_leave(self) -> None:
-        if self._resting is not None:
-            if not self._resting.done():
-                self._resting.set_result(None)
-        elif self.task is not None and not self._has_left:
+        if self._resting is None and self.task is not None and not self._has_left:
             self.task.cancel()
+        self._end_rest()
 
-    def _tell(self) -> None:
-        # In the body: answer, if the thread has asked.
-        if not self._asked:
-            return
-        now = contextvars.copy_context()
-        self._from_partner.append((now, self._its))
-        self._its = now
-        self._delist()
-        self._answer()
+    def _end_rest(self) -> None:
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
+
+    def _give(self, item: Any) -> None:
+        # In the body: add to ``ready``, and answer if the thread has asked.
+        self.ready.append(item)
+        if self._asked:
+            self._there.tell()
+            self._delist()
+            self._answer()
 
     async def _rest(self) -> bool:
         # In the body: wait until the thread asks. False if it is to leave.
@@ -387,9 +372,7 @@ class Partner:
             self._has_left = True
             return False
         self._enlist()
-        self._from_partner.append((contextvars.copy_context(), self._its))
-        self._take_news(self._from_thread)
-        self._its = contextvars.copy_context()
+        self._there.hear(self._here)
         return True
 
     def _enlist(self) -> None:
@@ -403,17 +386,6 @@ class Partner:
         if listed_in is not None and self.task is not None:
             listed_in.remove(self.task)
 
-    @staticmethod
-    def _take_news(news: deque[tuple[contextvars.Context, contextvars.Context]]) -> None:
-        kernel, executors = _kernel.kernel, AsyncToSync.executors
-        while news:
-            after, before = news.popleft()
-            frame = kernel.peek(executors, "current", None)
-            kernel.restore_context(after, before)
-            # Every nested call sets it and sets it back, and each side has one of its own.
-            if kernel.peek(executors, "current", None) is not frame:
-                executors.current = frame
-
 
 def _asyncio_run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
     coroutine = body()
@@ -426,8 +398,8 @@ def _asyncio_run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
 _unfinished: weakref.WeakSet[Partner] = weakref.WeakSet()
 
 
-names.partners.append(Partner.ask.__code__)
-names.drivers[Partner._own_main.__code__] = names.drivers[Partner._main.__code__] = "self"
+names.partners.append(Partner._ask.__code__)
+names.drivers[Partner._main.__code__] = "self"
 
 
 def _close_at_exit() -> None:

@@ -1,35 +1,36 @@
-"""A sync iterator for a task: what is ready comes over in one hop, a *pull*.
+"""A sync iterator for a task: all items that are ready come over in one hop, a *pull*.
 
-Three take part. The **consumer**, a task, takes items from ``ready`` and asks for more when that is
-empty. The **pull** is a call in the iterator's thread; it puts items into ``ready`` until there
-were ``max_size``, or the pull has lasted `SLICE` seconds, or the iterator has ended. Then the
-thread is free for others: so that code in the loop's body may itself call thread-sensitive code,
-and a slow iterator gets one hop an item and never runs ahead. The **pull task** awaits the pull's
+The **consumer**, a task, takes items from ``ready``, and begins a pull when that is empty. The
+**pull** is a call in the iterator's thread. It puts items into ``ready`` until there were
+``max_size``, or it has lasted `SLICE` seconds, or the iterator has ended. Then the thread is free:
+code in the loop's body may itself call thread-sensitive code. A task of its own awaits the pull's
 call, because the consumer goes on when the first item is there, not when the pull is over.
 
-**Waking.** The consumer puts a token into ``_asked`` and then looks into ``ready``; the pull puts
-an item into ``ready`` and then looks for the token. One of them sees what the other did.
+**Waking.**
 
-**Who has the iterator** is who popped it from ``_held``. A pull pops it, and puts it back unless it
-has ended; then it looks whether the consumer has left (``_closed``), and if so pops it again and
-closes it. The consumer that leaves sets ``_closed`` first, and pops afterwards. So it is closed
-once, on its own thread, however the two meet.
+1. The consumer puts a token into ``_asked``, and then looks into ``ready``.
+2. The pull puts an item into ``ready``, and then looks for the token.
 
-**Context.** All of the iterator's code runs in one Context, so that what a generator sets before a
-``yield`` it can reset after it. What the consumer changed meanwhile is set there before a pull, and
-what the iterator changed is set in the consumer's context with the items.
+At least one of them sees what the other did.
 
-**Cancelled** while a pull is on, the consumer leaves at once, as from a `sync_to_async` call: a
-pull that has not begun does not run, one that runs closes the iterator when its item is there. An
-error that nobody hears any more goes to the loop's exception handler. Only closing that has to be
-begun is waited for, cancelled or not (`to_the_end`): an iterator that is merely dropped would be
-finalized on the wrong thread.
+**Closing.** Whoever pops the iterator from ``_held`` owns it, so it is closed once, on its thread:
+
+1. A pull pops the iterator, and puts it back unless it has ended. Then the pull looks at
+   ``_closed``: if the consumer has left, the pull pops the iterator again and closes it.
+2. A consumer that leaves sets ``_closed``, and then pops the iterator. If it gets one, it has the
+   iterator's thread close it, and waits for that, cancelled or not: an iterator that is merely
+   dropped would be finalized on the wrong thread.
+
+**Cancelled** during a pull, the consumer leaves at once, as from a `sync_to_async` call. A pull
+that has not begun does not run; one that runs closes the iterator when its item is there. An error
+that no consumer asks for any more goes to the loop's exception handler.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
@@ -37,21 +38,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 from .. import _kernel
+from .._process.handover import take
 from ..sync import SyncToAsync
-
-__all__ = ["SLICE", "HopContext", "Pulls", "clock"]
+from .variables import Side
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 SLICE = 0.001
-"""Seconds after which a batch is closed: far longer than a hop, far shorter than anyone notices."""
+"""Seconds after which a batch is closed: far longer than a hop, far shorter than a user notices."""
 
 clock = time.perf_counter
 
 
 class HopContext:
-    """Calls from a task to where sync code runs, all in the one ``context``."""
+    """Calls from a task to where sync code runs, all in one Context."""
 
     def __init__(
         self, thread_sensitive: bool, executor: ThreadPoolExecutor | None, shown: Any = None
@@ -61,91 +62,72 @@ class HopContext:
         self._thread_sensitive = thread_sensitive
         self._executor = executor
         self._shown = shown  # the user's function, or object
-        self.context: contextvars.Context | None = None
-        # What each side's was when it last told the other; and the task's news since, as pairs
-        # (after, before).
-        self._ours = self._theirs = contextvars.Context()
-        self._news: list[tuple[contextvars.Context, contextvars.Context]] = []
+        self._context: contextvars.Context | None = None
+        self._here = Side()  # the task's
+        self._there = Side()
 
     def give_context(self) -> None:
-        """Set in ``context`` what the task changed since the last time. In the task."""
-        now = contextvars.copy_context()
-        if self.context is None:
-            self.context = now.copy()
+        """Have the next `in_context` set what the task has changed. In the task."""
+        if self._context is None:
+            self._context = contextvars.copy_context()
+            self._here.agreed = self._there.agreed = self._context.copy()
         else:
-            for after, before in [*self._news, (now, self._ours)]:
-                self.context.run(_kernel.kernel.restore_context, after, before)
-            self._news.clear()
-        self._ours = now
-        self._theirs = self.context.copy()
+            self._here.tell()
 
-    def take_context(self, theirs: contextvars.Context) -> None:
-        """Set in the task's context what the other side changed; ``theirs`` is a copy of its."""
-        self._news.append((contextvars.copy_context(), self._ours))
-        _kernel.kernel.restore_context(theirs, self._theirs)
-        self._theirs = theirs
-        self._ours = contextvars.copy_context()
+    def take_context(self) -> None:
+        """Set in the task's context what the sync code has changed. In the task."""
+        self._here.hear(self._there)
 
-    def call(self, function: Callable[[], _R]) -> Coroutine[Any, Any, _R]:
+    def in_context(self, function: Callable[..., _R], *args: Any) -> _R:
+        """Call ``function`` in the one Context. In the thread."""
+        assert self._context is not None
+        return self._context.run(self._call_there, function, *args)
+
+    def _call_there(self, function: Callable[..., _R], *args: Any) -> _R:
+        self._there.hear(self._here)
+        try:
+            return function(*args)
+        finally:
+            self._there.tell()
+
+    def tell(self) -> None:
+        """Have the next `take_context` set what has changed by now. In a function in the thread."""
+        self._there.tell()
+
+    def call(
+        self, function: Callable[[], _R], abandon_on_cancel: bool = True
+    ) -> Coroutine[Any, Any, _R]:
         """The coroutine of a `sync_to_async` call of ``function``."""
         call = SyncToAsync(
-            function, thread_sensitive=self._thread_sensitive, executor=self._executor
+            function,
+            thread_sensitive=self._thread_sensitive,
+            executor=self._executor,
+            abandon_on_cancel=abandon_on_cancel,
         )
         call._shown = lambda _args: self._shown
         return call()
-
-    def in_context(self, function: Callable[..., _R], *args: Any) -> _R:
-        """Call ``function`` in ``context``. In the thread."""
-        assert self.context is not None
-        return self.context.run(function, *args)
-
-    def copy_context(self) -> contextvars.Context:
-        """A copy of ``context``, when nothing runs in it."""
-        assert self.context is not None
-        return self.context.copy()
 
     async def to_the_end(self, function: Callable[[], _R]) -> _R:
         """Call ``function`` and wait for its end, even if the task is cancelled meanwhile.
 
         The cancellation is raised afterwards, unless the function raises an exception of its own.
         """
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        token = [function]  # who pops it runs it: a call that was revoked is made again
         outcome: list[tuple[Any, BaseException | None]] = []
-        after = [self._theirs]
-
-        def end() -> None:
-            if not ended.done():
-                ended.set_result(None)
 
         def run() -> None:
-            try:
-                function = token.pop()
-            except IndexError:
-                return
             try:
                 outcome.append((self.in_context(function), None))
             except BaseException as error:
                 outcome.append((None, error))
-            finally:
-                after[0] = self.copy_context()
-                try:
-                    loop.call_soon_threadsafe(end)
-                except RuntimeError:
-                    pass  # the loop is closed: nobody waits any more
 
         cancelled: asyncio.CancelledError | None = None
         self.give_context()
-        while not outcome:
+        while not outcome:  # a call that was cancelled before it had begun is made again
             try:
-                if token:
-                    await self.call(run)
-                else:
-                    await asyncio.wait({ended})
+                await self.call(run, abandon_on_cancel=False)
             except asyncio.CancelledError as error:
                 cancelled = error
-        self.take_context(after[0])
+        self.take_context()
         value, raised = outcome.pop()
         try:
             if raised is not None:
@@ -169,13 +151,10 @@ class Pulls(Generic[_T]):
         self._open = open_
         self._hops = hops
         self._max_size = max_size
-        # None stands for an iterator that is not open yet.
-        self._held: list[Iterator[_T] | None] = [None]
+        self._held: list[Iterator[_T]] = [_NOT_OPEN]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._asked: list[asyncio.Future[None]] = []
-        self._handed: contextvars.Context | None = None
-        self._taken: contextvars.Context | None = None
         self._ended = False
         self._closed = False
         self._gone = False
@@ -195,35 +174,23 @@ class Pulls(Generic[_T]):
             )
         while not self.ready:
             if self._task is None:
+                self._hops.take_context()
                 if self._ended:
-                    self._take_context()
                     self._raise_error()
                     return False
-                self._begin_pull()
-            await self._wait()
-        self._take_context()
+                self._hops.give_context()
+                self._task = loop.create_task(self._hops.call(self._pull))
+            await self._wait(loop, self._task)
+        self._hops.take_context()
         return True
 
-    def _begin_pull(self) -> None:
-        self._take_context()
-        self._hops.give_context()
-        assert self._loop is not None
-        self._task = self._loop.create_task(self._hops.call(self._pull))
-
-    async def _wait(self) -> None:
+    async def _wait(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         # For an item, or for the end of the pull.
-        loop, task = self._loop, self._task
-        assert loop is not None
-        assert task is not None
         if not task.done():
             woken = loop.create_future()
             self._asked.append(woken)
             if not self.ready:
-
-                def wake(_task: object) -> None:
-                    if not woken.done():
-                        woken.set_result(None)
-
+                wake = functools.partial(_set_if_waiting, woken)
                 task.add_done_callback(wake)
                 try:
                     await woken
@@ -246,56 +213,40 @@ class Pulls(Generic[_T]):
             if not self.ready or self._ended:
                 task.result()
 
-    def _take_context(self) -> None:
-        handed = self._handed
-        if handed is not self._taken:
-            assert handed is not None
-            self._taken = handed
-            self._hops.take_context(handed)
-
     def _raise_error(self) -> None:
+        error = take(self._errors)
         try:
-            error = self._errors.pop()
-        except IndexError:
-            return
-        try:
-            raise error
+            if error is not None:
+                raise error
         finally:
             del error
 
     # In the iterator's thread
 
     def _pull(self) -> None:
-        try:
-            iterator = self._held.pop()
-        except IndexError:
-            return  # the consumer has left
-        held: list[Iterator[_T]] = []
-        error: BaseException | None = None
-        try:
-            self._hops.in_context(self._fill, iterator, held)
-        except BaseException as raised:
-            error = raised
-        self._handed = self._hops.copy_context()
-        # Only now: whoever takes it then may run it in the context.
-        del iterator
-        self._held.extend(held)
-        if held:
-            held.clear()
-            if self._closed:
-                self._close_if_mine()
-                self._handed = self._hops.copy_context()
-            return
-        if error is not None:
-            self._errors.append(error)
-        self._ended = True
-        del error
-        if self._gone:
-            self._raise_error()  # to be reported: nobody asks for it any more
-
-    def _fill(self, iterator: Iterator[_T] | None, held: list[Iterator[_T]]) -> None:
-        # Puts the iterator into ``held`` unless it has ended.
+        iterator = take(self._held)
         if iterator is None:
+            return  # the consumer has left
+        try:
+            left = self._hops.in_context(self._fill, iterator)
+        except BaseException as error:
+            left = None
+            self._errors.append(error)
+        del iterator
+        if left is not None:
+            # Only now: whoever takes the iterator may run it in the context.
+            self._held.append(left)
+            del left
+            if self._closed:
+                self._hops.in_context(_close, take(self._held))
+            return
+        self._ended = True
+        if self._gone:
+            self._raise_error()  # to be reported: no consumer asks for it any more
+
+    def _fill(self, iterator: Iterator[_T]) -> Iterator[_T] | None:
+        # Returns the iterator unless it has ended.
+        if iterator is _NOT_OPEN:
             iterator = iter(self._open())
         ready, asked, room = self.ready, self._asked, self._max_size
         until = clock() + SLICE
@@ -307,27 +258,19 @@ class Pulls(Generic[_T]):
             # Counted, not measured: the consumer takes items away meanwhile.
             room -= 1
             if not room or self._closed or clock() >= until:
-                held.append(iterator)
-                return
+                return iterator
+        return None
 
     def _wake(self) -> None:
-        try:
-            woken = self._asked.pop()
-        except IndexError:
+        woken = take(self._asked)
+        if woken is None:
             return
-        self._handed = contextvars.copy_context()
+        self._hops.tell()
         assert self._loop is not None
         try:
             _kernel.kernel.call_soon(self._loop, _set_if_waiting, woken)
         except RuntimeError:
-            self._closed = True  # the loop is closed: nobody will come for more
-
-    def _close_if_mine(self) -> None:
-        try:
-            iterator = self._held.pop()
-        except IndexError:
-            return
-        self._hops.in_context(_close, iterator)
+            self._closed = True  # the loop is closed: no consumer will come for more
 
     # Leaving
 
@@ -347,30 +290,30 @@ class Pulls(Generic[_T]):
             # It ends with the item it is at, and closes the iterator on its way.
             if not task.done():
                 await asyncio.wait({task})
-            self._take_context()
+            self._hops.take_context()
             if not task.cancelled():
                 task.result()
-        try:
-            iterator = self._held.pop()
-        except IndexError:
-            pass
-        else:
-            if isinstance(iterator, Generator):
-                await self._hops.to_the_end(lambda: _close(iterator))
+        iterator = take(self._held)
+        if isinstance(iterator, Generator):
+            await self._hops.to_the_end(iterator.close)
 
     def _report_error(self) -> None:
         # It was met while reading ahead of a consumer that did not go so far.
-        try:
-            error = self._errors.pop()
-        except IndexError:
-            return
-        asyncio.get_running_loop().call_exception_handler(
-            {"message": "an iterator raised after the loop over it was left", "exception": error}
-        )
+        error = take(self._errors)
+        if error is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {
+                    "message": "an iterator raised after the loop over it was left",
+                    "exception": error,
+                }
+            )
         del error
 
 
-def _set_if_waiting(woken: asyncio.Future[None]) -> None:
+_NOT_OPEN: Iterator[Any] = iter(())
+
+
+def _set_if_waiting(woken: asyncio.Future[None], _pull: object = None) -> None:
     if not woken.done():
         woken.set_result(None)
 

@@ -7,19 +7,19 @@ next, from whatever thread, when it is as good as new, and does what `asyncio.ru
     made --> running --as good as new--> parked --> running ...
                  `--anything else--> closed, as asyncio.run closes it
 
-**As good as new** is what another call could not tell from a new loop, and what nobody else can
-reach: otherwise a late ``call_soon_threadsafe`` would run in a stranger's call. Nothing ready,
-scheduled or registered; no default executor, no asynchronous generator; every attribute the object
-it was; and the reference counts too, so that a loop that was stashed away, or is known to a task, a
-lock or a WeakKeyDictionary, is not used again. All of that is asked of asyncio's own selector loop
-only. Of uvloop and others it is not known: they are made and closed, each time. So is every loop in
-debug mode, under another event loop policy or gevent, and where `asyncio.run`, or what it calls, is
+**As good as new** is a loop that another call cannot tell from a new one, and that no other code
+can reach: otherwise a late ``call_soon_threadsafe`` would run in a stranger's call. Nothing is
+ready, scheduled or registered; there is no default executor and no asynchronous generator; every
+attribute is the object it was. The reference counts are too: a loop that was stashed away, or is
+known to a task, a lock or a WeakKeyDictionary, is not used again. Only asyncio's own selector loop
+is looked at like this. Others (uvloop) are made and closed each time, and so is every loop in debug
+mode, under another event loop policy or gevent, and where `asyncio.run`, or a function it calls, is
 replaced.
 
-A parked loop belongs to `_parked`; who pops it owns it. More than `_MOST` are closed. Those that
-have lain there for long are closed when one of our threads ends, all of them at exit. A forked
-child closes its copies of the descriptors and nothing else: the loop's selector is shared with the
-parent, and to unregister from it there is to unregister here.
+A parked loop belongs to `_parked`, or to the thread that has popped it. More than `_MOST` are
+closed. Those that have lain there for `IDLE_SECONDS` are closed when one of our threads ends, all
+of them at exit. A forked child closes its copies of the descriptors and nothing else: the parent
+shares the loop's selector, and would lose what the child unregisters.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ from typing import Any
 from .._kernel import kernel
 from .._process import cpython, fork, threads
 
-__all__ = ["IDLE_SECONDS", "close", "close_idle", "run"]
-
 IDLE_SECONDS = 10.0
 """How long a loop may lie parked: as long as a worker."""
 
@@ -49,7 +47,7 @@ more top-level calls at once."""
 
 _parked: list[_KeptLoop] = []
 _is_leaving = False
-_policy_of_other_loops: Any = None  # of which we know that it makes loops that can't be kept
+_policy_of_other_loops: Any = None  # a policy that makes loops that can't be kept
 
 _LOOP_CLASS: Any = asyncio.SelectorEventLoop
 _asyncio_run = asyncio.run
@@ -66,7 +64,7 @@ _can_keep = cpython.HAS_KNOWN_LOOPS and not cpython.threading_is_patched()
 
 
 def _is_asyncio_untouched() -> bool:
-    # Written out, because it is asked each time. What an instance has is compared there.
+    # Written out, because each call asks. `_KeptLoop` compares the attributes of an instance.
     return (
         asyncio.run is _asyncio_run
         and asyncio.new_event_loop is _new_event_loop
@@ -139,18 +137,7 @@ def _take() -> _KeptLoop | None:
 
 
 class _KeptLoop:
-    """An event loop, and what it looks like when nobody knows it. Of one thread at a time."""
-
-    __slots__ = (
-        "_descriptors",
-        "_names",
-        "_reference",
-        "_references",
-        "_values",
-        "loop",
-        "policy",
-        "since",
-    )
+    """An event loop, and how it looks when no code has a reference. Of one thread at a time."""
 
     def __init__(self, loop: Any, policy: Any) -> None:
         self.loop = loop
@@ -264,7 +251,7 @@ class _KeptLoop:
         _parked.append(self)
         if close_idle not in threads.when_a_worker_ends:  # twice does no harm
             threads.when_a_worker_ends.append(close_idle)
-        if _is_leaving:  # by now: who emptied the list may not have seen this one
+        if _is_leaving:  # set since, and `_leave` may have emptied the list
             _close_parked()
 
     def forget(self) -> None:
@@ -278,7 +265,8 @@ class _KeptLoop:
         loop._closed = True
 
 
-# One after the other, each cancelled. Arbitrary: a program may do it for ever.
+# Times that `close` cancels new tasks of functions that still run. Arbitrary: a program may make
+# them for ever.
 _MOST_CALLS_BACK = 100
 
 

@@ -1,34 +1,33 @@
 """One event loop for all the top-level `async_to_sync` calls of a block.
 
-That of an ``AsyncSingleThreadContext(persistent_loop=True)``: it runs on the context's thread from
-the first call to the block's end, also between the calls, so that what is bound to a loop lives
-across them, and its keep-alive tasks too. ::
+The block is an ``AsyncSingleThreadContext(persistent_loop=True)``. The loop runs on the context's
+thread from the first call to the block's end, also between the calls, so that what is bound to a
+loop lives across them, and its keep-alive tasks too. ::
 
     made --first run--> running --left, and no run there--> cleaned up, closed
                            '--an error, or loop.stop()----> the same
 
-Who may do what: the calling threads add their runs (`asgibridge.runners.TopLevelRun`), under the
-lock; everything else of a run, from its first step to its end, happens on the loop's thread. A run
-is in ``_runs`` from when it is added until it has ended, and who takes it out tells its caller. So
-each caller is told exactly once, and waits for nothing but its own coroutine: tasks it has left
-running stay.
+The calling threads add their runs (`asgibridge.runners.TopLevelRun`), under the lock. Everything
+else of a run, from its first step to its end, happens on the loop's thread. Whoever takes a run out
+of ``_runs`` tells its caller. So each caller is told exactly once, and waits for nothing but its
+own coroutine: tasks it has left running stay.
 
 **The end.** A block that is left takes no further runs (calls with a copy of its context then go
 the way they do outside), waits for those in flight, and then ends the loop as `asyncio.run` does:
 leftover tasks cancelled, async generators and default executor shut down, loop closed. The leaving
-thread meanwhile serves the thread-sensitive calls of those tasks. Between the calls these go to the
-process's thread, as nobody waits.
+thread meanwhile serves the thread-sensitive calls of those tasks. Between the calls no thread
+waits, and such calls go to the process's thread.
 
 **Errors.** What asyncio lets through a loop (a SystemExit in some task, say) ends the loop and is
-raised by the calls in flight, as by `asyncio.run`; if there is none, when the next call is made or
-the block is left. The next call then begins with a new loop.
+raised by the calls in flight, as by `asyncio.run`; if there is none, by the next call, or when the
+block is left. The call after that begins with a new loop.
 
-**Ctrl-C** cancels the call's own task. The second time the thread is abandoned: nobody waits for
-it, and the next call has a new thread and a new loop.
+**Ctrl-C** cancels the call's own task. The second time the thread is abandoned, and the next call
+has a new thread and a new loop.
 
-**Exit** without leaving the block ends the loop like leaving it; so does the end of a context
-that nobody has any more. **Fork:** the child has neither thread nor loop; its next call begins
-anew, and what was the parent's is left alone, because closing a selector of it would be felt there.
+**Exit** without leaving the block ends the loop like leaving it; so does the end of a context that
+is collected. **Fork:** the child has neither thread nor loop; its next call begins anew. The
+parent's loop is left alone, because the parent would feel a selector of its being closed.
 """
 
 from __future__ import annotations
@@ -43,13 +42,12 @@ from typing import TYPE_CHECKING, Any
 
 from .._kernel import kernel
 from .._process import fork, threads
+from .._process.handover import call_if_open
 from . import kept
 
 if TYPE_CHECKING:
     from ..current_thread_executor import CurrentThreadExecutor
     from ..runners import TopLevelRun
-
-__all__ = ["PersistentLoop", "at_home"]
 
 
 class PersistentLoop:
@@ -101,17 +99,14 @@ class PersistentLoop:
         if is_first:
             _alive.add(self)
             try:
-                self._executor.submit(self._main).add_done_callback(self._submitted)
+                future = self._executor.submit(kernel.at_home, self._home, self._run)
+                future.add_done_callback(self._submitted)
             except BaseException:
-                with self._lock:
-                    self._is_refusing = self._is_finished = True
-                    self._runs.clear()
+                self._take_all()
+                self._let_leave(None)
                 raise
         elif loop is not None:
-            try:
-                loop.call_soon_threadsafe(self._start, run)
-            except RuntimeError:
-                pass  # closed, and whoever closed it tells the run
+            call_if_open(loop, self._start, run)  # whoever closes it tells the run
         return True
 
     def end(self) -> None:
@@ -122,10 +117,7 @@ class PersistentLoop:
             self._is_refusing = True
             loop = None if self._runs else self._loop
         if loop is not None:
-            try:
-                loop.call_soon_threadsafe(loop.stop)
-            except RuntimeError:
-                pass
+            call_if_open(loop, loop.stop)
 
     def close(self, server: CurrentThreadExecutor) -> None:
         """`end` it and wait, serving ``server`` of the calling thread meanwhile.
@@ -156,10 +148,6 @@ class PersistentLoop:
         if abandon is not None:
             abandon()
 
-    def has_failed(self) -> bool:
-        """Whether `raise_failure` is going to."""
-        return self._failure is not None
-
     def raise_failure(self) -> None:
         """Raise what has ended the loop before its time, if no call has raised it. Any thread."""
         failure, self._failure = self._failure, None
@@ -171,12 +159,9 @@ class PersistentLoop:
 
     # On the loop's thread.
 
-    def _main(self) -> None:
-        kernel.at_home(self._home, self._run)
-
     def _run(self) -> None:
         error: BaseException | None = None
-        failed: list[TopLevelRun] = []
+        untold: BaseException | None = None
         loop: asyncio.AbstractEventLoop | None = None
         try:
             loop = asyncio.new_event_loop()
@@ -193,32 +178,39 @@ class PersistentLoop:
         except BaseException as raised:
             error = raised
         with self._lock:
-            self._is_refusing = True
-            failed, self._runs = self._runs, []
-            if not failed:  # told now, because whoever makes the next call does not wait for us
+            runs = self._take_all()
+            if not runs:  # now, because the next call does not wait for this thread
                 self._failure = error
-        is_told = error is not None
         try:
             if loop is not None:
                 self._clean_up(loop)
         except BaseException as raised:
-            error = error or raised
-        for run in failed:
-            run.finish(error or RuntimeError("the event loop has ended"))
-            is_told = True
-        failed.clear()
+            if error is None:
+                untold = raised
+        for run in runs:  # only if there is an error
+            run.finish(error)
+        if not self._let_leave(untold) and untold is not None:
+            threads.report_error(untold)
+        error = untold = runs = run = None  # type: ignore[assignment]
+
+    def _take_all(self) -> list[TopLevelRun]:
+        # No run is taken any more: those there are have to be told.
+        with self._lock:
+            self._is_refusing = True
+            runs, self._runs = self._runs, []
+        return runs
+
+    def _let_leave(self, failure: BaseException | None) -> bool:
+        # End the waits in `close`, which raise ``failure``; False if there is none.
         with self._lock:
             self._is_finished = True
             self._loop = None
             leaving, self._leaving = self._leaving, []
-            if leaving and not is_told:
-                self._failure = error
-                is_told = True
+            if leaving and failure is not None:
+                self._failure = failure
         for server in leaving:
             server.close()
-        if not is_told and error is not None:
-            threads.report_error(error)
-        error = run = None  # type: ignore[assignment]
+        return bool(leaving)
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         # A run keeps its caller's context alive: none may be left in the frame below a loop's.
@@ -272,21 +264,11 @@ class PersistentLoop:
 
     def _submitted(self, future: Future[None]) -> None:
         # An executor that was shut down or broke may not have run us; then it says why.
-        error: BaseException | None = None
-        if future.cancelled():
-            error = asyncio.CancelledError()
-        elif future.exception() is not None:
-            error = future.exception()
-        if error is None:
-            return
-        with self._lock:
-            self._is_refusing = self._is_finished = True
-            runs, self._runs = self._runs, []
-            leaving, self._leaving = self._leaving, []
-        for run in runs:
-            run.finish(error)
-        for server in leaving:
-            server.close()
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        if error is not None:
+            for run in self._take_all():
+                run.finish(error)
+            self._let_leave(None)
 
 
 async def at_home(home: kernel.Home, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -37,6 +37,7 @@ from typing import Any
 
 from .. import _kernel, runners
 from .._process import cpython, threads
+from .._process.handover import call_if_open
 from .._waits import edges
 from .._waits.names import function_words
 from . import names, stacks
@@ -475,9 +476,7 @@ class _Question:
         self._loop = loop
         self._done = threading.Event()
         self._tasks: list[_SeenTask] | None = None
-        try:
-            loop.call_soon_threadsafe(self._look)
-        except RuntimeError:
+        if not call_if_open(loop, self._look):
             self._done.set()
 
     def _look(self) -> None:

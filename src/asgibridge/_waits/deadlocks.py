@@ -49,6 +49,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from .._process import fork
+from .._process.handover import call_if_open
 from . import edges, timers
 from .edges import AwaitedCall, Edge, Tasks, Wait
 from .names import task_words
@@ -318,11 +319,7 @@ def _break(calls: list[AwaitedCall | Wait], words: str, mine: Tasks | None) -> N
 def _break_at(wait: Any) -> bool:
     # On its loop's thread. On any other, a time-out that has just come would be in nobody's list,
     # and not have cancelled its task yet.
-    try:
-        wait.loop.call_soon_threadsafe(_settle, wait)
-    except RuntimeError:  # it is closed
-        return False
-    return True
+    return call_if_open(wait.loop, _settle, wait)
 
 
 def _settle(wait: Any) -> None:

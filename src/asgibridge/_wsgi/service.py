@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .._process import cpython, fork, threads
+from .._process.handover import call_if_open
 from .._process.items import Item
 from ..compatibility import guarantee_single_callable
 
@@ -137,13 +138,7 @@ class Service:
     def call_soon(self, callback: Callable[..., object], *args: Any) -> bool:
         """Have the callback called on the loop; False if that has ended. From any thread."""
         loop = self._loop
-        if loop is None:
-            return False
-        try:
-            loop.call_soon_threadsafe(callback, *args)
-        except RuntimeError:  # closed
-            return False
-        return True
+        return loop is not None and call_if_open(loop, callback, *args)
 
     def close(self) -> None:
         """Begin to end. From any thread."""
