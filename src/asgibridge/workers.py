@@ -26,8 +26,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ._kernel import kernel
+from ._loops import kept
 from ._process import fork
-from ._workers import leases
 from ._workers.pool import HOOKS, Hook, LimitReached, pool
 from ._workers.stats import CONTENT_TYPE, Histogram, Stats, collect_timings, prometheus, stats
 
@@ -113,7 +114,13 @@ class Policy:
             "on_end": on_end,
         }
         for name in HOOKS:
-            _check_hook(name, values[name])
+            hook = values[name]
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{name} must be a function of one argument, the worker: {hook!r}")
+            try:
+                hash(hook)
+            except TypeError:
+                raise TypeError(f"{name} must be hashable, like a function: {hook!r}") from None
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -160,17 +167,6 @@ def _seconds(value: Any, name: str, *, or_none: bool = False) -> float | None:
     return float(value)
 
 
-def _check_hook(name: str, hook: object) -> None:
-    if hook is None:
-        return
-    if not callable(hook):
-        raise TypeError(f"{name} must be a function of one argument, the worker: {hook!r}")
-    try:
-        hash(hook)
-    except TypeError:
-        raise TypeError(f"{name} must be hashable, like a function: {hook!r}") from None
-
-
 _lock = threading.RLock()
 _policy = Policy()
 
@@ -194,13 +190,15 @@ def set_policy(policy: Policy) -> None:
     with _lock:
         old, _policy = _policy, policy
         if policy.idle_timeout != old.idle_timeout:
-            leases.set_idle_timeout(policy.idle_timeout)
+            kept.IDLE_SECONDS = policy.idle_timeout
+            kernel.set_idle_seconds(policy.idle_timeout)
         pool.set(pool.family_for(policy), policy.limit, policy.wait_timeout)
 
 
 def end_idle_workers() -> None:
     """End the workers that wait for a next lease. From any thread; waits for none."""
-    leases.end_idle()
+    pool.end_idle()
+    kernel.end_idle_workers()
 
 
 def checked_for_context(policy: object) -> Policy | str | None:

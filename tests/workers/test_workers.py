@@ -48,6 +48,13 @@ def request(*functions, policy=None):
     return asyncio.run(main())
 
 
+def is_given_back():
+    """Whether no lease has a worker; a thread may have its last call, which is in a cycle, for a
+    moment."""
+    gc.collect()
+    return not leases.pool.in_use
+
+
 class Value:
     """Something that can be referred to weakly."""
 
@@ -77,9 +84,9 @@ class TestPolicy:
 
     def test_can_not_be_changed(self):
         policy = Policy()
-        with pytest.raises(AttributeError, match="make another"):
+        with pytest.raises(AttributeError, match="field 'limit'"):
             policy.limit = 3
-        with pytest.raises(AttributeError, match="make another"):
+        with pytest.raises(AttributeError, match="field 'limit'"):
             del policy.limit
         with pytest.raises(AttributeError):
             policy.other = 3
@@ -330,8 +337,7 @@ class TestKeep:
                 assert len(leases.pool.in_use) == 2
 
         asyncio.run(main())
-        gc.collect()
-        until(lambda: not leases.pool.in_use)  # a thread may still have its call for a moment
+        until(is_given_back)
         assert len(leases.pool.idle) == 2
 
     def test_a_context_that_is_dropped_gives_it_back(self):
@@ -341,8 +347,7 @@ class TestKeep:
             return await current_thread()
 
         first = asyncio.run(main())
-        gc.collect()
-        until(lambda: not leases.pool.in_use)  # as above
+        until(is_given_back)
         assert request()[-1] is first
 
     def test_nested_contexts_are_one(self):

@@ -17,8 +17,6 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
 
 if sys.version_info >= (3, 11):
@@ -82,12 +80,7 @@ class Deadline:
             self._handle = self._loop.call_at(self._when, self.expire)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         task, self._task = self._task, None
         handle, self._handle = self._handle, None
         if handle is not None:
@@ -95,19 +88,14 @@ class Deadline:
         if task is None or not self._expired:
             return
         cancelled_by_others = _take_back(task) > self._requests_before
-        if exc_type is asyncio.CancelledError and not cancelled_by_others:
-            raise TimedOut from exc_val
+        if kind is asyncio.CancelledError and not cancelled_by_others:
+            raise TimedOut from error
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self.__exit__(exc_type, exc_val, exc_tb)
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.__exit__(kind, error, traceback)
 
     @property
     def expired(self) -> bool:

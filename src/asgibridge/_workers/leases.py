@@ -593,18 +593,6 @@ def lease_of_a_run() -> Lease | None:
     return Lease(pool.family, is_counted=False)
 
 
-def set_idle_timeout(seconds: float) -> None:
-    """How long idle workers and parked loops stay. From any thread."""
-    kept.IDLE_SECONDS = seconds
-    kernel.set_idle_seconds(seconds)
-
-
-def end_idle() -> None:
-    """Have all idle workers end now. From any thread; waits for none."""
-    pool.end_idle()
-    kernel.end_idle_workers()
-
-
 def begin_anew() -> None:
     """`threading` has been monkey-patched: see `asgibridge.sync`."""
     pool.end_idle()
