@@ -235,12 +235,11 @@ class ObservedAwaitable:
     """A coroutine that runs another, and tells observers; also if it is dropped before its
     start."""
 
-    __slots__ = ("__weakref__", "_awaitable", "_hop", "_iterator")
+    __slots__ = ("__weakref__", "_awaitable", "_coroutine", "_hop")
 
     def __init__(self, hop: Hop, function: Callable[..., Any]) -> None:
         self._hop = hop
         self._awaitable: Any = function
-        self._iterator: Any = None
 
     def _begin(self, *args: Any, **kwargs: Any) -> ObservedAwaitable:
         # On the caller's thread, which calls the async function itself.
@@ -251,6 +250,7 @@ class ObservedAwaitable:
         except BaseException as error:
             self._hop._end(error)
             raise
+        self._coroutine = _observed(self._hop, self._awaitable)
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -269,58 +269,50 @@ class ObservedAwaitable:
 
     def send(self, value: Any) -> Any:
         __traceback_hide__ = True
-        return self._step(value, None)
+        return self._coroutine.send(value)
 
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
         __traceback_hide__ = True
         error = kind if value is None else value
         if isinstance(error, type):
             error = error()
-        return self._step(None, error if traceback is None else error.with_traceback(traceback))
-
-    def _step(self, value: Any, error: BaseException | None) -> Any:
-        __traceback_hide__ = True
-        if self._iterator is None:
-            if error is not None:  # thrown before the start: it is over
-                self.close_if_not_begun()
-                raise error
-            self._hop._start()
-            # A coroutine takes what is thrown into it as ``await`` does, for any awaitable.
-            self._iterator = _awaiting(self._awaitable)
         try:
-            if error is not None:
-                return self._iterator.throw(error)
-            return self._iterator.send(value)
-        except StopIteration:
-            self._hop._end(None)
-            raise
-        except BaseException as raised:
-            self._hop._end(raised)
-            raise
+            return self._coroutine.throw(
+                error if traceback is None else error.with_traceback(traceback)
+            )
         finally:
-            del error
+            self.close_if_not_begun()
+            del error, kind, value
 
     def close_if_not_begun(self) -> None:
-        """For `asgibridge.sync`, which may have given it up."""
-        if self._iterator is None:
+        """End it if it has not started, and never will."""
+        if "started" not in self._hop.times:
             self.close()
 
     def close(self) -> None:
-        begun = self._awaitable if self._iterator is None else self._iterator
+        has_begun = "started" in self._hop.times
         try:
-            if hasattr(begun, "close"):
-                begun.close()
+            self._coroutine.close()
+            if not has_begun and hasattr(self._awaitable, "close"):
+                self._awaitable.close()
         finally:
-            self._hop._end(None if self._iterator is None else GeneratorExit())
+            self._hop._end(None)
 
     def __del__(self) -> None:
-        if hasattr(self, "_iterator"):
+        if hasattr(self, "_coroutine"):
             self.close()
 
 
-async def _awaiting(awaitable: Any) -> Any:
+async def _observed(hop: Hop, awaitable: Any) -> Any:
     __traceback_hide__ = True
-    return await awaitable
+    hop._start()
+    try:
+        result = await awaitable
+    except BaseException as error:
+        hop._end(error)
+        raise
+    hop._end(None)
+    return result
 
 
-names.drivers[_awaiting.__code__] = "awaitable"
+names.drivers[_observed.__code__] = "awaitable"

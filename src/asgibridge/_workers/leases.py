@@ -82,51 +82,30 @@ class _LeaseEnd:
             listener()
 
 
-class _FirstItem(Item):
-    """The first item of a lease with hooks."""
+class _LeaseItem(Item):
+    """The first item of a lease with hooks, or the last one of a lease."""
 
-    __slots__ = ("_lease", "_worker")
+    __slots__ = ("_cancel", "_run")
 
-    def __init__(self, lease: Lease, worker: Worker) -> None:
-        self._lease: Lease | None = lease
-        self._worker = worker
+    def __init__(self, run: Callable[[], object], cancel: Callable[[], object]) -> None:
+        self._run = run
+        self._cancel = cancel
 
     def run(self) -> None:
-        lease, self._lease = self._lease, None
-        assert lease is not None
-        try:
-            lease.has_begun(self._worker.begin())
-        except BaseException as error:  # raised in this thread from outside
-            lease.fail(error)
-            raise
+        self._run()
 
     def cancel(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.fail(RuntimeError("the worker's thread has ended"))
+        self._cancel()
 
 
-class _LastItem(Item):
-    """The last item of a lease."""
-
-    __slots__ = ("_over", "_worker")
-
-    def __init__(self, worker: Worker, over: _LeaseEnd) -> None:
-        self._worker: Worker | None = worker
-        self._over = over
-
-    def run(self) -> None:
-        worker, self._worker = self._worker, None
-        assert worker is not None
-        worker.finish()
-        if not worker.family.keeps:
-            worker.executor.let_go(self._over)
-            return
+def _finish_with(worker: Worker, over: _LeaseEnd) -> None:
+    # On the worker, last of all that a lease runs.
+    worker.finish()
+    if worker.family.keeps:
         pool.give_back(worker)
-        self._over()
-
-    def cancel(self) -> None:
-        self._over()
+        over()
+    else:
+        worker.executor.let_go(over)
 
 
 class _WorkerWait:
@@ -389,26 +368,34 @@ class Lease(Executor):
                 self._state = _BEGINNING
                 for item in self._held():
                     self._show_place(item)
-                worker.executor.post(_FirstItem(self, worker))
+                self._post_first_item(worker)
             else:
                 self._make_ready()
         except BaseException:
             self._state, self._worker, self._slot = _NEW, None, None
             raise
 
-    def has_begun(self, went_well: bool) -> None:
-        """The hooks have been called. On the worker."""
-        with self._lock:
-            worker = self._worker
-            assert worker is not None
-            if not went_well:
-                if not self._has_tried:
+    def _post_first_item(self, worker: Worker) -> None:
+        ended = RuntimeError("the worker's thread has ended")
+        worker.executor.post(
+            _LeaseItem(functools.partial(self._run_hooks, worker), lambda: self.fail(ended))
+        )
+
+    def _run_hooks(self, worker: Worker) -> None:
+        # On the worker.
+        try:
+            went_well = worker.begin()
+            with self._lock:
+                if not went_well and not self._has_tried:
                     self._has_tried = True
                     worker.give_up()
-                    worker.executor.post(_FirstItem(self, worker))
+                    self._post_first_item(worker)
                     return
-                worker.is_doomed = True
-            self._make_ready()
+                worker.is_doomed |= not went_well
+                self._make_ready()
+        except BaseException as error:  # raised in this thread from outside
+            self.fail(error)
+            raise
 
     def _make_ready(self) -> None:
         # Under the lock.
@@ -453,7 +440,7 @@ class Lease(Executor):
         if worker is not None:
             if self._abandoned:
                 worker.is_doomed = True
-            _LastItem(worker, self._over or _LeaseEnd()).run()
+            _finish_with(worker, self._over or _LeaseEnd())
 
     def _finish(self) -> None:
         # Under the lock, in READY.
@@ -471,7 +458,9 @@ class Lease(Executor):
             or worker.has_last_hooks()
             or (worker.family.keeps and not executor.is_idle())
         )
-        if must_run and executor.post(_LastItem(worker, over)):
+        if must_run and executor.post(
+            _LeaseItem(functools.partial(_finish_with, worker, over), over)
+        ):
             return
         if worker.family.keeps:
             pool.give_back(worker)
