@@ -80,12 +80,9 @@ def _write(text: str, file: Writable | None) -> None:
 def parse_seconds(value: str, name: str, error: type[Exception]) -> float:
     """``value`` as a positive number of seconds; or an ``error`` that names ``name``."""
     try:
-        seconds = float(value)
+        return _checked(float(value))
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise error(f"{name}={value!r}: must be a number of seconds above 0")
-    return seconds
+        raise error(f"{name}={value!r}: must be a number of seconds above 0") from None
 
 
 def _checked(seconds: float) -> float:
@@ -264,7 +261,7 @@ def dump_on_signal(signum: int, file: Writable | None = None) -> None:
 
 
 def no_dump_on_signal(signum: int) -> None:
-    """No longer: the handler that was there before is again."""
+    """End `dump_on_signal`: the signal gets its former handler back."""
     on_signal = _on_signal.pop(int(signum), None)
     if on_signal is not None:
         on_signal.stop()

@@ -56,9 +56,7 @@ def take(asker: str) -> Snapshot:
     :param asker: the file of the caller; the snapshot leaves out its Python frames, and ours, at
         the end of the calling thread's stack.
     """
-    return _Reader(
-        (asker, take.__code__.co_filename, stacks.of_threads.__code__.co_filename)
-    ).snapshot()
+    return _Reader((asker, __file__, stacks.__file__)).snapshot()
 
 
 @dataclass
@@ -136,8 +134,7 @@ class _Reader:
                     self._add_inbox(details["inbox"], details["thread_ident"])
             elif details["worker"] is not None and details["inbox"] is not None:
                 self._add_inbox(details["inbox"], details["worker"].ident)
-        # A loop from before a gc.freeze() is not among the collector's objects: runs and calls know
-        # it.
+        # The collector does not show a loop from before a gc.freeze(): runs and calls know it.
         self.loops += {id(loop): loop for loop in loops if _is_open(loop)}.values()
         for ident, worker in self.workers.items():
             self._add_inbox(worker._inbox, ident)
@@ -229,10 +226,9 @@ class _Reader:
         for seen in tasks:
             node: Node = ("task", id(seen.task))
             self.words[node] = task_words(seen.task)
-            for frame in seen.stack[-1:]:
-                self.places[node] = (
-                    f", which awaits at {frame.file}:{frame.line} in {frame.function}"
-                )
+            for each in seen.stack[-1:]:
+                place = f"{each.file}:{each.line} in {each.function}"
+                self.places[node] = f", which awaits at {place}"
             if seen.is_current:
                 self.edges[node] = thread
             elif seen.edge.kind == "ready":
@@ -252,8 +248,7 @@ class _Reader:
         node: Node = ("pool", id(inbox))
         if node not in self.words:
             idents = self._threads_of(inbox)
-            # Busy is a thread with one of our calls, or with anything else that was submitted to
-            # it.
+            # With one of our calls, or with anything else that was submitted to the pool.
             busy = [
                 ident
                 for ident in idents
