@@ -1,4 +1,4 @@
-"""What waits for what: a dump of threads, calls, tasks and event loops that names the culprit.
+"""Who waits for whom: a dump of threads, calls, tasks and event loops that names the culprit.
 
 * `dump` prints it now, `snapshot` returns it;
 * `dump_on_signal` prints it when the process gets a signal, whatever its main thread is doing;
@@ -6,15 +6,14 @@
   that has taken too long. ``asgibridge run --watch SECONDS`` is `watch` for any program and its
   children.
 
-Nothing here costs a call anything until it is switched on; then it costs two looks at the clock,
-which the compiled kernel takes anyway (`asgibridge.workers.collect_timings`). What a dump looks at
-is found when it is made (see `asgibridge._sight.graph`), in some tenths of a second for a big
-process.
+Until they are switched on, they cost a call nothing; then each call reads the clock twice, as it
+always does in the compiled kernel (`asgibridge.workers.collect_timings`). A dump itself finds what
+it shows (see `asgibridge._sight.graph`), in some tenths of a second for a big process.
 
-**Threads.** `watch` and `dump_on_signal` have a daemon thread each, which does the looking: a
-signal handler of Python's would run in the main thread only, between two lines of Python. In a
-forked child they are started again. Under gevent's or eventlet's monkey-patching they are
-greenlets, and come to nothing while the hub is blocked.
+**Threads.** `watch` and `dump_on_signal` have a daemon thread each, because a signal handler in
+Python would run in the main thread only, between two lines of Python. A forked child starts them
+again. Under gevent's or eventlet's monkey-patching they are greenlets, which cannot run while the
+hub is blocked.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Writable(Protocol):
 def snapshot() -> Snapshot:
     """Who waits for whom now, as data. From any thread.
 
-    It keeps no object of the program alive, only text.
+    A Snapshot has text only, and keeps no object of the program alive.
     """
     return take(snapshot.__code__.co_filename)
 
@@ -79,14 +78,11 @@ def _write(text: str, file: Writable | None) -> None:
 
 
 def parse_seconds(value: str, name: str, error: type[Exception]) -> float:
-    """A positive number of seconds; ``error`` that names ``name`` if it is none."""
+    """``value`` as a positive number of seconds; or an ``error`` that names ``name``."""
     try:
-        seconds = float(value)
+        return _checked(float(value))
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise error(f"{name}={value!r}: must be a number of seconds above 0")
-    return seconds
+        raise error(f"{name}={value!r}: must be a number of seconds above 0") from None
 
 
 def _checked(seconds: float) -> float:
@@ -103,9 +99,9 @@ _slow_seconds: float | None = None
 def log_slow_calls(seconds: float | None) -> None:
     """Log a warning for each `sync_to_async` call that has run for ``seconds`` or longer.
 
-    When it has ended, on logger ``asgibridge``, from the thread that ran it; as asyncio's
-    ``slow_callback_duration`` does for what blocks a loop. None: no longer. ValueError unless
-    ``seconds`` is a positive number.
+    The thread that ran it logs that when the call has ended, on logger ``asgibridge``; as asyncio's
+    ``slow_callback_duration`` does for callbacks that block a loop. None switches it off.
+    ValueError unless ``seconds`` is a positive number.
     """
     global _slow_seconds
     _slow_seconds = None if seconds is None else _checked(seconds)
@@ -133,25 +129,22 @@ def _need_timings() -> None:
 
 
 class _Watcher:
-    """A thread that looks whether a call has been running for too long.
+    """A thread that looks every now and then whether a call has been running for too long.
 
-    It asks the kernel for the times only, which are a few numbers. A call is reported once.
+    A look reads only a few numbers from the kernel. Each call is reported once.
     """
 
     def __init__(self, seconds: float, file: Writable | None) -> None:
         self.seconds = seconds
         self.file = file
-        self._stop = threading.Event()
+        self.stop = threading.Event()
         self._reported: set[tuple[int, float]] = set()
         self._thread = threading.Thread(target=self._run, name="asgibridge-watch", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        self._stop.set()
-
     def _run(self) -> None:
-        # A call is found at most a quarter later than it should be.
-        while not self._stop.wait(min(self.seconds / 4, 1.0)):
+        # So a look comes at most a quarter of the time late. Arbitrary.
+        while not self.stop.wait(min(self.seconds / 4, 1.0)):
             try:
                 self.look()
             except Exception:
@@ -191,11 +184,11 @@ def watch(seconds: float, file: Writable | None = None) -> None:
 
 
 def unwatch() -> None:
-    """No longer."""
+    """End `watch`."""
     global _watcher
     watcher, _watcher = _watcher, None
     if watcher is not None:
-        watcher.stop()
+        watcher.stop.set()
     _need_timings()
 
 
@@ -205,10 +198,9 @@ def unwatch() -> None:
 class _OnSignal:
     """A thread that dumps when something arrives in a pipe.
 
-    What writes to it is faulthandler's handler, which is C and runs at once, on whatever thread the
-    signal is delivered to, be that in the middle of a C function or waiting for a lock. The pipe
-    does not block: a second signal during a dump costs nothing. What is written is not read but for
-    being there.
+    faulthandler's handler writes to it. That is C and runs at once, on whatever thread gets the
+    signal, also in the middle of a C function or a wait for a lock. The pipe does not block, so a
+    second signal during a dump does no harm. The thread discards the text.
     """
 
     def __init__(self, signum: int, file: Writable | None) -> None:
@@ -216,7 +208,7 @@ class _OnSignal:
         self.file = file
         self._read, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
-        # Not of all threads: that reads those that run meanwhile, and 3.14 crashes.
+        # all_threads=True reads the stacks of running threads, and 3.14 crashes.
         faulthandler.register(signum, file=self._pipe, all_threads=False, chain=False)
         self._thread = threading.Thread(target=self._run, name="asgibridge-dump", daemon=True)
         self._thread.start()
@@ -241,7 +233,7 @@ class _OnSignal:
         os.close(self._pipe)  # the thread reads the end of it
 
     def forget(self) -> None:
-        # In a forked child. The pipe is the parent's, whose thread would answer for us.
+        # In a forked child. The parent's thread reads this pipe, and would dump the parent.
         faulthandler.unregister(self.signum)
         os.close(self._pipe)
         os.close(self._read)
@@ -253,10 +245,10 @@ _on_signal: dict[int, _OnSignal] = {}
 def dump_on_signal(signum: int, file: Writable | None = None) -> None:
     """Dump to ``file`` (sys.stderr) when this process gets the signal ``signum``.
 
-    Whatever the main thread is doing then: waiting for a lock, in a C function or in Python. It
-    takes the place of a handler there was; `asyncio` or a server that sets its own for the same
-    signal later takes it back. RuntimeError on Windows, which has no such signals; ValueError for a
-    signal that cannot be caught, or is faulthandler's own (SIGSEGV and the like).
+    That works whatever the main thread is doing: waiting for a lock, in a C function or in Python.
+    It replaces the signal's handler; `asyncio` or a server that sets its own later replaces this
+    one. RuntimeError on Windows, which has no such signals; ValueError for a signal that cannot be
+    caught, or is faulthandler's own (SIGSEGV and the like).
     """
     if not hasattr(faulthandler, "register"):
         raise RuntimeError("there are no signals to dump on here: call asgibridge.debug.dump()")
@@ -269,14 +261,14 @@ def dump_on_signal(signum: int, file: Writable | None = None) -> None:
 
 
 def no_dump_on_signal(signum: int) -> None:
-    """No longer: the handler that was there before is again."""
+    """End `dump_on_signal`: the signal gets its former handler back."""
     on_signal = _on_signal.pop(int(signum), None)
     if on_signal is not None:
         on_signal.stop()
 
 
 def _after_fork_in_child() -> None:
-    # None of the threads is there.
+    # The child has none of the threads.
     global _watcher
     if _watcher is not None:
         _watcher = _Watcher(_watcher.seconds, _watcher.file)
@@ -292,7 +284,7 @@ def read_environment() -> None:
     """Do what ASGIBRIDGE_TIMINGS and ASGIBRIDGE_WATCH ask for; child processes inherit them.
 
     They are `asgibridge.workers.collect_timings`, 1 or 0, and `watch`, in seconds, as set by
-    ``asgibridge run --watch``. ImportError for a value that says nothing.
+    ``asgibridge run --watch``. ImportError for a bad value.
     """
     stats.read_environment()
     value = os.environ.get("ASGIBRIDGE_WATCH")

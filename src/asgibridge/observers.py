@@ -1,8 +1,8 @@
-"""Observers: for whoever traces the calls that go from a thread to another (APM agents).
+"""Observers, for tracers of the calls that go from one thread to another (APM agents).
 
-An `Observer` is told of each call of `sync_to_async` and `async_to_sync`: before it is submitted,
-where the context and the trace of the caller are; when it starts on the other side, and when it
-ends there. Nothing has to be patched. ::
+Each call of `sync_to_async` and `async_to_sync` tells an `Observer` when it is about to be
+submitted, in the context of the caller; when it starts on the other side; and when it ends there.
+Nothing has to be patched. ::
 
     class Tracing(Observer):
         def before_submit(self, hop):
@@ -17,15 +17,15 @@ ends there. Nothing has to be patched. ::
 
     asgibridge.observers.add(Tracing())
 
-**What is promised.** Each ``before_submit`` is followed by one ``end``; between the two by one
-``start``, unless the call was refused or given up before it began. ``start`` and ``end`` come on
-the thread (and for a coroutine in the task) that runs the function, in the context it runs in: a
-context variable set in ``start`` is seen by the function, and, as all it sets, by the caller
-afterwards. Observers are told in the order they were added, at ``end`` in the opposite one. Calls
-that were under way when an observer was added are not its business; those under way when it is
-removed are. What an observer raises is logged (logger ``asgibridge``), and the call goes on.
+**Promises.** One ``end`` follows each ``before_submit``; between the two comes one ``start``,
+unless the call was refused or given up before it began. ``start`` and ``end`` come on the thread
+(and for a coroutine in the task) that runs the function, in its context: the function sees a
+context variable that ``start`` has set, and so does the caller afterwards, as any that the function
+sets. Calls tell observers in the order in which they were added, at ``end`` in the opposite one.
+Calls that were under way when an observer was added do not tell it; those under way when it is
+removed still do. An observer's errors are logged (logger ``asgibridge``), and the call goes on.
 
-While none is added, a call pays one comparison.
+Without observers, a call pays one comparison.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ class Hop:
         self.task = task
         """The task that waits; for `async_to_sync`, from ``start`` on, the one that runs it."""
         self.thread: threading.Thread | None = None
-        """The thread that runs the function, from ``start`` on."""
+        """Runs the function, from ``start`` on."""
         self.error: BaseException | None = None
-        """What the function raised, at ``end``; asyncio.CancelledError if it never began."""
+        """The function's error, at ``end``; asyncio.CancelledError if it never began."""
         self.state: dict[Any, Any] = {}
         """For the observers. By convention under the observer itself."""
         self.times: dict[str, float] = {}
@@ -134,8 +134,7 @@ class Hop:
 
 
 class Observer:
-    """Told of each call. Override what you need; each is called with the GIL's usual freedom only:
-    from any thread, for several calls at a time."""
+    """Override what you need. Calls come from any thread, and several at the same time."""
 
     def before_submit(self, hop: Hop) -> None:
         """The call is about to be given to the other side. On the caller's thread."""
@@ -144,14 +143,14 @@ class Observer:
         """The function begins. On the thread that runs it, in its context."""
 
     def end(self, hop: Hop) -> None:
-        """It has ended (see ``hop.error``), there too; one that never began, wherever it is given
-        up. ``error``, ``loop`` and ``task`` are let go afterwards."""
+        """It has ended (see ``hop.error``), on the same thread; or, if it never began, on the
+        thread that gives it up. Afterwards the hop drops ``error``, ``loop`` and ``task``."""
 
 
 _lock = threading.Lock()
 _observers: tuple[Observer, ...] = ()
 wrap: Any = None
-"""For `asgibridge.sync`: makes of a wrapper what it is to call. None if there is no observer."""
+"""`asgibridge.sync` asks it for a function to call instead. None if there is no observer."""
 
 
 def add(observer: Observer) -> None:
@@ -169,7 +168,7 @@ def add(observer: Observer) -> None:
 
 
 def remove(observer: Observer) -> None:
-    """No longer. ValueError if it was not added. Any thread."""
+    """Tell ``observer`` of no further calls. ValueError if it was not added. Any thread."""
     with _lock:
         if not any(each is observer for each in _observers):
             raise ValueError(f"{observer!r} was not added")
@@ -190,7 +189,7 @@ def _tell(method: Callable[[Hop], None], hop: Hop) -> None:
 
 
 def _wrap(wrapper: Any, function: Callable[..., Any], shown: Any) -> Callable[..., Any]:
-    # On the thread of the caller, which is about to make the call. None: of an async function.
+    # On the caller's thread, before the call. The wrapper is None for an async function.
     if wrapper is None:
         hop = Hop("async_to_sync", function, None, None, None)
         hop._submit()
@@ -207,7 +206,7 @@ def _wrap(wrapper: Any, function: Callable[..., Any], shown: Any) -> Callable[..
 
 
 class _ObservedFunction:
-    """What the thread calls. Dropped without having been called, it says so."""
+    """Calls the function, and tells observers; also if it is dropped without a call."""
 
     __slots__ = ("__wrapped__", "_hop")
 
@@ -233,17 +232,17 @@ class _ObservedFunction:
 
 
 class ObservedAwaitable:
-    """A coroutine that runs another. It tells when it was dropped before its first step."""
+    """A coroutine that runs another, and tells observers; also if it is dropped before its
+    start."""
 
-    __slots__ = ("__weakref__", "_awaitable", "_hop", "_iterator")
+    __slots__ = ("__weakref__", "_awaitable", "_coroutine", "_hop")
 
     def __init__(self, hop: Hop, function: Callable[..., Any]) -> None:
         self._hop = hop
         self._awaitable: Any = function
-        self._iterator: Any = None
 
     def _begin(self, *args: Any, **kwargs: Any) -> ObservedAwaitable:
-        # In the caller's thread, where the async function is called.
+        # On the caller's thread, which calls the async function itself.
         __traceback_hide__ = True
         function, self._awaitable = self._awaitable, None
         try:
@@ -251,10 +250,11 @@ class ObservedAwaitable:
         except BaseException as error:
             self._hop._end(error)
             raise
+        self._coroutine = _observed(self._hop, self._awaitable)
         return self
 
-    # Whoever looks at the task sees the coroutine it is about.
     def __getattr__(self, name: str) -> Any:
+        # asyncio and debuggers look at the task's coroutine: show them the program's.
         if name in ("__name__", "__qualname__") or name.startswith(("cr_", "gi_", "ag_")):
             return getattr(self._awaitable, name)
         raise AttributeError(name)
@@ -262,65 +262,57 @@ class ObservedAwaitable:
     def __await__(self) -> ObservedAwaitable:
         return self
 
-    def __iter__(self) -> ObservedAwaitable:
-        return self
+    __iter__ = __await__
 
     def __next__(self) -> Any:
         return self.send(None)
 
     def send(self, value: Any) -> Any:
         __traceback_hide__ = True
-        return self._step(value, None)
+        return self._coroutine.send(value)
 
     def throw(self, kind: Any, value: Any = None, traceback: Any = None) -> Any:
         __traceback_hide__ = True
         error = kind if value is None else value
         if isinstance(error, type):
             error = error()
-        return self._step(None, error if traceback is None else error.with_traceback(traceback))
-
-    def _step(self, value: Any, error: BaseException | None) -> Any:
-        __traceback_hide__ = True
-        if self._iterator is None:
-            if error is not None:  # into one that has not begun: it is over
-                self.close_if_not_begun()
-                raise error
-            self._hop._start()
-            # One that stands for any awaitable, and takes what is thrown into it as ``await`` does.
-            self._iterator = _awaiting(self._awaitable)
         try:
-            if error is not None:
-                return self._iterator.throw(error)
-            return self._iterator.send(value)
-        except StopIteration:
-            self._hop._end(None)
-            raise
-        except BaseException as raised:
-            self._hop._end(raised)
-            raise
+            return self._coroutine.throw(
+                error if traceback is None else error.with_traceback(traceback)
+            )
         finally:
-            del error
+            self.close_if_not_begun()
+            del error, kind, value
 
     def close_if_not_begun(self) -> None:
-        if self._iterator is None:
+        """End it if it has not started, and never will."""
+        if "started" not in self._hop.times:
             self.close()
 
     def close(self) -> None:
-        begun = self._awaitable if self._iterator is None else self._iterator
+        has_begun = "started" in self._hop.times
         try:
-            if hasattr(begun, "close"):
-                begun.close()
+            self._coroutine.close()
+            if not has_begun and hasattr(self._awaitable, "close"):
+                self._awaitable.close()
         finally:
-            self._hop._end(None if self._iterator is None else GeneratorExit())
+            self._hop._end(None)
 
     def __del__(self) -> None:
-        if hasattr(self, "_iterator"):
+        if hasattr(self, "_coroutine"):
             self.close()
 
 
-async def _awaiting(awaitable: Any) -> Any:
+async def _observed(hop: Hop, awaitable: Any) -> Any:
     __traceback_hide__ = True
-    return await awaitable
+    hop._start()
+    try:
+        result = await awaitable
+    except BaseException as error:
+        hop._end(error)
+        raise
+    hop._end(None)
+    return result
 
 
-names.drivers[_awaiting.__code__] = "awaitable"
+names.drivers[_observed.__code__] = "awaitable"

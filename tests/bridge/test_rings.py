@@ -17,7 +17,7 @@ from functools import partial
 import pytest
 
 from asgibridge import workers
-from asgibridge._waits import deadlocks, timers
+from asgibridge._waits import deadlocks
 from asgibridge._workers.pool import pool
 from asgibridge.iterators import async_to_sync_iterator
 from asgibridge.limiters import CapacityLimiter
@@ -528,7 +528,7 @@ class TestTokensThatComeBack:
             async def inner():
                 return await limited(lambda: "ran", limiter)
 
-            monkeypatch.setattr(timers, "has_time_out", instead)
+            monkeypatch.setattr(deadlocks, "has_time_out", instead)
             return await holding(inner, limiter)
 
         assert run(main()) == "ran"
@@ -627,16 +627,16 @@ class TestEndedWaits:
 def test_a_timer_that_is_about_a_task(way):
     async def main():
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert not timers.has_time_out([task])
+        assert not deadlocks.has_time_out([task])
         if way == "call_later":
             handle = loop.call_later(60, task.cancel)
         elif way == "call_soon":
             handle = loop.call_soon(task.cancel)
         else:
             handle = loop.call_soon(print, task)
-        found = timers.has_time_out([task])
+        found = deadlocks.has_time_out([task])
         handle.cancel()
-        return found, timers.has_time_out([task])
+        return found, deadlocks.has_time_out([task])
 
     assert run(main()) == (True, False)
 
@@ -666,10 +666,10 @@ def test_timers_of_lazy_objects_run_no_code_of_theirs():
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         empty, full, later = Lazy(), Lazy(), loop.call_later
         handles = [later(60, empty.tick), later(60, empty), later(60, partial(empty))]
-        found = timers.has_time_out([task])
+        found = deadlocks.has_time_out([task])
         full._task = task
         handles.append(later(60, full.tick))  # as `asyncio.timeout`'s, or async_timeout's
-        found = found, timers.has_time_out([task])
+        found = found, deadlocks.has_time_out([task])
         for handle in handles:
             handle.cancel()
         return found

@@ -98,7 +98,8 @@ async def hop():
     assert await sync_to_async(lambda: debug.snapshot().tasks)()
     # Asked in rings, and about groups and loops of other kinds:
     cpython.children_of(gathering._fut_waiter)
-    assert cpython.loop_of_runner(None) is cpython.future_of_group(None) is None
+    for read in (cpython.loop_of_runner, cpython.future_of_group, cpython.default_executor_of):
+        assert read(None) is None
     gathering.cancel()
     await asyncio.wait([gathering])
 
@@ -133,7 +134,10 @@ def names() -> list[tuple[str, str]]:
     """What to take away: a name (deleted, or hidden from `cpython`), a module, a constant."""
     found = set()
     for node in ast.walk(ast.parse(CPYTHON.read_text("utf-8"))):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "_reader":
+            assert isinstance(node.args[0], ast.Constant)
+            found.add(("hide", node.args[0].value))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
             owner, name = node.args[:2]
             if not isinstance(name, ast.Constant) or name.value in ("__code__", "Timeout"):
                 continue

@@ -25,6 +25,7 @@ from asgibridge.sync import (
     sync_to_async,
 )
 from asgibridge.workers import Policy, end_idle_workers, get_policy, set_policy
+from queues import until
 from threads import SECONDS, clean_pool, join_idle
 
 current_thread = sync_to_async(threading.current_thread)
@@ -45,6 +46,13 @@ def request(*functions, policy=None):
             return [*results, await current_thread()]
 
     return asyncio.run(main())
+
+
+def is_given_back():
+    """Whether no lease has a worker; a thread may have its last call, which is in a cycle, for a
+    moment."""
+    gc.collect()
+    return not leases.pool.in_use
 
 
 class Value:
@@ -76,9 +84,9 @@ class TestPolicy:
 
     def test_can_not_be_changed(self):
         policy = Policy()
-        with pytest.raises(AttributeError, match="make another"):
+        with pytest.raises(AttributeError, match="field 'limit'"):
             policy.limit = 3
-        with pytest.raises(AttributeError, match="make another"):
+        with pytest.raises(AttributeError, match="field 'limit'"):
             del policy.limit
         with pytest.raises(AttributeError):
             policy.other = 3
@@ -329,8 +337,7 @@ class TestKeep:
                 assert len(leases.pool.in_use) == 2
 
         asyncio.run(main())
-        gc.collect()
-        assert len(leases.pool.in_use) == 0
+        until(is_given_back)
         assert len(leases.pool.idle) == 2
 
     def test_a_context_that_is_dropped_gives_it_back(self):
@@ -340,9 +347,8 @@ class TestKeep:
             return await current_thread()
 
         first = asyncio.run(main())
-        gc.collect()
+        until(is_given_back)
         assert request()[-1] is first
-        assert not leases.pool.in_use
 
     def test_nested_contexts_are_one(self):
         async def main():

@@ -1,12 +1,12 @@
-"""What a worker does about Django's database connections when it forgets what it has kept.
+"""Closes Django's database connections when a worker drops its `threading.local` values.
 
 Django keeps a thread's connections in a thread-critical `Local`. Dropping it does not close them:
 Django's wrapper of a connection is part of a reference cycle, so the database's server would have
 the connection until the garbage collector comes round, which in an idle process is never (Django's
-ticket 33497: requests that leave connections behind, up to "too many connections"). So they are
-closed, on the thread that they belong to, while that still knows them.
+ticket 33497: requests that leave connections behind, up to "too many connections"). So the thread
+that they belong to closes them, while it still knows them.
 
-Nothing is imported: a process that has not loaded Django's database layer has nothing to close.
+This module imports nothing of Django: a process without its database layer has nothing to close.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ import sys
 import threading
 from typing import Any
 
-__all__ = ["close_connections"]
-
 logger = logging.getLogger("asgibridge.workers")
 
 
 def close_connections() -> None:
-    """Close this thread's database connections, those of Django that there are.
+    """Close the database connections that Django has for this thread.
 
-    Left alone are connections made by another thread, and those that Django's tests have threads
-    share. What closing raises is logged.
+    Not those that another thread has made, nor those that threads share in Django's tests. An error
+    in closing is logged.
     """
     connections: Any = getattr(sys.modules.get("django.db"), "connections", None)
     # "settings" is in there from the first use on; before, asking for it might raise.

@@ -1,9 +1,9 @@
 """Every private name of the interpreter and its library that this package uses.
 
-No other module names one (test_missing_names.py looks). None of them has to be there: what is
-done without it stands beside each. Attributes that are read on the way of a hop, or by code that
-leans on many of them, are named where they are used; a constant here says once whether this Python
-has them, and that code asks the constant first.
+No other module uses one (tests/process/test_missing_names.py looks). Python may lack any of them:
+beside each stands what the package does without it. Some attributes are read on the way of a hop,
+or by code that builds on many of them. Those are named where they are used, and that code asks a
+constant of this module first whether this Python has them.
 """
 
 from __future__ import annotations
@@ -20,42 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import BuiltinFunctionType, FrameType
 from typing import Any
 
-__all__ = [
-    "DAEMONS_ALLOWED",
-    "DEBUG_VARIABLE",
-    "HAS_EXECUTOR_PARTS",
-    "HAS_KNOWN_LOOPS",
-    "HAS_TASK_PARTS",
-    "HAS_TIME_OUTS_TASK",
-    "JOIN_TIMEOUT",
-    "POLICY",
-    "TIMED",
-    "at_threading_exit",
-    "callbacks_of",
-    "cancel_all_tasks",
-    "children_of",
-    "coroutine_marker",
-    "current_frames",
-    "default_executor_of",
-    "future_of_group",
-    "is_gil_enabled",
-    "is_subinterpreter",
-    "loop_of_runner",
-    "pool_threads",
-    "run_once",
-    "running_loop",
-    "scheduled",
-    "set_running_loop",
-    "signals",
-    "thread_of_loop",
-    "threading_is_patched",
-    "variables",
-    "waiter_of",
-    "worker_arguments",
-]
-
 _IS_CPYTHON = sys.implementation.name == "cpython"
-# Later versions have not been looked at: there, code that builds on many names does without.
+# Nobody has looked at later versions yet: there, code that builds on many names does without.
 _IS_KNOWN = sys.version_info < (3, 16)
 
 # --- threads -------------------------------------------------------------------------------------
@@ -63,8 +29,8 @@ _IS_KNOWN = sys.version_info < (3, 16)
 
 def threading_is_patched() -> bool:
     """Whether gevent, eventlet or the like has replaced what ``threading`` is made of."""
-    # Both builtins are replaced by Python functions or classes when patched. Without the first: the
-    # other one tells.
+    # Patching replaces both builtins by Python functions or classes. Without the first: the second
+    # tells.
     return not (
         isinstance(getattr(threading, "_allocate_lock", len), BuiltinFunctionType)
         and isinstance(threading.get_ident, BuiltinFunctionType)
@@ -74,13 +40,13 @@ def threading_is_patched() -> bool:
 # 3.12. Without it: there is no interpreter that forbids daemons.
 DAEMONS_ALLOWED: bool = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 
-# Without it: `atexit` has to do. It comes when `threading` has waited for all threads that are no
-# daemons, so a child of multiprocessing leaves its workers behind.
+# Without it: `atexit` has to do. It runs when `threading` has waited for all threads that are no
+# daemons, and a child of multiprocessing does not run it: that leaves its workers behind.
 _register_atexit: Any = getattr(threading, "_register_atexit", lambda callback: None)
 
 
 def at_threading_exit(callback: Callable[[], object]) -> bool:
-    """Have it called before `threading` waits for its threads; False if it does so already."""
+    """Have it called before `threading` waits for its threads; False if that has begun."""
     try:
         _register_atexit(callback)
     except RuntimeError:
@@ -88,8 +54,8 @@ def at_threading_exit(callback: Callable[[], object]) -> bool:
     return True
 
 
-# The threads of the stock pools. Without it (None): at exit nobody's threads are waited for before
-# the loops of `AsgiToWsgi` are ended.
+# The threads of the stock pools. Without it (None): the exit ends the loops of `AsgiToWsgi` without
+# waiting for the program's threads.
 pool_threads: Any = getattr(concurrent.futures.thread, "_threads_queues", None)
 
 # Without it: dumps have no stacks of threads.
@@ -110,7 +76,7 @@ def is_subinterpreter() -> bool:
     return False
 
 
-# The functions of ``signal`` take 10 µs to wrap what they return in enums. Without it: they do.
+# The functions of ``signal`` take 10 µs to wrap their results in enums. Without it: they do.
 try:
     signals: Any = importlib.import_module("_signal")
 except ImportError:
@@ -135,7 +101,7 @@ running_loop: Callable[[], asyncio.AbstractEventLoop | None] = getattr(
 set_running_loop: Any = getattr(asyncio, "_set_running_loop", None)
 run_once: Any = getattr(asyncio.SelectorEventLoop, "_run_once", None)
 
-# 3.12: asyncio.run waits so long for the default executor's threads. Without it: for ever.
+# 3.12: how long asyncio.run waits for the default executor's threads. Without it: for ever.
 _join_timeout = getattr(constants, "THREAD_JOIN_TIMEOUT", None)
 JOIN_TIMEOUT: tuple[float, ...] = () if _join_timeout is None else (_join_timeout,)
 
@@ -170,32 +136,42 @@ cancel_all_tasks: Callable[[asyncio.AbstractEventLoop], None] = getattr(
 POLICY = "_event_loop_policy"
 
 
-# os.environ.get() takes longer than all else that is asked before a loop is kept. Without it: so
-# long.
+# os.environ.get() takes longer than all other questions before a loop is kept together. Without it:
+# that long.
 variables: Any = getattr(os.environ, "_data", os.environ)
 DEBUG_VARIABLE: Any = "PYTHONASYNCIODEBUG"
 if variables is not os.environ:
     DEBUG_VARIABLE = getattr(os.environ, "encodekey", str)(DEBUG_VARIABLE)
 
 
-def waiter_of(task: Any) -> Any:
-    """The future that ``task`` is suspended on. Without it: None, and no ring is found."""
-    return getattr(task, "_fut_waiter", None)
+def _reader(name: str) -> Callable[[Any], Any]:
+    # Of an attribute; None where it is missing.
+    return lambda owner: getattr(owner, name, None)
 
 
-# Without it: no ring through an `asyncio.gather` is found.
+# The future that a task is suspended on. Without it: no ring is found.
+waiter_of = _reader("_fut_waiter")
+# The loop of an `asyncio.Runner`. Without it: a dump does not know the loop's thread.
+loop_of_runner = _reader("_loop")
+# What a TaskGroup waits for. Without it: no task is said to wait for the tasks of its group.
+future_of_group = _reader("_on_completed_fut")
+# The executor of ``loop.run_in_executor(None, ...)``. Without it: a dump does not know the pool.
+default_executor_of = _reader("_default_executor")
+# What a future of `asyncio.gather` waits for, in a list. Without either: no ring through one is
+# found.
+_children_of = _reader("_children")
 _Gathering: Any = getattr(tasks, "_GatheringFuture", None)
 
 
 def children_of(waiter: Any) -> list[Any] | None:
-    """What a future of `asyncio.gather` waits for; None if it is none."""
-    return getattr(waiter, "_children", None) if type(waiter) is _Gathering else None
+    """What a future of `asyncio.gather` waits for; None if ``waiter`` is none."""
+    return _children_of(waiter) if type(waiter) is _Gathering else None
 
 
 def scheduled(loop: Any) -> list[list[Any]]:
-    """What ``loop`` is to call, now or later: functions and tuples of arguments.
+    """What ``loop`` is going to call, now or later: functions and tuples of arguments.
 
-    AttributeError without it: there may be a time-out.
+    Without it: AttributeError, and the proof of deadlocks assumes that there is a time-out.
     """
     handles = [*list(loop._scheduled), *list(loop._ready)]
     return [[each._callback, each._args] for each in handles]
@@ -206,29 +182,14 @@ TIMED = ("_task", "_host_task")
 
 
 def thread_of_loop(loop: Any) -> int | None:
-    """The ident of the thread that ``loop`` runs on. Without it: None, and the stacks are asked."""
+    """The ident of ``loop``'s thread. Without it: None, and a dump looks for it in the stacks."""
     ident = getattr(loop, "_thread_id", None)
     return ident if isinstance(ident, int) and ident else None
 
 
-def loop_of_runner(runner: Any) -> Any:
-    """The loop of an `asyncio.Runner`. Without it: None, and its thread is not known."""
-    return getattr(runner, "_loop", None)
-
-
 def callbacks_of(task: Any) -> list[Any]:
-    """What is to be called when ``task`` is done. Without it: nothing."""
+    """What ``task`` calls when it is done. Without it: nothing."""
     return [callback for callback, _context in list(getattr(task, "_callbacks", None) or ())]
-
-
-def future_of_group(group: Any) -> Any:
-    """What a TaskGroup waits for. Without it: None, and no task is said to wait for its tasks."""
-    return getattr(group, "_on_completed_fut", None)
-
-
-def default_executor_of(loop: Any) -> Any:
-    """The executor that ``loop.run_in_executor(None, ...)`` uses. Without it: None, not known."""
-    return getattr(loop, "_default_executor", None)
 
 
 def worker_arguments(executor: ThreadPoolExecutor) -> tuple[Any, ...]:

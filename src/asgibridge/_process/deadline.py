@@ -1,12 +1,12 @@
 """A deadline for the current task, the same on every Python we run on.
 
-``asyncio.timeout`` exists from 3.11 only and has no plain ``with`` form, which ``timeout.timeout``
-must offer; so the deadline is written once here, and used by ``timeout`` and ``testing``.
+``asyncio.timeout`` exists from 3.11 on and has no plain ``with`` form, which ``timeout.timeout``
+must offer. So `timeout` and the ASGI communicator use this one.
 
-A ``Deadline`` belongs to the task that entered it, from entry to exit. When the time is up the
-event loop cancels that task; on the way out that one request is taken back (``uncancel``, 3.11 and
-up), so that a ``TaskGroup`` or an outer ``asyncio.timeout`` never counts it as theirs. If somebody
-else cancelled the task as well, their CancelledError goes on. Below 3.11 the two cannot be told
+A ``Deadline`` belongs to the task that entered it, from entry to exit. When the time is up, the
+event loop cancels that task; on the way out the deadline takes that one request back (``uncancel``,
+3.11 and up), so that a ``TaskGroup`` or an outer ``asyncio.timeout`` never counts it as its own. If
+somebody else cancelled the task too, that CancelledError goes on. Below 3.11 nothing tells the two
 apart, and an expired deadline reports the time-out.
 """
 
@@ -17,11 +17,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self
-
-__all__ = ["Deadline", "TimedOut"]
 
 if sys.version_info >= (3, 11):
     TimedOut = TimeoutError
@@ -64,28 +60,42 @@ class Deadline:
         self._handle: asyncio.Handle | None = None
 
     def __enter__(self) -> Self:
-        self._start()
+        self._expired = False
+        task = asyncio.current_task(self._loop)
+        if task is None:
+            if self._delay is None:
+                return self
+            raise RuntimeError(
+                "a time-out works by cancelling the task it is in, and there is none here: "
+                "use it in a coroutine that the event loop runs"
+            )
+        self._task = task
+        self._requests_before = _cancel_requests(task)
+        if self._delay is None:
+            return self
+        if self._delay <= 0:
+            self._handle = self._loop.call_soon(self.expire)
+        else:
+            self._when = self._loop.time() + self._delay
+            self._handle = self._loop.call_at(self._when, self.expire)
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self._finish(exc_val)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        task, self._task = self._task, None
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.cancel()
+        if task is None or not self._expired:
+            return
+        cancelled_by_others = _take_back(task) > self._requests_before
+        if kind is asyncio.CancelledError and not cancelled_by_others:
+            raise TimedOut from error
 
     async def __aenter__(self) -> Self:
-        self._start()
-        return self
+        return self.__enter__()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        self._finish(exc_val)
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.__exit__(kind, error, traceback)
 
     @property
     def expired(self) -> bool:
@@ -99,39 +109,8 @@ class Deadline:
             return None
         return max(self._when - self._loop.time(), 0.0)
 
-    def _start(self) -> None:
-        self._expired = False
-        task = asyncio.current_task(self._loop)
-        if task is None:
-            if self._delay is None:
-                return
-            raise RuntimeError(
-                "a time-out works by cancelling the task it is in, and there is none here: "
-                "use it in a coroutine that the event loop runs"
-            )
-        self._task = task
-        self._requests_before = _cancel_requests(task)
-        if self._delay is None:
-            return
-        if self._delay <= 0:
-            self._handle = self._loop.call_soon(self.expire)
-        else:
-            self._when = self._loop.time() + self._delay
-            self._handle = self._loop.call_at(self._when, self.expire)
-
     def expire(self) -> None:
         """End the block now as if the time were up. On the loop's thread."""
         if self._task is not None and not self._expired:
             self._expired = True
             self._task.cancel()
-
-    def _finish(self, exc: BaseException | None) -> None:
-        task, self._task = self._task, None
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.cancel()
-        if task is None or not self._expired:
-            return
-        cancelled_by_others = _take_back(task) > self._requests_before
-        if type(exc) is asyncio.CancelledError and not cancelled_by_others:
-            raise TimedOut from exc

@@ -1,10 +1,10 @@
-"""What a forked child has to renew: the one register.
+"""The one register of what a forked child has to renew.
 
-Of the parent's threads only the one that forked lives on in the child. So whatever belongs to
-another thread is gone (a worker, a frame, a loop), and a lock that another thread held stays locked
-for ever. A module registers a callback that puts its globals right, an object one (`at_fork_of`)
-for as long as it lives. An object whose kind is made too often for that keeps the `generation` that
-it is made in, and compares.
+Only the parent's thread that forked lives on in the child. So whatever belongs to another thread (a
+worker, a frame, a loop) is gone, and a lock that another thread held stays locked for ever. A
+module registers a callback that renews its globals (`at_fork`), an object one for as long as it
+lives (`at_fork_of`). Objects of which there are too many for that note their `generation` and
+compare.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
-
-__all__ = ["at_fork", "at_fork_of", "forkers", "generation", "pid"]
 
 _T = TypeVar("_T")
 
@@ -34,14 +32,14 @@ _objects: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.Weak
 def at_fork(callback: Callable[[], object]) -> None:
     """Have it called in a forked child, on its only thread, before anything else of ours runs.
 
-    The callbacks are called in the order of registration. What one raises is reported as that of a
-    hook of `os.register_at_fork` is; the others are called all the same.
+    The callbacks run in the order of registration, also if one raises. Python reports the error as
+    that of any hook of `os.register_at_fork`.
     """
     _callbacks.append(callback)
 
 
 def at_fork_of(thing: _T, renew: Callable[[_T], object]) -> None:
-    """Have ``renew(thing)`` called there, if it is alive then: after the callbacks. Any thread."""
+    """Have ``renew(thing)`` called after the callbacks, if ``thing`` still lives. Any thread."""
     _objects[thing] = renew
 
 
@@ -61,7 +59,7 @@ def _call_each(callbacks: Iterator[Callable[[], object]]) -> None:
             callback()
         except BaseException:
             _call_each(callbacks)
-            raise  # is reported; if there was a second one, that is, with this as its context
+            raise  # a second error is reported instead, with this one as its context
 
 
 if hasattr(os, "register_at_fork"):

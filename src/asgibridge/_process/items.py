@@ -1,23 +1,21 @@
-"""What lies in the inboxes."""
+"""The items that inboxes hold."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Item"]
-
 
 class Item(Protocol):
-    """Is run on the inbox's thread, or cancelled, and then delivered. Base, or pattern."""
+    """The inbox's thread runs it, or somebody cancels it; then `deliver`. A base, or a pattern."""
 
     __slots__ = ()
 
     def run(self) -> None: ...
 
     def deliver(self) -> None:
-        """Tell whoever waits for the outcome."""
+        """Wake the task or thread that waits for the outcome."""
         return  # nobody does
 
     def cancel(self) -> None:
-        """It is not going to be run: let `deliver` say so."""
+        """It will not run: let `deliver` say so."""
         return

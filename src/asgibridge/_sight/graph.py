@@ -1,27 +1,27 @@
-"""Who waits for whom, found out by looking: nothing was noted down beforehand.
+"""Who waits for whom, found by looking: no call registers anything for it.
 
-The collector knows every loop, call and executor there is; from these follow a graph's edges:
+The collector knows every loop, call and executor. From these follow the arrows of a graph:
 
-* a **task** waits for a call, for other tasks, for what somebody has to give back (all these as
-  `asgibridge._waits.edges` tells them, also to the proof of deadlocks), for a future whose setter
-  can be told, or (if it is ready to run) for its loop;
-* a **call** waits for a token of its limiter or a worker, then for the thread that runs it, or that
-  it is queued for, or for a pool of threads;
-* a **token** or a **worker** is waited for from any one of those that have one; so is a **pool**
-  whose threads are all busy;
-* a **thread** in `async_to_sync` waits for the task it has started, or, if that has not begun, for
-  the loop that is to begin it;
-* a **loop** whose thread is busy waits for that thread.
+* A **task** waits for a call, for other tasks or for a `Wait` (all as `asgibridge._waits.edges`
+  tells them, also to the proof of deadlocks), for a future if the task that sets it is known, or,
+  if it is ready to run, for its loop.
+* A **call** waits for a token of its limiter or a worker, then for the thread that runs it or that
+  it is queued for, or for a pool of threads.
+* A **token** or a **worker** comes from any one of its borrowers, a free thread of a busy **pool**
+  from any one of its threads.
+* A **thread** in `async_to_sync` waits for the task that it has started, or, if that has not begun,
+  for the loop that is to begin it.
+* A **loop** whose thread is busy waits for that thread.
 
-Who is waited for, and waits for nobody we know of, is a *culprit*; a way that comes back to where
-it was is a *cycle*, if nothing on it can go on. A thread that waits for a lock, a socket or a
-foreign future is shown with its stack: whose turn that is, nobody can know.
+A *culprit* is waited for, and waits for nobody we know of. A *cycle* is a way back to its beginning
+on which nothing can go on. A thread that waits for a lock, a socket or a foreign future is a
+culprit, shown with its stack: nobody can know who will end that wait.
 
-**Safety.** A dump is taken while other threads run. It takes no lock that a call takes, and calls
-nothing of the user's but ``repr`` of task names. With the GIL a thread that is looked at stands
-still. Without it, stacks of threads are had from `faulthandler`, which stops the world, and tasks
-are asked on their loop's own thread; only those of a loop that does not answer, which is busy with
-something else than its tasks, are looked at from outside.
+**Safety.** Other threads run during a dump. It takes no lock that a call takes, and calls nothing
+of the user's but ``repr`` of task names. With the GIL a thread stands still while a dump looks at
+it. Without it, `faulthandler` stops the world and tells the stacks of threads, and each loop's own
+thread tells the loop's tasks. Only if that does not answer, being busy with something else than its
+tasks, does the dump read them from outside.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ import asyncio
 import gc
 import threading
 import types
+from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,25 +40,24 @@ from .. import _kernel, runners
 from .._process import cpython, threads
 from .._process.handover import call_if_open
 from .._waits import edges
-from .._waits.names import function_words
-from . import names, stacks
+from .._waits.names import function_words, task_words
+from . import stacks
 from .snapshot import Call, Frame, Snapshot, Task, Thread
 
-__all__ = ["take"]
-
 _ANSWER_SECONDS = 0.5
+"""How long loops have to tell their tasks: arbitrary, a turn of theirs takes milliseconds."""
 
 Node = tuple[str, int]
+"""A kind, and the id of a thread or else of an object."""
 
 
 def take(asker: str) -> Snapshot:
     """Look at everything now. From any thread.
 
-    :param asker: the file of who asks; of the calling thread its frames, and ours, are left out.
+    :param asker: the file of the caller; the snapshot leaves out its Python frames, and ours, at
+        the end of the calling thread's stack.
     """
-    return _Reader(
-        (asker, take.__code__.co_filename, stacks.of_threads.__code__.co_filename)
-    ).snapshot()
+    return _Reader((asker, __file__, stacks.__file__)).snapshot()
 
 
 @dataclass
@@ -75,17 +75,19 @@ class _Reader:
         self.now = self.kernel.now()
         self.edges: dict[Node, list[Node]] = {}
         self.words: dict[Node, str] = {}
-        self.is_any: set[Node] = set()  # of whose edges one is enough
+        self.is_any: set[Node] = set()  # those that can go on when one of their targets can
         self.places: dict[Node, str] = {}  # where a task awaits
         self.loops: list[Any] = []
-        self.calls: list[tuple[Any, dict[str, Any]]] = []
-        self.frames: list[tuple[Any, dict[str, Any]]] = []
+        self.calls: dict[Node, dict[str, Any]] = {}
+        self.call_objects: list[Any] = []  # so that no other object gets the id of one
+        self.frames: list[tuple[Any, int | None]] = []  # executors, and the idents of their threads
         self.runs: list[runners.TopLevelRun] = []
         self.inboxes: dict[int, tuple[Any, list[int]]] = {}  # by id, and their threads' idents
-        self.tasks: list[tuple[Any, list[_SeenTask]]] = []
+        self.calls_on: dict[int, list[dict[str, Any]]] = {}  # by thread, the outermost first
+        self.wakes: dict[int, list[Node]] = {}  # by future
         self.workers = {worker.ident: worker for worker in threads.workers()}
         self._find()
-        # After the calls: a thread that begins in between is there, at least.
+        # After the calls: so it has the threads of all these calls.
         self.names = {thread.ident: thread.name for thread in threading.enumerate()}
         self.held: dict[int, Any] = {}  # the Future, Thread or Task that a thread waits for
         self.stacks = stacks.of_threads(self.held)
@@ -94,7 +96,7 @@ class _Reader:
         while stack and stack[-1].file in ours:
             stack = stack[:-1]
         self.stacks[me] = stack
-        self._look_at_tasks()
+        self.tasks = self._look_at_tasks()
         self._connect()
 
     def _find(self) -> None:
@@ -113,32 +115,28 @@ class _Reader:
                 is_known[cls] = issubclass(cls, known)
             if is_known[cls]:
                 found.append(thing)
+        loops = []
         for thing in found:
             if issubclass(type(thing), asyncio.AbstractEventLoop):
-                if _is_open(thing):
-                    self.loops.append(thing)
-                continue
-            if type(thing) is runners.TopLevelRun:
+                loops.append(thing)
+            elif type(thing) is runners.TopLevelRun:
                 self.runs.append(thing)
+                loops += (thing._main or ())[:1]
+            elif (details := self.kernel.details(thing)) is None:
                 continue
-            details = self.kernel.details(thing)
-            if details is None:
-                continue
-            if details["kind"] == "call":
+            elif details["kind"] == "call":
                 if details["is_counted"] and not details["is_done"] and details["function"]:
-                    self.calls.append((thing, details))
+                    self.call_objects.append(thing)
+                    self.calls["call", id(thing)] = details
+                    loops.append(details["loop"])
             elif details["kind"] == "frame":
                 if details["is_serving"]:
-                    self.frames.append((thing, details))
+                    self.frames.append((thing, details["thread_ident"]))
                     self._add_inbox(details["inbox"], details["thread_ident"])
             elif details["worker"] is not None and details["inbox"] is not None:
                 self._add_inbox(details["inbox"], details["worker"].ident)
-        # A loop from before a gc.freeze() is none of the collector's.
-        known_loops = [details["loop"] for _call, details in self.calls]
-        known_loops += [main[0] for main in [run._main for run in self.runs] if main is not None]
-        for loop in known_loops:
-            if _is_open(loop) and not any(loop is each for each in self.loops):
-                self.loops.append(loop)
+        # The collector does not show a loop from before a gc.freeze(): runs and calls know it.
+        self.loops += {id(loop): loop for loop in loops if _is_open(loop)}.values()
         for ident, worker in self.workers.items():
             self._add_inbox(worker._inbox, ident)
 
@@ -147,22 +145,24 @@ class _Reader:
         if ident and ident not in idents:
             idents.append(ident)
 
-    def _look_at_tasks(self) -> None:
+    def _look_at_tasks(self) -> list[tuple[Any, list[_SeenTask]]]:
         me = threading.get_ident()
-        asked = []
-        if not stacks.has_gil():
+        answers: dict[int, Future[list[_SeenTask]]] = {}
+        if not cpython.is_gil_enabled():
             for loop in self.loops:
                 if loop.is_running() and _thread_of(loop) != me:
-                    asked.append((loop, _Question(loop)))
-        answers = {id(loop): question.answer() for loop, question in asked}
+                    answers[id(loop)] = _ask(loop)
+            wait(answers.values(), _ANSWER_SECONDS)
+        found = []
         for loop in self.loops:
-            seen = answers.get(id(loop))
-            self.tasks.append((loop, _tasks_of(loop) if seen is None else seen))
+            answer = answers.get(id(loop))
+            is_told = answer is not None and answer.done() and answer.exception() is None
+            found.append((loop, answer.result() if answer and is_told else _tasks_of(loop)))
+        return found
 
     # --- what waits for what
 
     def _connect(self) -> None:
-        self.wakes: dict[int, list[Node]] = {}
         waits: dict[int, edges.Wait] = {}
         for _loop, tasks in self.tasks:
             for seen in tasks:
@@ -170,76 +170,72 @@ class _Reader:
                     self.wakes.setdefault(id(future), []).append(("task", id(seen.task)))
                 if seen.edge.kind == "wait":
                     waits[id(seen.edge.to)] = seen.edge.to
-        waited_by = {id(wait.call): wait for wait in waits.values() if wait.call is not None}
-        self.nodes: dict[int, Node] = {}  # of calls
-        self.calls_on: dict[int, list[dict[str, Any]]] = {}  # outermost first
-        for call, details in self.calls:
-            self.nodes[id(call)] = ("call", id(call))
+        for details in self.calls.values():
             if details["is_taken"] and details["thread_ident"]:
                 self.calls_on.setdefault(details["thread_ident"], []).append(details)
         for found in self.calls_on.values():
             found.sort(key=lambda details: details["started"])
+        self._connect_calls({id(each.call): key for key, each in waits.items()})
+        for loop, tasks in self.tasks:
+            self._connect_tasks(loop, tasks)
+        for key, each in waits.items():
+            node: Node = ("wait", key)
+            self.is_any.add(node)
+            self.words[node] = each.what
+            self.edges[node] = [self._node_of(giver) for giver in each.borrowers()]
         for ident in self.stacks:
             self.words["thread", ident] = self._words_of_thread(ident)
-        self._connect_calls(waited_by)
-        for loop, tasks in self.tasks:
-            loop_node: Node = ("loop", id(loop))
-            ident = _thread_of(loop) or 0
-            runs = loop.is_running()
-            self.words[loop_node] = self._words_of_loop(loop, ident, runs)
-            is_busy = any(seen.is_current for seen in tasks) or not stacks.is_idle(
-                self.stacks.get(ident, ())
-            )
-            self.edges[loop_node] = [("thread", ident)] if runs and ident and is_busy else []
-            for seen in tasks:
-                node: Node = ("task", id(seen.task))
-                self.words[node] = names.task_words(seen.task)
-                for frame in seen.stack[-1:]:
-                    place = f"{frame.file}:{frame.line} in {frame.function}"
-                    self.places[node] = f", which awaits at {place}"
-                if seen.is_current:
-                    self.edges[node] = [("thread", ident)] if ident else []
-                elif seen.edge.kind == "ready":
-                    self.edges[node] = [loop_node]
-                else:
-                    self.edges[node] = self._targets_of_task(seen.edge)
-        for wait in waits.values():
-            node = ("wait", id(wait))
-            self.is_any.add(node)
-            self.words[node] = wait.what
-            self.edges[node] = [self._node_of(each) for each in wait.borrowers()]
-        for ident in self.stacks:
             self.edges["thread", ident] = self._targets_of_thread(ident)
 
-    def _connect_calls(self, waited_by: dict[int, edges.Wait]) -> None:
+    def _connect_calls(self, waits: dict[int, int]) -> None:
         queued = {}
         for inbox, _idents in self.inboxes.values():
             details = self.kernel.details(inbox)
             for item in () if details is None else details["items"]:
                 queued[id(item)] = inbox
-        for call, details in self.calls:
-            node: Node = ("call", id(call))
+        for node, details in self.calls.items():
             self.words[node] = f"the call of {function_words(details['function'])}"
-            details["on"] = 0
-            inbox = queued.get(id(call), details["inbox"])
-            wait = waited_by.get(id(call))
+            inbox = queued.get(node[1], details["inbox"])
+            state, on = "queued", 0
+            targets: list[Node] = []
             if details["is_taken"]:
-                details["state"], details["on"] = "running", details["thread_ident"]
-            elif inbox is None and wait is not None:
-                details["state"] = "waiting"
-                self.edges[node] = [("wait", id(wait))]
-                continue
+                state, on = "running", details["thread_ident"]
+            elif inbox is None and node[1] in waits:
+                state, targets = "waiting", [("wait", waits[node[1]])]
+            elif issubclass(type(inbox), (self.kernel.PoolInbox, ThreadPoolExecutor)):
+                targets = [self._node_of_pool(inbox)]
             else:
-                details["state"] = "queued"
-                idents = self._threads_of(inbox)
-                if self._is_pool(inbox):
-                    self.edges[node] = [self._node_of_pool(inbox, idents)]
-                    continue
-                details["on"] = idents[0] if idents else 0
-            self.edges[node] = [("thread", details["on"])] if details["on"] else []
+                on = next(iter(self._threads_of(inbox)), 0)
+            details["state"], details["on"] = state, on
+            self.edges[node] = [("thread", on)] if on else targets
 
-    def _is_pool(self, inbox: Any) -> bool:
-        return issubclass(type(inbox), (self.kernel.PoolInbox, ThreadPoolExecutor))
+    def _connect_tasks(self, loop: Any, tasks: list[_SeenTask]) -> None:
+        loop_node: Node = ("loop", id(loop))
+        ident = _thread_of(loop) or 0
+        words = f"the event loop {type(loop).__name__} at {id(loop):#x}"
+        is_busy = any(seen.is_current for seen in tasks) or not stacks.is_idle(
+            self.stacks.get(ident, ())
+        )
+        thread: list[Node] = [("thread", ident)] if ident else []
+        if loop.is_running():
+            words += f" of thread {self.names.get(ident, 'unknown')}"
+            self.edges[loop_node] = thread if is_busy else []
+        else:
+            words += ", which is not running: nobody will run what was given to it"
+            self.edges[loop_node] = []
+        self.words[loop_node] = words
+        for seen in tasks:
+            node: Node = ("task", id(seen.task))
+            self.words[node] = task_words(seen.task)
+            for each in seen.stack[-1:]:
+                place = f"{each.file}:{each.line} in {each.function}"
+                self.places[node] = f", which awaits at {place}"
+            if seen.is_current:
+                self.edges[node] = thread
+            elif seen.edge.kind == "ready":
+                self.edges[node] = [loop_node]
+            else:
+                self.edges[node] = self._targets_of_task(seen.edge)
 
     def _threads_of(self, inbox: Any) -> list[int]:
         if issubclass(type(inbox), ThreadPoolExecutor):
@@ -249,33 +245,33 @@ class _Reader:
             inbox = details["inbox"]
         return self.inboxes.get(id(inbox), (None, []))[1]
 
-    def _node_of_pool(self, inbox: Any, idents: list[int]) -> Node:
+    def _node_of_pool(self, inbox: Any) -> Node:
         node: Node = ("pool", id(inbox))
         if node not in self.words:
-            busy = [ident for ident in idents if self._is_busy(ident)]
+            idents = self._threads_of(inbox)
+            # With one of our calls, or with anything else that was submitted to the pool.
+            busy = [
+                ident
+                for ident in idents
+                if ident in self.calls_on or not stacks.is_free(self.stacks.get(ident, ()))
+            ]
             self.words[node] = f"a pool of threads, {len(busy)} of {len(idents)} busy"
             self.is_any.add(node)
-            # Else one is on its way to what is queued.
-            self.edges[node] = (
-                [("thread", ident) for ident in idents] if len(busy) == len(idents) else []
-            )
+            # A free thread is on its way to the queued call.
+            self.edges[node] = [("thread", each) for each in idents if len(busy) == len(idents)]
         return node
 
-    def _is_busy(self, ident: int) -> bool:
-        # A thread of a pool: with one of our calls, or with whatever was submitted to it.
-        return ident in self.calls_on or not stacks.is_free(self.stacks.get(ident, ()))
-
     def _is_waiting(self, ident: int) -> bool:
-        # Whether the innermost thing that the thread does is to wait in async_to_sync. Calls and
-        # such frames alternate.
-        frames = sum(1 for frame in self.stacks.get(ident, ()) if stacks.is_async_to_sync(frame))
+        # Whether the thread's innermost Python frame of ours waits in async_to_sync. Calls and such
+        # waits alternate.
+        found = sum(1 for frame in self.stacks.get(ident, ()) if stacks.is_async_to_sync(frame))
         calls = len(self.calls_on.get(ident, ()))
-        return frames > 0 and (frames >= calls if ident in self.workers else frames > calls)
+        return found > 0 and (found >= calls if ident in self.workers else found > calls)
 
     def _node_of(self, thing: Any) -> Node:
-        # Of a call, a task, a thread, an executor of one thread, or whatever has borrowed a token.
-        if id(thing) in self.nodes:
-            return self.nodes[id(thing)]
+        # Of a call, a task, a thread, an executor of one thread, or any other borrower of a token.
+        if ("call", id(thing)) in self.calls:
+            return ("call", id(thing))
         if issubclass(type(thing), asyncio.Future):
             return ("task", id(thing))
         if issubclass(type(thing), threading.Thread):
@@ -288,17 +284,17 @@ class _Reader:
         return node
 
     def _targets_of_task(self, edge: edges.Edge) -> list[Node]:
-        if edge.kind == "wait":
-            call = self.nodes.get(id(edge.to.call))
-            return [("wait", id(edge.to)) if call is None else call]
-        if edge.kind == "call":
-            if id(edge.to) in self.nodes:
-                return [self.nodes[id(edge.to)]]
-            task = edges.innermost(edge.blocker)
-            return [] if task is None else [("task", id(task))]
         if edge.kind == "future":
             return self.wakes.get(id(edge.to), [])
-        return [("task", id(task)) for task in (edge.to if edge.kind == "tasks" else [edge.to])]
+        if edge.kind == "wait":
+            call: Node = ("call", id(edge.to.call))
+            return [call if call in self.calls else ("wait", id(edge.to))]
+        if edge.kind != "call":
+            return [("task", id(task)) for task in (edge.to if edge.kind == "tasks" else [edge.to])]
+        if ("call", id(edge.to)) in self.calls:
+            return [("call", id(edge.to))]
+        task = edges.innermost(edge.blocker)
+        return [] if task is None else [("task", id(task))]
 
     def _targets_of_thread(self, ident: int) -> list[Node]:
         held = self.held.get(ident)
@@ -310,61 +306,47 @@ class _Reader:
             return self.wakes.get(id(held), [])
         if not self._is_waiting(ident):
             return []
-        mine = [executor for executor, details in self.frames if details["thread_ident"] == ident]
+        mine = [executor for executor, thread_ident in self.frames if thread_ident == ident]
         outer = {id(executor._old_executor) for executor in mine}
-        innermost = {id(executor) for executor in mine if id(executor) not in outer}
+        innermost = {id(executor) for executor in mine} - outer
         for run in self.runs:
             if id(run._executor) in innermost:
-                main = run._main
-                return [] if main is None else [("task", id(main[1]))]
+                return [("task", id(task)) for task in (run._main or ())[1:]]
         for details in self.calls_on.get(ident, [])[-1:]:
             task = edges.innermost(details["tasks"])
             return [("loop", id(details["loop"])) if task is None else ("task", id(task))]
         return []
 
-    # --- words
+    # --- the result
 
     def _words_of_thread(self, ident: int) -> str:
         words = f"thread {self.names.get(ident) or f'of ident {ident}'}"
         calls = self.calls_on.get(ident)
-        and_which = "which"
+        link = ", which"
         if calls:
-            and_which = "and"
+            link = " and"
             words += f", which runs {function_words(calls[-1]['function'])}"
             if calls[-1]["started"]:
                 words += f" since {self.now - calls[-1]['started']:.1f} s"
         if self._is_waiting(ident):
-            return f"{words}{'' if calls else ','} {and_which} waits in async_to_sync"
+            return f"{words}{link} waits in async_to_sync"
         place = stacks.place(self.stacks.get(ident, ()))
-        return f"{words}, {and_which} is {place}" if place else words
-
-    def _words_of_loop(self, loop: Any, ident: int, runs: bool) -> str:
-        words = f"the event loop {type(loop).__name__} at {id(loop):#x}"
-        if not runs:
-            return f"{words}, which is not running: nobody will run what was given to it"
-        return f"{words} of thread {self.names.get(ident, 'unknown')}"
-
-    # --- the result
+        return f"{words}, {'and' if calls else 'which'} is {place}" if place else words
 
     def _describe(self, node: Node) -> str:
         return self.words.get(node) or f"a {node[0]} that has just ended"
 
     def snapshot(self) -> Snapshot:
-        waited: dict[Node, int] = {}
-        starts: list[Node] = [("call", id(call)) for call, _details in self.calls]
+        starts: list[Node] = [*self.calls]
         starts += [("thread", ident) for ident in self.stacks if ident not in self.calls_on]
-        for start in starts:
-            for end in self._ends(start):
-                if end != start:
-                    waited[end] = waited.get(end, 0) + 1
-        ordered = sorted(waited, key=lambda node: -waited[node])
+        waited = Counter(end for start in starts for end in self._ends(start) if end != start)
         culprits = [
-            f"{self._describe(node)}{self.places.get(node, '')}: {waited[node]} "
-            f"{'call or thread waits' if waited[node] == 1 else 'calls and threads wait'} for it"
-            for node in ordered
+            f"{self._describe(node)}{self.places.get(node, '')}: {count} "
+            f"{'call or thread waits' if count == 1 else 'calls and threads wait'} for it"
+            for node, count in waited.most_common()
         ]
         calls = []
-        for call, details in self.calls:
+        for node, details in self.calls.items():
             since = details["started"] if details["is_taken"] else details["submitted"]
             calls.append(
                 Call(
@@ -372,7 +354,7 @@ class _Reader:
                     state=details["state"],
                     thread=self.names.get(details["on"]),
                     seconds=self.now - since if since else None,
-                    waits_for=self._way(("call", id(call))),
+                    waits_for=self._way(node),
                 )
             )
         calls.sort(key=lambda each: -(each.seconds or 0))
@@ -406,49 +388,42 @@ class _Reader:
             further = self.edges.get(way[-1], [])
         return tuple(self._describe(each) for each in way)
 
-    def _ends(self, node: Node) -> list[Node]:
-        # Those that a node waits for in the end.
-        ends: list[Node] = []
+    def _ends(self, start: Node) -> list[Node]:
+        # The nodes without targets that a node waits for in the end.
         seen: set[Node] = set()
-        todo = [node]
+        ends, todo = [], [start]
         while todo:
             node = todo.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            further = self.edges.get(node, [])
-            if not further:
-                ends.append(node)
-            todo += reversed(further)
+            if node not in seen:
+                seen.add(node)
+                further = self.edges.get(node, [])
+                todo += reversed(further)
+                ends += [] if further else [node]
         return ends
 
     def _cycles(self) -> list[list[Node]]:
         # Depth first, without recursion: a chain may be long.
         cycles: list[list[Node]] = []
         done = self._that_may_go_on()
-        for start in list(self.edges):
+        for start in self.edges:
             way: list[Node] = []
-            todo: list[tuple[Node, int]] = [(start, 0)]
+            todo = [iter([start])]
             while todo:
-                node, i = todo.pop()
-                if i == 0:
-                    if node in done:
-                        continue
+                node = next(todo[-1], None)
+                if node is None:
+                    todo.pop()
+                    done.update(way[-1:])
+                    del way[-1:]
+                elif node in way:
+                    cycles.append(way[way.index(node) :])
+                elif node not in done:
                     way.append(node)
-                if i == len(self.edges[node]):
-                    done.add(way.pop())
-                    continue
-                further = self.edges[node][i]
-                todo.append((node, i + 1))
-                if further in way:
-                    cycles.append(way[way.index(further) :])
-                else:
-                    todo.append((further, 0))
+                    todo.append(iter(self.edges[node]))
         return cycles
 
     def _that_may_go_on(self) -> set[Node]:
-        # As far as known: those that wait for nobody; those that wait for any one of several if one
-        # of them may; those that wait for all if all may.
+        # As far as known: nodes without targets; those that wait for any one target, if one may go
+        # on; those that wait for all targets, if all may.
         waiting: dict[Node, list[Node]] = {}
         missing: dict[Node, int] = {}
         for node, further in self.edges.items():
@@ -459,8 +434,6 @@ class _Reader:
         found: set[Node] = set()
         while todo:
             node = todo.pop()
-            if node in found:
-                continue
             found.add(node)
             for each in waiting.get(node, ()):
                 missing[each] -= 1
@@ -469,25 +442,19 @@ class _Reader:
         return found
 
 
-class _Question:
-    """What a loop is asked, to be answered on its thread."""
+def _ask(loop: Any) -> Future[list[_SeenTask]]:
+    # Have the loop tell its tasks on its own thread.
+    answer: Future[list[_SeenTask]] = Future()
 
-    def __init__(self, loop: Any) -> None:
-        self._loop = loop
-        self._done = threading.Event()
-        self._tasks: list[_SeenTask] | None = None
-        if not call_if_open(loop, self._look):
-            self._done.set()
-
-    def _look(self) -> None:
+    def look() -> None:
         try:
-            self._tasks = _tasks_of(self._loop)
-        finally:
-            self._done.set()
+            answer.set_result(_tasks_of(loop))
+        except BaseException as error:
+            answer.set_exception(error)
 
-    def answer(self) -> list[_SeenTask] | None:
-        self._done.wait(_ANSWER_SECONDS)
-        return self._tasks
+    if not call_if_open(loop, look):
+        answer.set_exception(RuntimeError("the loop is closed"))
+    return answer
 
 
 def _is_open(loop: Any) -> bool:
@@ -501,19 +468,18 @@ def _thread_of(loop: Any) -> int | None:
     ident = cpython.thread_of_loop(loop)
     if ident:
         return ident
-    if not loop.is_running():
+    if not loop.is_running() or not cpython.is_gil_enabled():
         return None
-    if stacks.has_gil():
-        for ident, frame in cpython.current_frames().items():
-            each: types.FrameType | None = frame
-            while each is not None:
-                if each.f_code.co_name in ("run", "run_until_complete", "run_forever"):
-                    runner = each.f_locals.get("self")
-                    if runner is loop or cpython.loop_of_runner(runner) is loop:
-                        return ident
-                    if each.f_locals.get("loop") is loop:
-                        return ident
-                each = each.f_back
+    for ident, frame in cpython.current_frames().items():
+        each: types.FrameType | None = frame
+        while each is not None:
+            if each.f_code.co_name in ("run", "run_until_complete", "run_forever"):
+                names = each.f_locals
+                runner = names.get("self")
+                runs = (runner, cpython.loop_of_runner(runner), names.get("loop"))
+                if any(thing is loop for thing in runs):
+                    return ident
+            each = each.f_back
     return None
 
 
@@ -521,7 +487,7 @@ def _tasks_of(loop: Any) -> list[_SeenTask]:
     try:
         tasks = asyncio.all_tasks(loop)
         current = asyncio.current_task(loop)
-    except RuntimeError:  # they change faster than one can look
+    except RuntimeError:  # all_tasks gives up when they change again and again
         return []
     return [
         _SeenTask(

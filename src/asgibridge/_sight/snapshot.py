@@ -1,4 +1,4 @@
-"""What a look at the process has found, as data and as text."""
+"""A dump as data and as text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import linecache
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-__all__ = ["Call", "Frame", "Snapshot", "Task", "Thread"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,9 @@ class Call:
     """The name of the thread that runs it, or that it is queued for; None if it is waiting, or any
     thread of a pool may run it."""
     seconds: float | None
-    """For how long it has been running, or else has not; None if timings are not collected."""
+    """For how long it has been running, or else has waited; None if timings are not collected."""
     waits_for: tuple[str, ...]
-    """What it waits for, what that waits for, and so on."""
+    """The thing that it waits for, the thing that this one waits for, and so on."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +65,17 @@ class Snapshot:
     """Who waits for whom in this process. ``str()`` of it is what `dump` prints."""
 
     culprits: tuple[str, ...]
-    """Whom calls wait for in the end, most waited for first."""
+    """The ends of all waits, those of most calls and threads first."""
     cycles: tuple[tuple[str, ...], ...]
-    """Those that wait for each other; each is waited for by the one before it, the first by the
-    last."""
+    """Circles of waits: each member waits for the next, and the last for the first."""
     calls: tuple[Call, ...]
     threads: tuple[Thread, ...]
     tasks: tuple[Task, ...]
     loops: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = ["asgibridge: process {}, {} threads, {} calls"]
-        lines[0] = lines[0].format(os.getpid(), len(self.threads), len(self.calls))
+        counts = f"{len(self.threads)} threads, {len(self.calls)} calls"
+        lines = [f"asgibridge: process {os.getpid()}, {counts}"]
         for cycle in self.cycles:
             lines += ["", "CYCLE: these wait for each other, and none can go on:"]
             lines += [f"  {each}, which waits for" for each in cycle[:-1]]

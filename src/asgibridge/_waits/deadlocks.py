@@ -1,82 +1,70 @@
-"""Calls that can never run: who waits for whom, as far as our own bridges know.
+"""Calls that can never run: the proof, as far as our own bridges know who waits for whom.
 
-A **task** waits for a call of `sync_to_async`, for another task, for a gathering of tasks, or for
-something that others have to give back (`Wait`): a token of a CapacityLimiter, a worker at the
-limit, the thread of the context that it leaves. A **call** waits for the call that its thread is in
-the middle of (which may be itself), if that one's function waits in `async_to_sync`; and that one
-waits for its task. A **token** is given back by the call that has borrowed it, when its function
-has returned; a **worker**, by the task that is inside the context. When everything that can be
-reached from a call that way waits, and nothing is left that could go on, then none of it will ever
-(but for a cancellation from outside: a time-out further out, Ctrl-C, more tokens), and the call
-raises. One task or call that is seen to wait for anything else, or for nothing, is the end of the
-search: no proof, no error. A thread that is blocked in foreign code, or a task that waits for a
-plain future, an event or a lock, is never taken for a part of it; nor is a token that was borrowed
-by hand, or a context that was entered when there was no limit.
+A **task** waits for a call of `sync_to_async`, for another task, for tasks that it gathers, or for
+something that others have to give back (a `Wait`: a token of a CapacityLimiter, a worker at the
+limit, the thread of the context that it leaves). A **call** waits for the call that its thread is
+in the middle of (which may be the call itself), if that one's function waits in `async_to_sync`;
+that one waits for its task. The call that has borrowed a **token** gives it back when its function
+has returned; the task inside a context gives back the **worker**. Where everything that a search
+reaches from a call waits, nothing can go on except by a cancellation from outside (a time-out
+further out, Ctrl-C, more tokens), and the call raises. A task or call that waits for anything else,
+or for nothing, ends the search: no proof, no error. So a thread that is blocked in foreign code is
+never part of a ring, nor is a task that waits for a plain future, an event or a lock; nor a token
+that was borrowed by hand, or a context that was entered when there was no limit.
 
-**Why the proof is certain** though the others run on meanwhile: each is looked at *before* what it
-waits for. That something was seen to wait later than who waits for it means that nobody's wait had
-ended when the search did. A `Wait` is for any one of several to give something back. Who they are
-counts only if they are as many as there are tokens or workers, in one look; and if each is still in
-the middle of its call when it is looked at in its turn, they were all there was. From outside there
-can come more tokens or workers, or one can be kept already for who waits: so each `Wait` is asked
-a second time, when the search is over, and must answer the same.
+**Why the proof is certain** though the others run on meanwhile: the search looks at each task
+*before* it looks at what that task waits for. A target that still waits later proves that the waits
+for it had not ended. A `Wait` ends when any one of several givers gives. They count only if one
+look finds as many givers as there are tokens or workers, and if each is still in the middle of its
+call when the search comes to it. More tokens or workers may come from outside, or one may already
+be reserved for the waiting task: so the search asks each `Wait` again in the end, which must answer
+the same.
 
-**Time-outs.** A task of the ring that has one of its own (`asyncio.timeout`, `wait_for`) will break
-a ring with a `Wait` in it, and that is what the program is written for: no error. That is seen on
-asyncio's own loops and uvloop's (`.timers`); on any other such a ring is not found.
+**Time-outs.** A task of the ring with a time-out of its own (`asyncio.timeout`, `wait_for`) will
+break a ring that has a `Wait` in it, as its program intends: no error. asyncio's own loops and
+uvloop's show their timers (`has_time_out`); on any other loop no such ring is found.
 
-**When it is asked.** As a call is posted to a thread that waits in `async_to_sync` further in
-(`SyncCall.is_blocked`: every other call pays one comparison for all this); as a task begins a
-`Wait`; and every half second by a thread that waits for long (`look_for_ring`), or by a task that
-waits for a worker (`look_for_ring_from`), because the last link can be one that is not ours, a task
-that begins to wait for another. That is also when a thread notices that the loop it waits for has
-been closed. Of a stopped one it can't be known that it will not run again.
+**When a search begins.** When a call is posted to a thread that waits in `async_to_sync` further in
+(`SyncCall.is_blocked`: one comparison is what all other calls pay); when a task begins a `Wait`;
+and every half second from a thread that waits for long (`look_for_ring`), or from a task that waits
+for a worker (`look_for_ring_from`), because the last link may be none of ours, a task that begins
+to wait for another. Then a thread also notices that the loop it waits for has been closed. (A
+stopped loop may run again.)
 
 **State.** ``_busy``: which tasks an executor that is not ours, or the thread of an
-AsyncSingleThreadContext, is busy with. It is written by that executor's thread only. What a task
-waits for is read from the task (`.edges`). Who breaks a ring holds ``_looking``. At a `Wait` it is
-broken by its loop, which looks once more: a time-out that has just come is in no list any more, and
-may not have cancelled its task yet, but not on the loop's own thread. If somebody else has broken
-the ring by then, it is none any more.
+AsyncSingleThreadContext, is busy with. Only that executor's thread writes it. Who breaks a ring
+holds ``_looking``. A ring that is to break at a `Wait` breaks on that one's loop, after another
+search: a time-out that has just come has left the loop's lists and may not have cancelled its task
+yet, but the loop's own thread cannot see that. If somebody else has broken the ring by then, the
+search finds none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 import threading
 import time
+import types
 from concurrent.futures import Executor
 from typing import Any
 
-from .._process import fork
+from .._process import cpython, fork
 from .._process.handover import call_if_open
-from . import edges, timers
+from . import edges
 from .edges import AwaitedCall, Edge, Tasks, Wait
-from .names import task_words
+from .names import stored, task_words
 
-__all__ = [
-    "ForeignWait",
-    "NeverRuns",
-    "begin_to_occupy",
-    "begin_wait",
-    "busy_with",
-    "chain",
-    "end_to_occupy",
-    "end_wait",
-    "look_for_ring",
-    "look_for_ring_from",
-    "would_never_run",
-]
-
-_MOST = 1000  # steps of a search, so that it never takes longer than a millisecond
+_MOST = 1000  # steps of a search: arbitrary, about a millisecond
 
 _busy: dict[int, Tasks] = {}
-# So that of two threads that look at the same time only one finds what both could.
+# Of two threads that search at the same time, only one may find the ring.
 _looking = threading.Lock()
 
 
 def _after_fork_in_child() -> None:
-    # Of the parent's threads, which may have looked at that moment, none is there.
+    # A thread of the parent may have held it.
     global _looking
     _looking = threading.Lock()
     _busy.clear()
@@ -88,7 +76,7 @@ fork.at_fork(_after_fork_in_child)
 def begin_to_occupy(executor: Executor, tasks: Tasks) -> Tasks | None:
     """``executor``'s one thread begins something that waits for ``tasks``. On that thread.
 
-    What is returned is for `end_to_occupy`.
+    Returns what `end_to_occupy` takes.
     """
     outer = _busy.get(id(executor))
     _busy[id(executor)] = tasks
@@ -96,7 +84,7 @@ def begin_to_occupy(executor: Executor, tasks: Tasks) -> Tasks | None:
 
 
 def end_to_occupy(executor: Executor, outer: Tasks | None) -> None:
-    """It has ended."""
+    """The thread has ended what it began."""
     if outer is None:
         _busy.pop(id(executor), None)  # a forked child has forgotten it
     else:
@@ -104,12 +92,12 @@ def end_to_occupy(executor: Executor, outer: Tasks | None) -> None:
 
 
 def busy_with(executor: Executor) -> Tasks | None:
-    """What the executor's thread waits for in the middle of a call; None if it has none."""
+    """The tasks that the executor's thread waits for in the middle of a call, or None."""
     return _busy.get(id(executor))
 
 
 def begin_wait(wait: Wait) -> asyncio.Task[Any] | None:
-    """The current task begins to wait. What is returned is for `end_wait`; None: nobody can see it.
+    """The current task begins to wait. Returns what `end_wait` takes; None if no search can see it.
 
     On the loop's thread.
     """
@@ -122,7 +110,7 @@ def begin_wait(wait: Wait) -> asyncio.Task[Any] | None:
 
 
 def end_wait(wait: Wait, task: Any) -> None:
-    """It waits no more. On the loop's thread, or where a task that was dropped comes to its end."""
+    """The task waits no more. On the loop's thread, or on the one that drops the task."""
     if task is not None and task.asgibridge_wait is wait:
         task.asgibridge_wait = None
 
@@ -134,18 +122,18 @@ def chain(
     calls: list[AwaitedCall | Wait] | None = None,
     wait: Wait | None = None,
 ) -> str | None:
-    """Why what waits for ``holder`` never goes on, in words; None if that is not certain.
+    """Why a wait for ``blocker``, or ``wait``, never ends, in words; None if that is not certain.
 
     :param blocker: the ``task_context`` of the call that is in the way.
     :param me: the task that is about to wait for it; or
-    :param mine: the ``task_context`` of the call that is about to. With either, None also if it is
-        no part of the ring, but behind one: the ring is going to be broken, and then it goes on.
-    :param calls: to be filled with the calls, and the waits, found on the way.
-    :param wait: what is waited for, in place of ``holder``.
+    :param mine: the ``task_context`` of the call that is about to. With either, also None for a
+        ring that leaves out that task or call: somebody will break the ring, and they go on.
+    :param calls: gets the calls and waits on the way.
+    :param wait: a `Wait` in place of ``blocker``.
     """
     is_part = me is None and mine is None
-    # Who was seen to wait for what, and whether that is `mine`. It holds the tasks, so that no
-    # other has their identity. Words are made in the end: most searches find no proof.
+    # Each task with its edge, and whether that leads to `mine`. The list holds the tasks: no other
+    # can get the identity of one. Words are made in the end: most searches find no proof.
     way: list[tuple[asyncio.Task[Any], Edge | None, bool]] = []
     known: set[int] = set()
     todo: list[asyncio.Task[Any]] = []
@@ -198,7 +186,7 @@ def chain(
 
 
 def _push(owners: list[Tasks], todo: list[asyncio.Task[Any]]) -> bool:
-    # The task that each of them waits for. False if one waits for none.
+    # Adds the task that each owner waits for. False if one waits for none.
     for each in owners:
         task = edges.innermost(each)
         if task is None:
@@ -208,10 +196,58 @@ def _push(owners: list[Tasks], todo: list[asyncio.Task[Any]]) -> bool:
 
 
 def _stand(waits: list[tuple[Wait, list[Tasks]]], tasks: list[Any]) -> bool:
-    # Tokens and workers can come from outside while we search.
-    if not all(wait.is_harmless for wait, _ in waits) and timers.has_time_out(tasks):
+    # Whether the waits are still what they were, and no time-out will end one.
+    if not all(wait.is_harmless for wait, _ in waits) and has_time_out(tasks):
         return False
     return all(wait.owners() == owners for wait, owners in waits)
+
+
+def has_time_out(tasks: list[Any]) -> bool:
+    """Whether one of the tasks' loops has a timer, or may have one, that is about one of the tasks.
+
+    From any thread. It runs no code of the program's.
+    """
+    if not cpython.HAS_TIME_OUTS_TASK:
+        return True
+    idents = {id(task) for task in tasks}
+    loops = {id(task.get_loop()): task.get_loop() for task in tasks}
+    try:
+        return any(
+            id(each) in idents
+            for loop in loops.values()
+            for handle in _handles(loop)
+            for each in _about(handle)
+        )
+    except Exception:  # a loop of an unknown class
+        return True
+
+
+def _about(handle: list[Any]) -> list[Any]:
+    # The object that a callback is bound to, that object's task, and the callback's arguments.
+    found: list[Any] = []
+    for part in handle:
+        if type(part) is tuple:
+            found.extend(part)
+        elif type(part) in (types.MethodType, types.BuiltinMethodType):
+            owner = part.__self__
+            named = part.__func__ if type(part) is types.MethodType else part
+            if stored(named, "__name__") == "cancel":  # a task's next step is no time-out
+                found.append(owner)
+            found.extend(stored(owner, name) for name in cpython.TIMED)
+    return found
+
+
+def _handles(loop: Any) -> list[list[Any]]:
+    # What the loop is going to call, now or later: functions and tuples of arguments.
+    uvloop = sys.modules.get("uvloop.loop")
+    if uvloop is not None and issubclass(type(loop), uvloop.Loop):
+        # Only the collector shows them. That takes a tenth of a second in a big process, but by now
+        # nothing except a time-out could end this ring.
+        classes = (uvloop.Handle, uvloop.TimerHandle)
+        return [gc.get_referents(each) for each in gc.get_objects() if type(each) in classes]
+    if not issubclass(type(loop), asyncio.BaseEventLoop):
+        raise TypeError(type(loop))
+    return cpython.scheduled(loop)
 
 
 def _words(task: asyncio.Task[Any], edge: Edge | None, is_mine: bool) -> str:
@@ -226,12 +262,13 @@ def _words(task: asyncio.Task[Any], edge: Edge | None, is_mine: bool) -> str:
 
 
 class NeverRuns(RuntimeError):
-    """What a thread has submitted, and waits for, can never run."""
+    """The call that a thread has submitted, and waits for, can never run."""
 
 
 class ForeignWait:
-    """What a thread waits for if not for a loop: that ``executor`` runs what it was given by the
-    call whose ``task_context`` this is, or None.
+    """A thread's wait, not for a loop, but for ``executor`` to run what the thread has submitted.
+
+    :param task_context: of the call that the thread is in the middle of, or None.
     """
 
     def __init__(self, executor: Executor, task_context: Tasks | None) -> None:
@@ -239,24 +276,24 @@ class ForeignWait:
         self._task_context = task_context
 
     def look(self) -> None:
-        """Raises NeverRuns. On the waiting thread."""
+        """Raise NeverRuns if the executor never will. On the waiting thread."""
         if self._task_context is None:
             return
         why = chain(busy_with(self._executor), mine=self._task_context)
         if why is not None:
-            error = would_never_run("force_new_loop in an AsyncSingleThreadContext", why)
-            raise NeverRuns(*error.args)
+            what = "force_new_loop in an AsyncSingleThreadContext"
+            raise NeverRuns(*would_never_run(what, why).args)
 
 
 def look_for_ring(loop: asyncio.AbstractEventLoop | ForeignWait | None, beneath: Any) -> None:
     """A thread has waited for a task of ``loop`` for some time. On that thread.
 
     Raises RuntimeError if the loop is closed. If the task waits, in the end, for a ring of calls,
-    one of the ring raises: one that only this thread could run, if it is a part of it. None that
-    waits behind the ring does.
+    one call of the ring raises, if possible one that only this thread could run. None that waits
+    behind the ring does.
 
-    :param loop: None if it belongs to a run that the thread has started itself; what that was
-        submitted to, if an executor may not have begun it.
+    :param loop: None for the loop of a run that the thread has started itself; a ForeignWait if an
+        executor may not have begun the run.
     :param beneath: the SyncCall that the thread is in the middle of, or None.
     """
     if isinstance(loop, ForeignWait):
@@ -269,16 +306,13 @@ def look_for_ring(loop: asyncio.AbstractEventLoop | ForeignWait | None, beneath:
     mine = None if beneath is None else beneath.blocked_by()
     if mine:
         with _looking:
-            calls: list[AwaitedCall | Wait] = []
-            words = chain(mine, calls=calls)
-            if words is not None:
-                _break(calls, words, mine)
+            _look(mine, None)
 
 
 def look_for_ring_from(wait: Wait) -> None:
-    """The same for a task that has waited for long for what a thread need not be waited for with.
+    """A task has waited for long in a `Wait` whose ring need have no thread: the same for it.
 
-    On the loop's thread. Many may ask: they are heard every half second.
+    On the loop's thread. Of many tasks that ask, one per half second makes a search.
     """
     global _looked
     now = time.monotonic()
@@ -286,21 +320,23 @@ def look_for_ring_from(wait: Wait) -> None:
         return
     try:
         _looked = now
-        calls: list[AwaitedCall | Wait] = []
-        words = chain(None, calls=calls, wait=wait)
-        if words is not None:
-            _break(calls, words, None)
+        _look(None, wait)
     finally:
         _looking.release()
 
 
 _looked = 0.0
-LOOK_EVERY = 0.45  # seconds; less than anybody's patience
+LOOK_EVERY = 0.45  # seconds; a bit less than the half second after which a thread looks
 
 
-def _break(calls: list[AwaitedCall | Wait], words: str, mine: Tasks | None) -> None:
-    # One is enough: best one that takes no harm; else one that is looked at again before it raises;
-    # and better one of our own thread's.
+def _look(mine: Tasks | None, wait: Wait | None) -> None:
+    # Find a ring and break it at one place: best where nothing raises, then at a wait, which is
+    # searched once more before it raises, then at a call for our own thread.
+    calls: list[Any] = []
+    words = chain(mine, calls=calls, wait=wait)
+    if words is None:
+        return
+    error = would_never_run("This call", words)
     calls.sort(
         key=lambda call: (
             not getattr(call, "is_harmless", False),
@@ -308,28 +344,26 @@ def _break(calls: list[AwaitedCall | Wait], words: str, mine: Tasks | None) -> N
             not _is_for(call, mine),
         )
     )
-    error = would_never_run("This call", words)
     for call in calls:
-        if _why_it_waits_for_itself(call) is None:
+        if _why_in_ring(call) is None:
             continue
-        if _break_at(call) if _is_wait(call) else call.fail(error):  # type: ignore[union-attr]
+        if _break_at(call) if _is_wait(call) else call.fail(error):
             return
 
 
 def _break_at(wait: Any) -> bool:
-    # On its loop's thread. On any other, a time-out that has just come would be in nobody's list,
-    # and not have cancelled its task yet.
     return call_if_open(wait.loop, _settle, wait)
 
 
 def _settle(wait: Any) -> None:
+    # On the wait's own loop.
     with _looking:
-        why = _why_it_waits_for_itself(wait)
+        why = _why_in_ring(wait)
         if why is not None:
             wait.end(wait.refusal(why))
 
 
-def _is_wait(call: AwaitedCall | Wait) -> bool:
+def _is_wait(call: Any) -> bool:
     return hasattr(call, "owners")
 
 
@@ -339,7 +373,8 @@ def _is_for(call: Any, mine: Tasks | None) -> bool:
     return call.blocked_by() is mine
 
 
-def _why_it_waits_for_itself(call: Any) -> str | None:
+def _why_in_ring(call: Any) -> str | None:
+    # Why the call, or wait, waits for itself; None if it is behind a ring at most.
     calls: list[AwaitedCall | Wait] = []
     if _is_wait(call):
         why = chain(None, calls=calls, wait=call)
@@ -349,7 +384,10 @@ def _why_it_waits_for_itself(call: Any) -> str | None:
 
 
 def would_never_run(what: str, words: str) -> RuntimeError:
-    """The error that such a call raises."""
+    """The error of a call that never runs.
+
+    :param words: what `chain` said.
+    """
     return RuntimeError(
         f"{what} would deadlock: the thread that it has to run in waits for {words}. Do not wait "
         "for it there, or make the inner call with thread_sensitive=False."

@@ -1,9 +1,9 @@
 """What a task waits for at one of our bridges: read by the proof of deadlocks, and by a dump.
 
-An `Edge` is looked up, never noted down: a task's ``_fut_waiter`` is the future that it has
-yielded. A future that a call of ours has made, be it of asyncio's own class, has the call in
-``asgibridge_call``. A `Wait` is its task's ``asgibridge_wait``, written by that task only, so it
-goes where the task goes.
+Nothing registers an `Edge`; `of_task` reads it from the task. A task's ``_fut_waiter`` is the
+future that it has yielded. A future that one of our calls has made, also of asyncio's own class,
+has the call in ``asgibridge_call``. A `Wait` is its task's ``asgibridge_wait``. Only the task
+writes it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import asyncio
 from typing import Any, NamedTuple, Protocol
 
 from .._process import cpython
-
-__all__ = ["AwaitedCall", "Edge", "Tasks", "Wait", "innermost", "of_task", "words"]
 
 Tasks = list[asyncio.Task[Any]]
 
@@ -30,13 +28,13 @@ class AwaitedCall(Protocol):
 
 
 class Wait(Protocol):
-    """What a task waits for that others have to give back, as its ``asgibridge_wait``."""
+    """A task's wait for a token, worker or thread that others have to give back."""
 
     item: Any
-    """The future that the task has yielded, or the call of which that is; None before."""
+    """The future that the task has yielded, or that future's call; None before."""
 
     is_harmless: bool
-    """Whether it just ends, and nothing is raised, if a ring is broken there."""
+    """Whether breaking a ring here ends the wait without an error."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -49,30 +47,29 @@ class Wait(Protocol):
         """In words."""
 
     def owners(self) -> list[Tasks] | None:
-        """Of each who could give it back, the tasks that he waits for, innermost last.
+        """For each possible giver, the tasks that it waits for, innermost last.
 
-        None if that is not all of them, for certain; or if there is nothing to wait for any more.
-        From any thread.
+        None unless these are certainly all givers, or if the wait is over. From any thread.
         """
 
     def borrowers(self) -> list[Any]:
-        """Who could give it back, as far as known: calls, tasks, threads, executors' threads (by
-        their executor) and others. For a dump: a look at what may be changing. From any thread.
+        """The possible givers, as far as known: calls, tasks, threads, executors (for their
+        thread) and others. For a dump: they may change meanwhile. From any thread.
         """
 
     def refusal(self, why: str) -> RuntimeError:
-        """The error that it ends with. From any thread."""
+        """The error that breaks a ring here. From any thread."""
 
     def end(self, error: BaseException) -> None:
-        """End it with that error, if it has not ended. On the loop's thread."""
+        """End the wait with that error, if it has not ended. On the loop's thread."""
 
 
 class Edge(NamedTuple):
     """What a task waits for."""
 
     kind: str
-    """``wait``, ``call``, ``task``, ``tasks`` (all of which it gathers), ``future`` (nobody knows
-    whose) or ``ready`` (it waits for its turn at most)."""
+    """``wait``, ``call``, ``task``, ``tasks`` (it gathers them all), ``future`` (nobody knows who
+    sets it) or ``ready`` (it waits for its loop at most)."""
 
     to: Any
     """The `Wait`, the call, the task, the list of tasks or the future; None if it is ready."""
@@ -95,7 +92,7 @@ def of_task(task: Any) -> Edge:
     if (
         wait is not None
         and (wait.item is waiter or (call is not None and wait.item is call))
-        and (blocker is None or wait.is_harmless)  # else it is with its worker by now
+        and (blocker is None or wait.is_harmless)  # else the call is with its worker by now
     ):
         return Edge("wait", wait)
     if call is not None:
@@ -111,7 +108,7 @@ def of_task(task: Any) -> Edge:
 
 
 def words(edge: Edge) -> str:
-    """What a task does that waits so."""
+    """What a task with this edge does."""
     return f"waits for {edge.to.what}" if edge.kind == "wait" else _WORDS[edge.kind]
 
 
@@ -123,9 +120,9 @@ _WORDS = {
 
 
 def innermost(tasks: Tasks | None) -> asyncio.Task[Any] | None:
-    """Of a call's ``task_context``, the task of the innermost frame: while that is in the list, the
-    call is in that frame. None if it is in none. From any thread.
+    """The task of the innermost frame in a call's ``task_context``; None if there is no frame.
+
+    While the task is in the list, the call is in that frame. From any thread.
     """
-    for task in reversed(tasks or ()):
-        return task
-    return None
+    # Another thread may empty the list between a test and an index.
+    return next(reversed(tasks or ()), None)

@@ -1,22 +1,19 @@
-"""How functions and tasks are called in messages and dumps, and how a foreign object is looked at.
+"""What errors and dumps call functions and tasks, and how they read a foreign object.
 
-Objects of the program are looked at from any thread, and with locks of ours held. A lazy proxy's
-``__getattr__`` must not run there, so their attributes are read by `stored`.
+They read the program's objects on any thread, and with locks of ours held. A lazy proxy's
+``__getattr__`` must not run there, so `stored` reads attributes without running code.
 """
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import types
 from typing import Any
 
-__all__ = ["drivers", "function_words", "partners", "stored", "task_words", "waiting"]
-
 drivers: dict[types.CodeType, str] = {}
-"""The coroutines of ours that run the program's, by their code, and their local variable that has
-what they run: a coroutine, or an object whose ``shown`` is the user's function."""
+"""By the code of each of our coroutines that runs one of the program's: the local variable with
+what it runs, a coroutine or an object whose ``shown`` is the user's function."""
 partners: list[types.CodeType] = []
 """The methods of ours in which a thread waits for the ``task`` of their object."""
 waiting: list[types.CodeType] = []
@@ -26,7 +23,7 @@ _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 
 def stored(thing: Any, name: str) -> Any:
-    """The attribute, without running any Python code of ``thing``'s class; None if it has none so.
+    """The attribute, read without running Python code of ``thing``'s class; None if there is none.
 
     From any thread.
     """
@@ -49,7 +46,7 @@ def function_words(function: Any) -> str:
             inner = stored(function, "func")
         if inner is None:
             break
-        function = inner  # what a decorator has made is named as what it decorates
+        function = inner  # a decorated function has the name of what it decorates
     name = stored(function, "__qualname__")
     code = stored(function, "__code__")
     if not isinstance(name, str):
@@ -60,11 +57,28 @@ def function_words(function: Any) -> str:
     return f"{module}.{name}" if isinstance(module, str) else name
 
 
-def task_words(task: asyncio.Task[Any]) -> str:
-    """A task's name and what it runs, for a message."""
+def task_words(task: Any) -> str:
+    """A task's name, and the coroutine function of the program that it runs, with file and line.
+
+    From any thread.
+    """
     try:
-        coroutine: Any = task.get_coro()
-        what = getattr(coroutine, "__qualname__", None) or type(coroutine).__name__
-        return f"task {task.get_name()!r} ({what})"
+        coroutine, name = task.get_coro(), task.get_name()
     except AttributeError:  # a task class of somebody's own
         return repr(task)
+    while True:
+        code = getattr(coroutine, "cr_code", None) or getattr(coroutine, "gi_code", None)
+        frame = getattr(coroutine, "cr_frame", None)
+        # None for a coroutine that runs at this moment.
+        inner = getattr(coroutine, "cr_await", None)
+        if code in drivers and frame is not None:
+            driven = frame.f_locals.get(drivers[code])
+            if hasattr(driven, "shown"):
+                return f"task {name!r} of {function_words(driven.shown)}"
+            inner = inner or driven
+        if code not in drivers or not hasattr(inner, "cr_code"):
+            break
+        coroutine = inner
+    function = getattr(coroutine, "__qualname__", None) or type(coroutine).__qualname__
+    place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+    return f"task {name!r} of {function}{place}"

@@ -1,29 +1,29 @@
-"""Workers under a policy that is not the default one: leases, the limit on them, and hooks.
+"""Workers under a policy other than the default one: leases, the limit on them, and hooks.
 
-Without hooks and without a limit, ``fresh`` is the kernels' own business, and nothing here runs. A
-`Lease` is what stands in a kernel executor's place otherwise: the worker that a
-ThreadSensitiveContext, or one top-level `async_to_sync`, has for a while. ::
+Without hooks and without a limit, fresh workers are the kernel's business, and nothing here runs.
+Otherwise a `Lease` takes a kernel executor's place: it is the worker that a ThreadSensitiveContext,
+or one top-level `async_to_sync`, has for a while. ::
 
     NEW --first call--> [WAITING -->] [BEGINNING -->] READY --end--> ENDED
          at the limit, in order .'     `. hooks, on the worker
 
-In WAITING and BEGINNING its calls are held (``_pending``); whoever makes it READY posts them.
+In WAITING and BEGINNING the lease holds its calls (``_pending``). It posts them when it gets READY.
 
-**Ends.** A lease ends when its context is left or it is dropped. What it has accepted is run first.
-The slot, and a kept worker, are given back by the worker itself in its last item, after the hooks;
-so nobody has to wait for that who does not want to, and a cancelled wait loses nothing. With
-nothing to do it happens there and then, without a hop.
+**Ends.** A lease ends when its context is left or the lease is dropped, after all calls that it has
+accepted. The worker itself gives back the slot, and itself if it is kept, in its last item, after
+the hooks; so a listener hears of the end but nobody has to wait, and a cancelled wait loses
+nothing. A worker without a last item is given back at once, without a hop.
 
-**Deadlocks.** A lease that waits is waited for by its tasks (`_WorkerWait`), unless with a time-out
-of its own. A worker comes free when a context is left by the task that has entered it. If each of
-those waits, in the end, for this very call, it never does: see `asgibridge._waits.deadlocks`. No
-thread need be a part of that ring, so a task that waits looks for itself once in a while.
+**Deadlocks.** The tasks of a lease in WAITING wait for it (`_WorkerWait`). A worker comes free when
+the task that has entered its context leaves it. If each such task waits, in the end, for the very
+same call, none ever does, unless the wait has a time-out: see `asgibridge._waits.deadlocks`. Such a
+ring need have no thread in it, so a task that waits also searches once in a while.
 
-**The lock** guards the lease's state, and is taken before the pool's. It is re-entrant: a finalizer
-may use this very lease.
+**The lock** guards the lease's state. A thread that needs the pool's too takes this one first. It
+is re-entrant: a finalizer may use this very lease.
 
-**Fork.** A lease of the parent begins anew in the child. **Exit.** Idle workers are ended like all
-of ours; what waits then is still served.
+**Fork.** In the child, a lease of the parent begins anew. **Exit.** Idle workers end like all of
+ours; leases that wait then are still served.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ from .._process.items import Item
 from .._waits import deadlocks
 from .pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
 
-__all__ = ["Lease"]
-
 _R = TypeVar("_R")
 _NEW, _WAITING, _BEGINNING, _READY, _ENDED = range(5)
 
@@ -57,7 +55,7 @@ class Held(Item, Protocol):
 
 
 class _LeaseEnd:
-    """The end of a lease, and who wants to hear of it. From any thread."""
+    """The end of a lease, with its listeners. From any thread."""
 
     __slots__ = ("_listeners", "_lock", "is_over", "slot")
 
@@ -68,7 +66,7 @@ class _LeaseEnd:
         self.slot: Slot | None = None
 
     def listen(self, listener: Callable[[], object]) -> bool:
-        """Have it called at the end, unless that has been: then False."""
+        """Have ``listener`` called at the end; False if that is over."""
         with self._lock:
             if not self.is_over:
                 self._listeners.append(listener)
@@ -84,55 +82,34 @@ class _LeaseEnd:
             listener()
 
 
-class _FirstItem(Item):
-    """The first item of a lease with hooks."""
+class _LeaseItem(Item):
+    """The first item of a lease with hooks, or the last one of a lease."""
 
-    __slots__ = ("_lease", "_worker")
+    __slots__ = ("_cancel", "_run")
 
-    def __init__(self, lease: Lease, worker: Worker) -> None:
-        self._lease: Lease | None = lease
-        self._worker = worker
+    def __init__(self, run: Callable[[], object], cancel: Callable[[], object]) -> None:
+        self._run = run
+        self._cancel = cancel
 
     def run(self) -> None:
-        lease, self._lease = self._lease, None
-        assert lease is not None
-        try:
-            lease.has_begun(self._worker.begin())
-        except BaseException as error:  # raised in this thread from outside
-            lease.fail(error)
-            raise
+        self._run()
 
     def cancel(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            lease.fail(RuntimeError("the worker's thread has ended"))
+        self._cancel()
 
 
-class _LastItem(Item):
-    """The last item of a lease."""
-
-    __slots__ = ("_over", "_worker")
-
-    def __init__(self, worker: Worker, over: _LeaseEnd) -> None:
-        self._worker: Worker | None = worker
-        self._over = over
-
-    def run(self) -> None:
-        worker, self._worker = self._worker, None
-        assert worker is not None
-        worker.finish()
-        if not worker.family.keeps:
-            worker.executor.let_go(self._over)
-            return
+def _finish_with(worker: Worker, over: _LeaseEnd) -> None:
+    # On the worker, last of all that a lease runs.
+    worker.finish()
+    if worker.family.keeps:
         pool.give_back(worker)
-        self._over()
-
-    def cancel(self) -> None:
-        self._over()
+        over()
+    else:
+        worker.executor.let_go(over)
 
 
 class _WorkerWait:
-    """A task's wait for a call whose lease waits for its turn."""
+    """A task's `Wait` for a call whose lease is in WAITING."""
 
     __slots__ = ("__weakref__", "_lease", "_timeout", "_timer", "item", "loop")
 
@@ -183,13 +160,13 @@ class _WorkerWait:
         return pool.borrowers()
 
     def owners(self) -> list[list[asyncio.Task[Any]]] | None:
-        # A wait with a time-out ends by itself.
+        # With a time-out the wait ends by itself.
         return None if self._timeout is not None else pool.blocked_by(self._lease)
 
     def refusal(self, why: str) -> RuntimeError:
         return RuntimeError(
             f"This call would deadlock: its context needs one of {pool.limit} workers (the limit "
-            "in asgibridge.workers.Policy), and who is inside the contexts with them waits for "
+            "in asgibridge.workers.Policy), and each task inside a context with one waits for "
             f"{why}. Do not wait there for a task with a context of its own, or raise the limit."
         )
 
@@ -198,7 +175,7 @@ class _WorkerWait:
             self.item.fail(error)
 
     def look_later(self) -> None:
-        # The timer must not keep a task that is dropped.
+        # The timer must not keep the wait of a dropped task alive.
         look = functools.partial(_look, weakref.ref(self))
         self._timer = self.loop.call_later(deadlocks.LOOK_EVERY, look)
 
@@ -238,34 +215,34 @@ class Lease(Executor):
         self._lock = threading.RLock()
         # Guarded by the lock.
         self._state = _NEW
-        # The held items. Calls that wait at the limit are known weakly: a call holds its context,
-        # which holds the ThreadSensitiveContext, which must not be kept by its own lease when its
-        # task has been dropped.
+        # The held items. A lease refers to calls that wait at the limit weakly: such a call refers
+        # to the ThreadSensitiveContext, which its own lease must not keep alive when the task of
+        # the call has been dropped.
         self._pending: list[Held | weakref.ref[Held]] = []
         self._worker: Worker | None = None
         self._slot: Slot | None = None
-        self._over: _LeaseEnd | None = None  # since it has been told to end
-        self._has_tried = False  # another worker's hook has failed before
+        self._over: _LeaseEnd | None = None  # None until it is told to end
+        self._has_tried = False  # a first worker's hook has failed
         self._abandoned = False
-        # In which a kept worker runs what does not bring its own.
+        # A kept worker's calls run in these, unless they bring their own.
         self._home = kernel.Home()
         self._context = contextvars.Context()
 
     # Calls.
 
     def send(self, call: kernel.SyncCall, loop: asyncio.AbstractEventLoop) -> Any:
-        """Have ``call`` run on the worker; what is returned is awaited.
+        """Have ``call`` run on the worker. Returns an awaitable of its result.
 
-        On the loop's thread. RuntimeError after the end, or what keeps a thread from starting.
+        On the loop's thread. Raises RuntimeError after the end, or the error of a thread that
+        cannot start.
         """
         what = ""
-        if pool.limit is not None:  # asked for here: it may run anybody's code
+        if pool.limit is not None:  # outside the lock: this may run the program's code
             what = getattr(call.shown, "__qualname__", None) or type(call.shown).__name__
         if self._family.keeps:
             call.call_by(functools.partial(kernel.at_home, self._home, self._context.run))
         with self._lock:
-            if self._generation != fork.generation:
-                self._forget_parent()
+            self._renew_after_fork()
             if self._state != _READY or self._over is not None:
                 call.accept()
                 self._hold(call)
@@ -289,12 +266,12 @@ class Lease(Executor):
         At the limit it waits for its turn without a time-out. Raises RuntimeError after the end.
         """
         future: Future[_R] = Future()
-        item = kernel.FutureCall(
-            future, self._at_home(functools.partial(fn, *args, **kwargs)), (), {}
-        )
+        call = functools.partial(fn, *args, **kwargs)
+        if self._family.keeps:  # nothing stays in the thread's own contextvars.Context
+            call = functools.partial(kernel.at_home, self._home, self._context.run, call)
+        item = kernel.FutureCall(future, call, (), {})
         with self._lock:
-            if self._generation != fork.generation:
-                self._forget_parent()
+            self._renew_after_fork()
             self._hold(item)
             is_waiting = self._state == _WAITING
         if is_waiting:
@@ -302,13 +279,6 @@ class Lease(Executor):
                 functools.partial(_forget_if_cancelled, weakref.ref(self), item)
             )
         return future
-
-    def _at_home(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        # What a kept worker runs leaves nothing in the thread's own context. (Not a bound method:
-        # that would keep us.)
-        if not self._family.keeps:
-            return function
-        return functools.partial(kernel.at_home, self._home, self._context.run, function)
 
     def _hold(self, item: Held) -> None:
         # Under the lock.
@@ -331,45 +301,43 @@ class Lease(Executor):
         elif self._state == _BEGINNING:
             self._show_place(item)
 
-    def _show_place(self, item: Held | None) -> None:
+    def _show_place(self, item: Held) -> None:
         # For dumps: which thread is to run it.
         if self._worker is not None and type(item) is kernel.SyncCall:
             item.place = self._worker.executor
+
+    def _held(self) -> list[Held]:
+        # The pending items that somebody still waits for.
+        items = [_item_of(entry) for entry in self._pending]
+        return [item for item in items if item is not None]
 
     def forget(self, item: Item) -> bool:
         """Give up a held call, and the place in the queue if it was the last. False if too late."""
         with self._lock:
             if self._state != _WAITING:
                 return False
-            found = False
-            rest = []
-            for entry in self._pending:
-                held = _item_of(entry)
-                if held is item:
-                    found = True
-                elif held is not None:
-                    rest.append(entry)
-            self._pending = rest
-            if not rest:
+            held = self._held()
+            self._pending = [
+                entry for entry in self._pending if _item_of(entry) not in (None, item)
+            ]
+            if not self._pending:
                 pool.leave(self)
                 self._state = _NEW
                 if self._over is not None:
                     self._state = _ENDED
                     self._over()
-            return found
+            return item in held
 
     def fail(self, error: BaseException) -> None:
-        """There is no worker: the held calls raise ``error``, and the next begins anew."""
+        """There is no worker: the held calls raise ``error``, and the next call begins anew."""
         with self._lock:
-            pending, self._pending = self._pending, []
+            held, self._pending = self._held(), []
             slot, self._slot = self._slot, None
             self._worker = None
             self._state = _NEW if self._over is None else _ENDED
             over = self._over
-        for entry in pending:
-            held = _item_of(entry)
-            if held is not None:
-                held.fail(error)
+        for item in held:
+            item.fail(error)
         pool.release(slot)
         if over is not None:
             over()
@@ -377,7 +345,7 @@ class Lease(Executor):
     # The beginning.
 
     def go_on(self, slot: Slot) -> bool:
-        """It is this one's turn; False if it does not want the slot. From any thread."""
+        """Take the slot and begin; False if it is not wanted any more. From any thread."""
         try:
             with self._lock:
                 if self._state != _WAITING or self._generation != fork.generation:
@@ -398,28 +366,36 @@ class Lease(Executor):
         try:
             if worker.needs_to_begin():
                 self._state = _BEGINNING
-                for entry in self._pending:
-                    self._show_place(_item_of(entry))
-                worker.executor.post(_FirstItem(self, worker))
+                for item in self._held():
+                    self._show_place(item)
+                self._post_first_item(worker)
             else:
                 self._make_ready()
         except BaseException:
             self._state, self._worker, self._slot = _NEW, None, None
             raise
 
-    def has_begun(self, went_well: bool) -> None:
-        """The hooks have been called. On the worker."""
-        with self._lock:
-            worker = self._worker
-            assert worker is not None
-            if not went_well:
-                if not self._has_tried:
+    def _post_first_item(self, worker: Worker) -> None:
+        ended = RuntimeError("the worker's thread has ended")
+        worker.executor.post(
+            _LeaseItem(functools.partial(self._run_hooks, worker), lambda: self.fail(ended))
+        )
+
+    def _run_hooks(self, worker: Worker) -> None:
+        # On the worker.
+        try:
+            went_well = worker.begin()
+            with self._lock:
+                if not went_well and not self._has_tried:
                     self._has_tried = True
                     worker.give_up()
-                    worker.executor.post(_FirstItem(self, worker))
+                    self._post_first_item(worker)
                     return
-                worker.is_doomed = True
-            self._make_ready()
+                worker.is_doomed |= not went_well
+                self._make_ready()
+        except BaseException as error:  # raised in this thread from outside
+            self.fail(error)
+            raise
 
     def _make_ready(self) -> None:
         # Under the lock.
@@ -441,12 +417,11 @@ class Lease(Executor):
     def end(self, listener: Callable[[], object]) -> bool:
         """Refuse further calls, and let the worker go when it has run those it has.
 
-        ``listener()`` is called then, on some thread, unless that is the case already: then False
-        is returned. From any thread.
+        Then ``listener()`` is called, on some thread; or if that has happened already, the result
+        is False. From any thread.
         """
         with self._lock:
-            if self._generation != fork.generation:
-                self._forget_parent()
+            self._renew_after_fork()
             over = self._over
             if over is None:
                 over = self._over = _LeaseEnd()
@@ -458,17 +433,17 @@ class Lease(Executor):
         return over.listen(listener)
 
     def end_here(self) -> None:
-        """The same, on the worker, in its last item."""
+        """End on the worker, in its last item."""
         with self._lock:
             worker = self._worker
             self._state = _ENDED
         if worker is not None:
             if self._abandoned:
                 worker.is_doomed = True
-            _LastItem(worker, self._over or _LeaseEnd()).run()
+            _finish_with(worker, self._over or _LeaseEnd())
 
     def _finish(self) -> None:
-        # Under the lock, when it is ready.
+        # Under the lock, in READY.
         worker, over = self._worker, self._over
         assert worker is not None
         assert over is not None
@@ -483,7 +458,9 @@ class Lease(Executor):
             or worker.has_last_hooks()
             or (worker.family.keeps and not executor.is_idle())
         )
-        if must_run and executor.post(_LastItem(worker, over)):
+        if must_run and executor.post(
+            _LeaseItem(functools.partial(_finish_with, worker, over), over)
+        ):
             return
         if worker.family.keeps:
             pool.give_back(worker)
@@ -499,12 +476,11 @@ class Lease(Executor):
         """
         if cancel_futures:
             with self._lock:
-                pending = list(self._pending) if self._state == _WAITING else []
-            for entry in pending:
-                held = _item_of(entry)
-                if held is not None and self.forget(held):
-                    held.cancel()
-                    held.deliver()
+                held = self._held() if self._state == _WAITING else []
+            for item in held:
+                if self.forget(item):
+                    item.cancel()
+                    item.deliver()
         over = threading.Event()
         is_on_its_way = self.end(over.set)
         if wait and is_on_its_way and not self._abandoned and not self.owns_current_thread():
@@ -523,23 +499,25 @@ class Lease(Executor):
         return worker is not None and worker.executor.owns_current_thread()
 
     def blocked_by(self) -> list[asyncio.Task[Any]] | None:
-        """What the worker's thread is held by, as `kernel.ThreadSensitiveExecutor` says it."""
+        """`kernel.ThreadSensitiveExecutor.blocked_by` of the worker. From any thread."""
         worker = self._worker
         return None if worker is None else worker.executor.blocked_by()
 
     def end_blocked_by(self) -> list[asyncio.Task[Any]] | None:
-        """The same, if it is this lease's end that waits for that. From any thread."""
+        """The same, if this lease's end waits for it. From any thread."""
         blocker, over = self.blocked_by(), self._over
-        # Asked afterwards: by then the worker may be another lease's.
+        # Only now: the worker may have become another lease's meanwhile.
         is_due = self._state == _ENDED and over is not None and not over.is_over
         return blocker if is_due else None
 
     def former_executor(self) -> kernel.ThreadSensitiveExecutor | None:
-        """Whose thread a later fresh lease of the same context must not get."""
+        """The executor whose thread a later fresh lease of the same context must not get."""
         return None if self._worker is None or self._family.keeps else self._worker.executor
 
-    def _forget_parent(self) -> None:
-        # In a forked child.
+    def _renew_after_fork(self) -> None:
+        # Under the lock. The parent's worker and calls are not in a forked child.
+        if self._generation == fork.generation:
+            return
         self._lock = threading.RLock()
         self._generation = fork.generation
         self._pending = []
@@ -553,11 +531,9 @@ class Lease(Executor):
             return
         if state == _WAITING:
             pool.leave(self)
-            for entry in self._pending:
-                held = _item_of(entry)
-                if held is not None:
-                    held.cancel()
-                    held.deliver()
+            for item in self._held():
+                item.cancel()
+                item.deliver()
         elif state == _READY:
             self._over = _LeaseEnd()
             self._finish()
@@ -580,7 +556,7 @@ def executor_of_context(
     former: kernel.ThreadSensitiveExecutor | None,
     owner: weakref.ref[asyncio.Task[Any]] | None = None,
 ) -> kernel.ThreadSensitiveExecutor | Lease:
-    """What a context's first call goes to."""
+    """The executor that a context's first call makes."""
     family = pool.family if policy is None else pool.family_for(policy)
     if pool.limit is None and not (family.keeps or family.has_hooks):
         return kernel.ThreadSensitiveExecutor(former)
@@ -599,18 +575,6 @@ def lease_of_a_run() -> Lease | None:
     if is_in_hook.get():
         return None
     return Lease(pool.family, is_counted=False)
-
-
-def set_idle_timeout(seconds: float) -> None:
-    """How long idle workers and parked loops stay. From any thread."""
-    kept.IDLE_SECONDS = seconds
-    kernel.set_idle_seconds(seconds)
-
-
-def end_idle() -> None:
-    """Have all idle workers end now. From any thread; waits for none."""
-    pool.end_idle()
-    kernel.end_idle_workers()
 
 
 def begin_anew() -> None:

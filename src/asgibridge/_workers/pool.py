@@ -1,22 +1,20 @@
-"""Who has which worker, under a policy of the owner's: the pool of `asgibridge._workers.leases`.
+"""Who has which worker, where a policy says so: the pool of `asgibridge._workers.leases`.
 
-**Whose worker.** A kept worker is a kernel executor with a thread that serves nobody else; it lies
-in ``_Pool.idle`` between its leases, last in, first out, and is taken by leases of the same
-`Family` (kind and hooks) only: a fresh lease never sees one. Idle for too long, it finds that out
-itself and ends. Under fresh, the worker is a new kernel executor for each lease, and how that finds
-its thread is the kernel's business.
+**Whose worker.** A kept worker is a kernel executor with a thread that serves nobody else. Between
+its leases it lies in ``_Pool.idle``, last in, first out. Only leases of the same `Family` (kind and
+hooks) take it: a fresh lease never gets one. It ends itself when it has been idle for too long.
+Under fresh, each lease has a new kernel executor, and the kernel finds a thread for it.
 
-**The limit** counts leases of contexts (``_Pool.in_use``). Who comes when it is reached, or when
-others wait already, is appended to ``waiting``; who gives a slot back passes it on, from whatever
-thread. The pool knows the waiting leases weakly: what nobody waits for any more is passed over. It
-can't deadlock by itself: nobody waits who has a worker (nested contexts join the outermost; inside
-`async_to_sync` calls go to the thread that waits there; a loop that runs on a leased worker is let
-through); a run's lease is not counted and never waits, because its caller stands still meanwhile
-and may hold a worker.
+**The limit** counts leases of contexts (``_Pool.in_use``). A lease that comes at the limit, or
+while others wait, goes to the end of ``waiting``; a lease that ends passes its slot on, on whatever
+thread. The pool refers to waiting leases weakly, and skips those that nobody waits for any more. It
+can't deadlock by itself, because no holder of a worker waits: nested contexts join the outermost;
+calls inside `async_to_sync` go to the thread that waits there; a loop that runs on a leased worker
+passes; and a run's lease is not counted, because its caller waits for it and may have a worker.
 
-**The lock** guards the lists, and no foreign code runs under it. A lease's own is taken before it,
-never after. It is re-entrant: the collector may drop a lease at any allocation. In a forked child
-the pool is empty.
+**The lock** guards the lists, and no foreign code runs under it. A thread that needs a lease's lock
+too takes that one first. The lock is re-entrant: the collector may drop a lease at any allocation.
+In a forked child the pool is empty.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._kernel import kernel
@@ -37,11 +36,12 @@ from .._process import fork, threads
 if TYPE_CHECKING:
     from .leases import Lease
 
-__all__ = ["Family", "LimitReached", "Slot", "Worker", "is_in_hook", "pool"]
+Hook = Callable[[threading.Thread], object]
+HOOKS = ("on_start", "before_lease", "after_lease", "on_end")
+"""The names of a policy's hooks, in the order in which they are called."""
 
-_Hook = Callable[[threading.Thread], object]
-
-# A run that a hook starts has none: it would start the next in its turn, without end.
+# A top-level run in a hook gets a worker without hooks: its hook would start the next run,
+# endlessly.
 is_in_hook = contextvars.ContextVar("asgibridge.is_in_hook", default=False)
 
 _logger = logging.getLogger("asgibridge.workers")
@@ -56,30 +56,27 @@ class LimitReached(TimeoutError):
     __module__ = "asgibridge.workers"
 
 
+@dataclass(frozen=True, eq=False)
 class Family:
-    """What workers have in common that may stand in for each other: the kind, and the hooks.
+    """What interchangeable workers have in common: the kind, and the hooks.
 
-    Equal ones are the same object (`family_of`).
+    Equal ones are the same object (`family_of`), so that the pool compares them without running the
+    ``__eq__`` of a hook.
     """
 
-    __slots__ = ("__weakref__", "after_lease", "before_lease", "keeps", "on_end", "on_start")
-
-    def __init__(
-        self,
-        kind: str,
-        on_start: _Hook | None,
-        before_lease: _Hook | None,
-        after_lease: _Hook | None,
-        on_end: _Hook | None,
-    ) -> None:
-        self.keeps = kind == "keep"
-        self.on_start = on_start
-        self.before_lease = before_lease
-        self.after_lease = after_lease
-        self.on_end = on_end
+    kind: str
+    on_start: Hook | None
+    before_lease: Hook | None
+    after_lease: Hook | None
+    on_end: Hook | None
 
     @property
-    def hooks(self) -> tuple[_Hook | None, _Hook | None, _Hook | None, _Hook | None]:
+    def keeps(self) -> bool:
+        """Whether a worker lives on after its lease."""
+        return self.kind == "keep"
+
+    @property
+    def hooks(self) -> tuple[Hook | None, Hook | None, Hook | None, Hook | None]:
         """In the order in which they are called."""
         return self.on_start, self.before_lease, self.after_lease, self.on_end
 
@@ -89,7 +86,7 @@ class Family:
         return self.hooks != (None, None, None, None)
 
     def call(self, name: str, thread: threading.Thread) -> bool:
-        """Call a hook on ``thread``, which is the current one, and say whether that went well."""
+        """Call a hook on ``thread``, which is the current one. Returns whether it went well."""
         hook = getattr(self, name)
         if hook is None:
             return True
@@ -102,15 +99,11 @@ class Family:
             return False
         return True
 
-    def end(self, thread: threading.Thread) -> None:
-        """``on_end``, when a kept worker's thread ends."""
-        self.call("on_end", thread)
-
 
 _families: weakref.WeakValueDictionary[tuple[Any, ...], Family] = weakref.WeakValueDictionary()
 
 
-def family_of(kind: str, *hooks: _Hook | None) -> Family:
+def family_of(kind: str, *hooks: Hook | None) -> Family:
     """The family of that kind and those hooks."""
     key = (kind, *hooks)
     family = _families.get(key)
@@ -122,11 +115,6 @@ def family_of(kind: str, *hooks: _Hook | None) -> Family:
 class Worker:
     """A kernel executor with its thread, and what is known of that."""
 
-    __slots__ = (
-        *("__weakref__", "executor", "family", "has_started", "is_doomed", "is_in_lease"),
-        *("is_resting", "thread"),
-    )
-
     def __init__(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> None:
         self.family = family
         when_idle = None
@@ -135,16 +123,17 @@ class Worker:
         self.executor = kernel.ThreadSensitiveExecutor(avoiding, when_idle)
         self.thread: threading.Thread | None = None  # known if there are hooks
         self.has_started = False  # on_start has been called, and went well
-        self.is_in_lease = False  # so has before_lease
+        self.is_in_lease = False  # before_lease has been called, and went well
         self.is_doomed = False  # it ends with its lease
-        self.is_resting = False  # its time was up while it was leased: it waits without one
+        self.is_resting = False  # its idle time ran out while it was leased: it waits without one
 
     def needs_to_begin(self) -> bool:
+        """Whether a lease's first hooks are to be called. From any thread."""
         family = self.family
         return family.before_lease is not None or (family.has_hooks and not self.has_started)
 
     def begin(self) -> bool:
-        # On its thread. Whether the hooks went well.
+        """Call the first hooks of a lease. On its thread. Returns whether they went well."""
         family, thread = self.family, threading.current_thread()
         self.thread = thread
         if not self.has_started:
@@ -152,18 +141,20 @@ class Worker:
                 return False
             self.has_started = True
             if family.keeps and family.on_end is not None:
-                thread.on_end = family.end  # type: ignore[attr-defined]
+                on_end = functools.partial(family.call, "on_end")
+                thread.on_end = on_end  # type: ignore[attr-defined]
         self.is_in_lease = family.call("before_lease", thread)
         return self.is_in_lease
 
     def has_last_hooks(self) -> bool:
+        """Whether a lease's last hooks are to be called. From any thread."""
         family = self.family
         return (self.is_in_lease and family.after_lease is not None) or (
             not family.keeps and self.has_started and family.on_end is not None
         )
 
     def finish(self) -> None:
-        # The same at the end of a lease; an error costs us this thread.
+        """Call the last hooks of a lease; an error in one ends the thread. On its thread."""
         family, thread = self.family, threading.current_thread()
         if self.is_in_lease:
             self.is_in_lease = False
@@ -175,21 +166,18 @@ class Worker:
             thread.close()  # type: ignore[attr-defined]
 
     def end_as_fresh(self) -> None:
-        # A fresh worker lives for one lease.
+        """``on_end`` of a fresh worker, which lives for one lease."""
         if self.has_started:
             self.has_started = False
             if not self.family.call("on_end", threading.current_thread()):
                 self.is_doomed = True
 
     def give_up(self) -> None:
-        # On its thread: that ends, and the executor will start another one after it.
+        """End its thread, on that: the executor will start the next one after it."""
         if not self.family.keeps:
             self.end_as_fresh()
         self.has_started = self.is_in_lease = False
         threading.current_thread().close()  # type: ignore[attr-defined]
-
-    def end(self) -> None:
-        self.executor.shutdown(wait=False)
 
 
 def _is_time_up(reference: weakref.ref[Worker]) -> bool:
@@ -198,19 +186,17 @@ def _is_time_up(reference: weakref.ref[Worker]) -> bool:
     return worker is None or pool.retire(worker)
 
 
+@dataclass(eq=False)
 class Slot:
     """The right to one of the limited number of workers."""
 
-    __slots__ = ("owner", "what", "worker")
-
-    def __init__(self) -> None:
-        self.what = "nothing yet"  # the function it ran last
-        self.worker: Worker | None = None
-        self.owner: weakref.ref[asyncio.Task[Any]] | None = None
+    what: str = "nothing yet"  # the function it ran last
+    worker: Worker | None = None
+    owner: weakref.ref[asyncio.Task[Any]] | None = None
 
 
 class _Pool:
-    """The idle kept workers, and who may have one."""
+    """The idle kept workers, and the slots under the limit."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -223,7 +209,7 @@ class _Pool:
         self.is_plain_run = self.is_plain = True
 
     def set(self, family: Family, limit: int | None, wait_timeout: float | None) -> None:
-        """The policy of what begins from now on. Other families' idle workers end."""
+        """Set the policy of leases that begin from now on. Other families' idle workers end."""
         self.family = family
         self.limit = limit
         self.wait_timeout = wait_timeout
@@ -233,32 +219,28 @@ class _Pool:
         self.grant()
 
     def family_for(self, policy: Any) -> Family:
-        """Of a context's policy: a kind, with the hooks of the process's policy, or both."""
+        """The family of a Policy, or of a kind with the hooks of the process's policy."""
         if isinstance(policy, str):
             return family_of(policy, *self.family.hooks)
-        return family_of(
-            *(policy.kind, policy.on_start, policy.before_lease),
-            *(policy.after_lease, policy.on_end),
-        )
+        return family_of(policy.kind, *(getattr(policy, name) for name in HOOKS))
 
     # Workers.
 
     def take(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> Worker:
-        """The last that has become idle, or a new one."""
+        """The worker of ``family`` that has become idle last, or a new one."""
         if family.keeps and not threads.exiting:
             with self._lock:
-                for i in range(len(self.idle) - 1, -1, -1):
-                    worker = self.idle[i]
+                for worker in self.idle[::-1]:
                     if worker.family is family:
-                        del self.idle[i]
+                        self.idle.remove(worker)
                         if worker.thread is None or worker.thread.is_alive():
                             return worker
         return Worker(family, None if family.keeps else avoiding)
 
     def give_back(self, worker: Worker) -> None:
-        """A kept one is free."""
+        """A kept worker is free."""
         if worker.is_doomed:
-            worker.end()
+            worker.executor.shutdown(wait=False)
             return
         with self._lock:
             is_resting, worker.is_resting = worker.is_resting, False
@@ -267,7 +249,7 @@ class _Pool:
             worker.executor.look_again()
 
     def retire(self, worker: Worker) -> bool:
-        """Whether it was idle; then it is out. On its thread."""
+        """Take it out if it is idle. On its thread. Returns whether it was."""
         with self._lock:
             try:
                 self.idle.remove(worker)
@@ -277,12 +259,12 @@ class _Pool:
         return True
 
     def end_idle(self, *, but: Family | None = None) -> None:
-        """Have those end that are not of that family. Waits for none."""
+        """End the idle workers of all other families. Waits for none."""
         with self._lock:
             ended = [worker for worker in self.idle if worker.family is not but]
             self.idle[:] = [worker for worker in self.idle if worker.family is but]
         for worker in ended:
-            worker.end()
+            worker.executor.shutdown(wait=False)
 
     # The limit.
 
@@ -292,7 +274,11 @@ class _Pool:
             if (
                 self.limit is None
                 or (len(self.in_use) < self.limit and not self.waiting)
-                or self._is_on_a_leased_worker()
+                # This loop runs on a leased worker, whose lease waits for the loop.
+                or any(
+                    slot.worker is not None and slot.worker.executor.owns_current_thread()
+                    for slot in self.in_use
+                )
             ):
                 slot = Slot()
                 self.in_use.add(slot)
@@ -300,17 +286,10 @@ class _Pool:
             self.waiting[id(lease)] = weakref.ref(lease)
             return None
 
-    def _is_on_a_leased_worker(self) -> bool:
-        # A loop runs on it, in sync code that waits for that.
-        return any(
-            slot.worker is not None and slot.worker.executor.owns_current_thread()
-            for slot in self.in_use
-        )
-
     def blocked_by(self, lease: Lease) -> list[list[asyncio.Task[Any]]] | None:
-        """Of each worker that ``lease`` could get, the task that has it (in a list of one).
+        """For each worker that ``lease`` could get, the task that has it, in a list of one.
 
-        None if not all are known, or if it does not wait in line. From any thread.
+        None unless all are known, or if ``lease`` does not wait in line. From any thread.
         """
         with self._lock:
             reference = self.waiting.get(id(lease))
@@ -326,9 +305,9 @@ class _Pool:
         return None if None in tasks else [[task] for task in tasks if task is not None]
 
     def borrowers(self) -> list[object]:
-        """Who has the workers: of each the task that is inside its context, or else its executor.
+        """For each worker in use the task that is inside its context, or else its executor.
 
-        For a dump: a look without the lock. From any thread.
+        For a dump: it takes no lock. From any thread.
         """
         found: list[object] = []
         for slot in list(self.in_use):
@@ -338,12 +317,12 @@ class _Pool:
         return found
 
     def leave(self, lease: Lease) -> None:
-        """It does not wait any longer."""
+        """The lease does not wait any longer."""
         with self._lock:
             self.waiting.pop(id(lease), None)
 
     def release(self, slot: Slot | None) -> None:
-        """A lease is over. Passes the slot on. From any thread."""
+        """A lease is over: pass its slot, if it has one, on. From any thread."""
         if slot is not None:
             with self._lock:
                 self.in_use.discard(slot)
@@ -351,7 +330,7 @@ class _Pool:
             self.grant()
 
     def grant(self) -> None:
-        """Let go on who waits, as far as the limit allows."""
+        """Give slots to waiting leases, as far as the limit allows. From any thread."""
         while self.waiting:
             with self._lock:
                 if not self.waiting or (self.limit is not None and len(self.in_use) >= self.limit):
@@ -365,7 +344,7 @@ class _Pool:
             if not lease.go_on(slot):
                 with self._lock:
                     self.in_use.discard(slot)
-            del lease  # its end may be ours to see to
+            del lease  # ours may be the last reference, and `Lease.__del__` takes locks
 
     def explain(self) -> str:
         """What keeps a lease waiting."""

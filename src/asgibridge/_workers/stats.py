@@ -1,13 +1,14 @@
 """Figures of the threads that run sync code: `asgibridge.workers.stats` and its Prometheus text.
 
-The kernels count (`_pure/tally.py`); here the counts are added up and shown. Nothing here is on the
-way of a call. Figures that are read one after the other while calls go on need not fit each other
-to the last call; none is lost.
+The kernels count (`_pure/tally.py`); this module adds up and shows the counts. Nothing here is on
+the way of a call. Calls go on while it reads one figure after the other, so the figures may differ
+by a few calls; none is lost.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import _kernel
@@ -15,10 +16,8 @@ from .._process import threads
 from .._process.buckets import BOUNDS
 from .pool import pool
 
-__all__ = ["CONTENT_TYPE", "Histogram", "Stats", "collect_timings", "prometheus", "stats"]
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-"""The HTTP Content-Type of what `prometheus` returns."""
+"""The HTTP Content-Type of the text from `prometheus`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Histogram:
     bounds: tuple[float, ...]
     """The buckets' upper bounds, in seconds, each included."""
     counts: tuple[int, ...]
-    """How many calls were in each bucket; one more, at the end, for what took longer."""
+    """How many calls were in each bucket; one more, at the end, for those that took longer."""
     sum: float
     """All of them together, in seconds."""
 
@@ -63,9 +62,9 @@ class Stats:
     alive: int
     """Worker threads: they run thread-sensitive code, or a top-level `async_to_sync`'s loop."""
     leased: int
-    """Of these, those that a context, a call or the whole process has in use."""
+    """The workers that a context, a call or the whole process has in use."""
     idle: int
-    """Of these, those that wait for the next who needs one."""
+    """The workers that wait for a next lease."""
     waiting: int
     """ThreadSensitiveContexts that wait for a worker, at the limit."""
     pool_threads: int
@@ -76,11 +75,11 @@ class Stats:
     started: int
     finished: int
     cancelled: int
-    """Calls that were given up before they had begun."""
+    """Calls that were given up before they began."""
     queue_time: Histogram
-    """From being accepted to the first line of the function; of no call if not collected."""
+    """From being accepted to the first line of the function; empty if not collected."""
     run_time: Histogram
-    """In the function; of no call if not collected."""
+    """In the function; empty if not collected."""
 
     @property
     def queued(self) -> int:
@@ -96,8 +95,8 @@ class Stats:
 def stats() -> Stats:
     """The figures of this process, now. From any thread.
 
-    Counted are all calls of `sync_to_async`, from the moment that they are accepted, whatever
-    executor runs them.
+    They count all calls of `sync_to_async`, from the moment that they are accepted, whatever executor
+    runs them.
     """
     kernel = _kernel.kernel
     workers = threads.workers()
@@ -125,10 +124,11 @@ _needed = False
 
 
 def collect_timings(on: bool) -> None:
-    """Time each call from now on (`Stats.queue_time`, `Stats.run_time`), or do not.
+    """Time each call from now on (`Stats.queue_time`, `Stats.run_time`), or stop that.
 
-    Without a word the compiled kernel does, at 1 % of a hop's cost, and the pure one does not. In
-    the environment: ``ASGIBRIDGE_TIMINGS``, 1 or 0. `asgibridge.debug.watch` collects them too.
+    By default the compiled kernel times calls, at 1 % of a hop's cost, and the pure one does not.
+    In the environment: ``ASGIBRIDGE_TIMINGS``, 1 or 0. `asgibridge.debug.watch` needs timings, and
+    collects them too.
     """
     global _wanted
     _wanted = bool(on)
@@ -136,7 +136,7 @@ def collect_timings(on: bool) -> None:
 
 
 def need_timings(needed: bool) -> None:
-    """Whether `asgibridge.debug` cannot do without."""
+    """Collect them in any case while ``needed``: `asgibridge.debug` does not work without."""
     global _needed
     _needed = needed
     _apply()
@@ -148,7 +148,7 @@ def _apply() -> None:
 
 
 def read_environment() -> None:
-    """ImportError for a value of ``ASGIBRIDGE_TIMINGS`` that says nothing."""
+    """Do what ``ASGIBRIDGE_TIMINGS`` asks for. ImportError for a value other than 0 and 1."""
     value = os.environ.get("ASGIBRIDGE_TIMINGS")
     if not value:
         return
@@ -160,65 +160,53 @@ def read_environment() -> None:
 def prometheus(prefix: str = "asgibridge") -> str:
     """`stats` as text for Prometheus (exposition format 0.0.4; see `CONTENT_TYPE`).
 
-    Serve it from a view of your own, or append it to what the client library generates. One process
-    answers for itself: under a server with several, let each be scraped by itself.
+    Serve it from a view of your own, or append it to the text of the client library. A process
+    tells its own figures only: under a server with several processes, let each be scraped by
+    itself.
 
-    :param prefix: what every metric's name begins with, followed by an underscore. ValueError
-        unless that makes a metric's name.
+    :param prefix: the beginning of every metric's name, before an underscore. ValueError unless it
+        makes a metric's name.
     """
     if not prefix.replace(":", "_").isidentifier() or not prefix.isascii():
         raise ValueError(f"prefix {prefix!r} is not the beginning of a metric's name")
     now = stats()
     lines: list[str] = []
 
-    def metric(name: str, kind: str, text: str, *samples: tuple[str, float]) -> None:
+    def metric(name: str, kind: str, text: str, samples: Mapping[str, float]) -> None:
         lines.append(f"# HELP {prefix}_{name} {text}")
         lines.append(f"# TYPE {prefix}_{name} {kind}")
-        lines.extend(f"{prefix}_{name}{labels} {value!r}" for labels, value in samples)
+        lines.extend(f"{prefix}_{name}{labels} {value!r}" for labels, value in samples.items())
 
-    metric(
-        "workers",
-        "gauge",
-        "Worker threads by what they are doing.",
-        ('{state="leased"}', now.leased),
-        ('{state="idle"}', now.idle),
-    )
-    metric(
-        "contexts_waiting",
-        "gauge",
-        "Contexts waiting for a worker at the limit.",
-        ("", now.waiting),
-    )
-    metric(
-        "pool_threads",
-        "gauge",
-        "Threads for calls that are not thread-sensitive.",
-        ("", now.pool_threads),
-    )
-    metric(
-        "calls",
-        "gauge",
-        "Calls that have not ended, by where they are.",
-        ('{state="queued"}', now.queued),
-        ('{state="running"}', now.running),
-    )
+    workers = {'{state="leased"}': now.leased, '{state="idle"}': now.idle}
+    calls = {'{state="queued"}': now.queued, '{state="running"}': now.running}
+    for name, text, gauges in (
+        ("workers", "Worker threads by what they are doing.", workers),
+        ("contexts_waiting", "Contexts waiting for a worker at the limit.", {"": now.waiting}),
+        (
+            "pool_threads",
+            "Threads for calls that are not thread-sensitive.",
+            {"": now.pool_threads},
+        ),
+        ("calls", "Calls that have not ended, by where they are.", calls),
+    ):
+        metric(name, "gauge", text, gauges)
     for name, text, value in (
         ("submitted", "Calls accepted.", now.submitted),
         ("started", "Calls begun.", now.started),
         ("finished", "Calls ended.", now.finished),
         ("cancelled", "Calls given up before they had begun.", now.cancelled),
     ):
-        metric(f"calls_{name}_total", "counter", text, ("", value))
+        metric(f"calls_{name}_total", "counter", text, {"": value})
     for name, text, times in (
         ("queue_time", "From being accepted to the beginning.", now.queue_time),
         ("run_time", "In the function.", now.run_time),
     ):
-        samples: list[tuple[str, float]] = []
+        samples: dict[str, float] = {}
         seen = 0
         for bound, count in zip((*times.bounds, None), times.counts):
             seen += count
             le = "+Inf" if bound is None else repr(bound)
-            samples.append((f'_bucket{{le="{le}"}}', seen))
-        samples += [("_sum", times.sum), ("_count", seen)]
-        metric(f"call_{name}_seconds", "histogram", text, *samples)
+            samples[f'_bucket{{le="{le}"}}'] = seen
+        samples.update(_sum=times.sum, _count=seen)
+        metric(f"call_{name}_seconds", "histogram", text, samples)
     return "\n".join(lines) + "\n"
