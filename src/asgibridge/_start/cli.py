@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from .._version import ASGIREF_VERSION, __version__
 from . import run as starter
 
-__all__ = ["main"]
-
 _EXAMPLES = """\
 examples:
   asgibridge run uvicorn mysite.asgi:application --workers 4

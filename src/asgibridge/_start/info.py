@@ -15,8 +15,6 @@ from .._process.cpython import is_gil_enabled
 from .._version import ASGIREF_VERSION, __version__
 from .install import is_installed, real_asgiref_loaded
 
-__all__ = ["lines"]
-
 
 def lines() -> Iterator[str]:
     """The report on this process, line by line."""
@@ -25,7 +23,7 @@ def lines() -> Iterator[str]:
     yield f"installed as asgiref: {'yes' if is_installed() else 'no'}"
     yield f"original asgiref: {_original()}"
     yield f"python: {platform.python_implementation()} {platform.python_version()}"
-    yield f"GIL: {_gil()}"
+    yield f"GIL: {'on' if is_gil_enabled() else 'off'}"
     yield f"worker placement: {_placement()}"
     yield f"platform: {platform.platform()}"
     yield f"event loop policy: {_policy()}"
@@ -50,11 +48,6 @@ def _original() -> str:
         loaded = getattr(sys.modules.get("asgiref"), "__version__", "of unknown version")
         return f"{loaded}, LOADED: thread-sensitive calls go to two threads; call install() earlier"
     return f"{present}, not loaded" if present else "not there"
-
-
-def _gil() -> str:
-    # Only from 3.13 on is there a choice.
-    return "on" if is_gil_enabled() else "off"
 
 
 def _placement() -> str:
