@@ -30,8 +30,6 @@ from .._process import cpython, fork, threads
 from .._process.items import Item
 from ..compatibility import guarantee_single_callable
 
-__all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
-
 SHUTDOWN_SECONDS = 10.0
 """How long an application may take to answer ``lifespan.shutdown``. Arbitrary: what
 ``docker stop`` grants a process before it kills it."""
@@ -218,7 +216,7 @@ class _Lifespan:
             self._answers.put_nowait({"type": "ended"})
         except BaseException as error:
             if self.is_supported and not self._is_stopping and isinstance(error, Exception):
-                _report("the ASGI application's lifespan has died", error)
+                report("the ASGI application's lifespan has died", error)
             self._answers.put_nowait({"type": "ended", "error": error})
             if not isinstance(error, Exception):
                 raise
@@ -262,19 +260,20 @@ class _Lifespan:
         try:
             answer = await asyncio.wait_for(self._answers.get(), SHUTDOWN_SECONDS)
             if answer["type"] == "lifespan.shutdown.failed":
-                _report(f"the ASGI application's shutdown failed: {answer.get('message')}")
+                report(f"the ASGI application's shutdown failed: {answer.get('message')}")
             elif answer.get("error") is not None:
-                _report("the ASGI application's shutdown failed", answer["error"])
+                report("the ASGI application's shutdown failed", answer["error"])
             else:
                 await asyncio.wait([self._task], timeout=SHUTDOWN_SECONDS)
         except asyncio.TimeoutError:
-            _report(
+            report(
                 "the ASGI application did not answer lifespan.shutdown within "
                 f"{SHUTDOWN_SECONDS:g} seconds"
             )
 
 
-def _report(what: str, error: BaseException | None = None) -> None:
+def report(what: str, error: BaseException | None = None) -> None:
+    """Tell the running loop's exception handler."""
     context: dict[str, Any] = {"message": what}
     if error is not None:
         context["exception"] = error
