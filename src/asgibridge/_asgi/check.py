@@ -9,9 +9,9 @@ also logged, because servers take an exception in a lifespan for an application 
 application swallows the violation, the end of the call raises it again.
 
 By the specification unknown keys are no error, nor are messages after the client has gone.
-Protocols other than http, websocket and lifespan pass unchecked. The specifications meant are HTTP
-& WebSocket 2.5, Lifespan 2.0, TLS 0.2 and the extensions of the ASGI documentation; a rule that is
-younger than the ``spec_version`` of the scope is not applied, and what is younger is not allowed.
+Protocols other than http, websocket and lifespan pass unchecked. The specifications are HTTP &
+WebSocket 2.5, Lifespan 2.0, TLS 0.2 and the extensions of the ASGI documentation. A message may not
+use a key that is younger than the ``spec_version`` of the scope.
 """
 
 from __future__ import annotations
@@ -20,19 +20,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from .rules import (
-    EXTENSIONS,
-    RECEIVED,
-    SCOPES,
-    SENT,
-    TLS,
-    Broken,
-    Fields,
-    Message,
-    check_fields,
-    numbers,
-    show,
-)
+from . import rules
+from .rules import Broken, Fields, Message, show
 
 logger = logging.getLogger("asgibridge.typing")
 
@@ -41,10 +30,10 @@ Send = Callable[[Any], Awaitable[None]]
 
 
 class ProtocolViolation(RuntimeError):
-    """Somebody broke a rule of the ASGI specification.
+    """The ``side`` ("application" or "server") broke a rule of the ASGI specification.
 
-    ``side`` is "application" or "server", ``rule`` is what is broken (``http.response.start:
-    status``, say), and the text says what the rule is and what came instead.
+    ``rule`` names the rule, such as ``http.response.start: status``; the text says what it asks for
+    and what came instead.
     """
 
     def __init__(self, side: str, rule: str, text: str) -> None:
@@ -59,8 +48,8 @@ def check(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitabl
         application = check(application)
 
     For tests and development. Raises and logs `ProtocolViolation` at the first message, scope or
-    end that breaks a rule, naming it. What keeps the rules passes unchanged, but that ``headers``
-    which can be iterated only once become a list.
+    end that breaks a rule, naming it. Other messages pass unchanged, but ``headers`` that can be
+    iterated only once become a list.
     """
     from ..compatibility import guarantee_single_callable  # loads the bridge; not needed for types
 
@@ -69,9 +58,9 @@ def check(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitabl
     async def checked(scope: Any, receive: Receive, send: Send) -> None:
         violations: list[ProtocolViolation] = []
 
-        def judge(side: str, rules: Callable[..., Any], *args: Any) -> Any:
+        def judge(side: str, apply: Callable[..., Any], *args: Any) -> Any:
             try:
-                return rules(*args)
+                return apply(*args)
             except Broken as broken:
                 violations.append(ProtocolViolation(side, *broken.args))
             logger.error("%s", violations[-1])
@@ -116,20 +105,20 @@ class _Conversation:
 
     def __init__(self, scope: Message) -> None:
         protocol = self.protocol
-        check_fields(f"{protocol} scope", scope, SCOPES[protocol])
+        rules.check_fields(f"{protocol} scope", scope, rules.SCOPES[protocol])
         # What the scope's fields don't name may be anything, as it may in a lifespan's.
-        is_field = "extensions" in SCOPES[protocol]
+        is_field = "extensions" in rules.SCOPES[protocol]
         self.extensions: Message = (scope.get("extensions") if is_field else None) or {}
-        self.version = numbers(scope["asgi"].get("spec_version", "2.0")) or (2, 0)
+        self.version = rules.numbers(scope["asgi"].get("spec_version", "2.0")) or (2, 0)
         if "tls" in self.extensions:
             where = f"{protocol} scope: extensions: tls"
-            check_fields(where, self.extensions["tls"], TLS)
+            rules.check_fields(where, self.extensions["tls"], rules.TLS)
             if scope.get("scheme") in (None, "http", "ws"):
                 raise Broken(where, f"it is for TLS only, not {scope.get('scheme')!r}")
 
     def received(self, message: Any) -> Any:
         """Checks what the server gave, and returns what to pass on."""
-        checked = self._checked("event", message, RECEIVED)
+        checked = self._checked("event", message, rules.RECEIVED)
         type_ = checked["type"]
         if type_ == f"{self.protocol}.disconnect":
             self.has_disconnected = True
@@ -141,7 +130,7 @@ class _Conversation:
 
     def sent(self, message: Any) -> Any:
         """Checks what the application gave, and returns what to pass on."""
-        checked = self._checked("message", message, SENT)
+        checked = self._checked("message", message, rules.SENT)
         if not self.has_disconnected:
             self._on_sent(checked["type"], checked)
         return checked
@@ -165,9 +154,9 @@ class _Conversation:
             raise Broken(
                 f"{what}: type", f"{type_!r} is none that goes this way over {self.protocol}"
             )
-        if type_ in EXTENSIONS and type_ not in self.extensions:
+        if type_ in rules.EXTENSIONS and type_ not in self.extensions:
             raise Broken(type_, "the server does not offer the extension of this name")
-        return check_fields(type_, message, fields)
+        return rules.check_fields(type_, message, fields)
 
 
 class _Http(_Conversation):

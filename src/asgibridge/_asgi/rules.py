@@ -1,6 +1,6 @@
-"""What a single scope or message must look like: its keys, and what the value of each must be.
+"""The keys of a single scope or message, and the rule for the value of each.
 
-What may come when in a conversation is in `check`. The specifications meant are named there.
+`check` has the rules for the order of messages, and names the specifications.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ Message = dict[str, Any]
 
 
 class Broken(Exception):
-    """(rule, text), before it is known who did it."""
+    """The arguments are `ProtocolViolation`'s rule and text; the raiser does not know the side."""
 
 
 def show(value: Any) -> str:

@@ -18,25 +18,31 @@ from .install import is_installed, real_asgiref_loaded
 
 def lines() -> Iterator[str]:
     """The report on this process, line by line."""
+    kernel, placement = _kernel()
     yield f"asgibridge: {__version__} (answers for asgiref {ASGIREF_VERSION})"
-    yield f"kernel: {_kernel()}"
+    yield f"kernel: {kernel}"
     yield f"installed as asgiref: {'yes' if is_installed() else 'no'}"
     yield f"original asgiref: {_original()}"
     yield f"python: {platform.python_implementation()} {platform.python_version()}"
     yield f"GIL: {'on' if is_gil_enabled() else 'off'}"
-    yield f"worker placement: {_placement()}"
+    yield f"worker placement: {placement}"
     yield f"platform: {platform.platform()}"
     yield f"event loop policy: {_policy()}"
     yield f"uvloop: {_uvloop()}"
 
 
-def _kernel() -> str:
-    choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
+def _kernel() -> tuple[str, str]:
+    """The kernel and its placement of workers."""
     try:
-        from .._kernel import IMPLEMENTATION
+        from .._kernel import IMPLEMENTATION, kernel
     except ImportError as error:
-        return f"none: {error}"
-    return f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={choice})"
+        return f"none: {error}", "none"
+    speedups = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
+    placement = os.environ.get("ASGIBRIDGE_PLACEMENT") or "waker"
+    return (
+        f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={speedups})",
+        f"{kernel.placement()} (ASGIBRIDGE_PLACEMENT={placement})",
+    )
 
 
 def _original() -> str:
@@ -48,15 +54,6 @@ def _original() -> str:
         loaded = getattr(sys.modules.get("asgiref"), "__version__", "of unknown version")
         return f"{loaded}, LOADED: thread-sensitive calls go to two threads; call install() earlier"
     return f"{present}, not loaded" if present else "not there"
-
-
-def _placement() -> str:
-    choice = os.environ.get("ASGIBRIDGE_PLACEMENT") or "waker"
-    try:
-        from .._kernel import kernel
-    except ImportError:
-        return "none"
-    return f"{kernel.placement()} (ASGIBRIDGE_PLACEMENT={choice})"
 
 
 def _policy() -> str:

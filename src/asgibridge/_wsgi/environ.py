@@ -130,12 +130,17 @@ def add_headers(headers: Any, environ: dict[str, Any], limit: int | None) -> Non
 # --- malformed scopes ----------------------------------------------------------------------------
 
 
-def _is_address(value: Any) -> bool:
+def _is_pair(value: Any, *types: type) -> bool:
     try:
-        host, port = value
+        first, second = value
     except (TypeError, ValueError):
         return False
-    return isinstance(host, str) and (port is None or (isinstance(port, int) and port >= 0))
+    return isinstance(first, types[0]) and isinstance(second, types[1:])
+
+
+def _is_address(value: Any) -> bool:
+    is_pair = isinstance(value, (list, tuple)) and _is_pair(value, str, int, type(None))
+    return is_pair and (value[1] or 0) >= 0
 
 
 def _is_ascii(value: Any) -> bool:
@@ -143,13 +148,8 @@ def _is_ascii(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode("utf8")
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
+    # Half of a surrogate pair has no UTF-8.
+    return isinstance(value, str) and not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 _KEYS: dict[str, tuple[bool, str, Callable[[Any], bool]]] = {
@@ -174,18 +174,14 @@ def explain_scope(scope: Any) -> None:
         if (value is not None or required) and not is_right(value):
             raise ValueError(f"malformed ASGI scope: {key!r} must be {wanted}, not {value!r:.80}")
     headers = scope.get("headers") or ()
-    wanted = "an iterable of pairs (name, value), both bytes"
+    wanted = (
+        "malformed ASGI scope: 'headers' must be an iterable of pairs (name, value), both bytes"
+    )
     if not isinstance(headers, Iterable) or isinstance(headers, (str, bytes)):
-        raise ValueError(f"malformed ASGI scope: 'headers' must be {wanted}, not {headers!r:.80}")
+        raise ValueError(f"{wanted}, not {headers!r:.80}")
     for header in headers:
-        try:
-            name, value = header
-        except (TypeError, ValueError):
-            name = value = None
-        if not (isinstance(name, bytes) and isinstance(value, bytes)):
-            raise ValueError(
-                f"malformed ASGI scope: 'headers' must be {wanted}; one is {header!r:.80}"
-            )
+        if not _is_pair(header, bytes, bytes):
+            raise ValueError(f"{wanted}; one is {header!r:.80}")
 
 
 # --- the other way round -------------------------------------------------------------------------

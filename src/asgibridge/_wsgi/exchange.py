@@ -23,7 +23,7 @@ the end of the application (`leave`); an item that comes while the application c
 next wait. So that this is not late, the thread waits for each message after a ``send`` that had to
 wait: see ``is_in_step``. The loop ends a wait by an item whose ``run`` raises `_WakeUp`, which
 comes out of the frame's ``serve()``. Another thread of the application's, which may read the body,
-waits for a lock of its own.
+serves an executor of its own, which nothing else is posted to.
 
 **The end.** The loop sets ``error`` once: a ``send`` or ``receive`` has failed, the client has sent
 ``http.disconnect``, or the request was cancelled. Nothing is sent after that, and the thread's
@@ -82,20 +82,6 @@ class _WakeUpItem(Item):
 _WAKE_UP = _WakeUpItem()
 
 
-class _OtherThread:
-    """A frame's two methods, for a wait of a thread that is not the application's first."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def post(self, _item: Any) -> None:
-        self._lock.release()
-
-    def serve(self) -> None:
-        self._lock.acquire()
-
-
 class Exchange:
     """The thread's side and the loop's side of one request. Made on the loop's thread."""
 
@@ -121,7 +107,7 @@ class Exchange:
         self._put = 0  # bytes, of the thread
         self._sent = 0  # bytes, of the loop
         self._wanted: int | None = None  # the thread waits until at most so many are on their way
-        self._waiting: list[Any] = []  # the frame, if it waits, and each _OtherThread
+        self._waiting: list[Any] = []  # the executors that threads serve just now
         self._thread: int | None = None
         self._frame: Any = None
         self._part: bytes | None = None  # of the body, on its way to the thread
@@ -172,9 +158,9 @@ class Exchange:
         self._refuse_loop()  # before the loop receives a part, which would be lost
         self._part = None
         self._tell_loop(self._start_receiving)
-        while self._part is None:
-            self._sleep(lambda: self._part is None)
+        self._wait_while(lambda: self._part is None)
         part, self._part = self._part, None
+        assert part is not None
         return part
 
     def enter(self) -> None:
@@ -220,27 +206,31 @@ class Exchange:
     def _wait(self, wanted: int) -> None:
         self._refuse_loop()
         self._wanted = wanted
-        while self._put - self._sent > wanted:
-            self._sleep(lambda: self._put - self._sent > wanted)
+        self._wait_while(lambda: self._put - self._sent > wanted)
         self._wanted = None
 
-    def _sleep(self, must_wait: Callable[[], bool]) -> None:
-        place = self._frame if self._thread == threading.get_ident() else _OtherThread()
-        # 1. This thread appends its place, then asks `must_wait`. 2. The loop changes the answer,
-        # then posts to all places. So this thread sees the answer, or the loop sees the place.
-        self._waiting.append(place)
-        try:
-            if self.error is None and must_wait():
-                place.serve()
-        except _WakeUp:
-            pass
-        finally:
+    def _wait_while(self, must_wait: Callable[[], bool]) -> None:
+        executor: Any = None
+        while must_wait():
+            if executor is None:
+                is_first = self._thread == threading.get_ident()
+                executor = self._frame if is_first else _kernel.kernel.CurrentThreadExecutor(None)
+            # 1. This thread appends the executor, then asks `must_wait`. 2. The loop changes the
+            # answer, then posts to all executors. So this thread sees the answer, or the loop sees
+            # the executor.
+            self._waiting.append(executor)
             try:
-                self._waiting.remove(place)
-            except ValueError:
+                if self.error is None and must_wait():
+                    executor.serve()
+            except _WakeUp:
                 pass
-        if self.error is not None:
-            self._raise()
+            finally:
+                try:
+                    self._waiting.remove(executor)
+                except ValueError:
+                    pass
+            if self.error is not None:
+                self._raise()
 
     def _raise(self) -> None:
         error = self.error
@@ -255,10 +245,10 @@ class Exchange:
     def _resume(self) -> None:
         while True:
             try:
-                place = self._waiting.pop()
+                executor = self._waiting.pop()
             except IndexError:
                 return
-            place.post(_WAKE_UP)
+            executor.post(_WAKE_UP)
 
     def _woken(self) -> None:
         if self._wanted is not None:

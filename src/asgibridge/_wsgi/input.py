@@ -133,11 +133,10 @@ class StreamingInput(io.BufferedIOBase):
             self._at_end = True
             return False
         self._came += len(part)
-        if self._early is not None:
-            if self._came <= KEPT:
-                self._early.append(part)
-            else:
-                self._early = None
+        if self._came > KEPT:
+            self._early = None
+        elif self._early is not None:
+            self._early.append(part)
         self._part, self._begin = part, 0
         return True
 
@@ -154,15 +153,13 @@ class StreamingInput(io.BufferedIOBase):
     # Spooled.
 
     def _spool(self) -> bool:
-        if self._file is None:
-            if self._early is None:
-                return False
+        if self._early is not None:
             file: Any = SpooledTemporaryFile(max_size=KEPT)  # noqa: SIM115 - closed by `close`
             for part in self._early:
                 file.write(part)
             self._early, self._part, self._begin = None, b"", 0
             self._file = file
-        return True
+        return self._file is not None
 
     def _have(self, end: int | None) -> None:
         # Fetch until the file reaches to byte `end`, or to the body's end.

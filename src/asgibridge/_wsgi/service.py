@@ -193,10 +193,10 @@ class _Lifespan:
         self._application = application
         self._incoming: asyncio.Queue[Any] = asyncio.Queue()
         self._answers: asyncio.Queue[Any] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
         self.state: dict[str, Any] = {}
         self.is_supported = False
         self._is_stopping = False
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         scope = {
@@ -225,10 +225,9 @@ class _Lifespan:
     async def start(self, *, must_have: bool) -> None:
         """Send ``lifespan.startup``; raises if the application says that it failed.
 
-        An application that ends or raises instead of answering has no lifespan, which is right, by
-        the specification, unless it ``must_have`` one.
+        An application that ends or raises instead of answering has no lifespan. By the
+        specification that is no error; if it ``must_have`` one, it is.
         """
-        self._task = asyncio.get_running_loop().create_task(self._run())
         self._incoming.put_nowait({"type": "lifespan.startup"})
         answer = await self._answers.get()
         kind = answer.get("type")
@@ -246,7 +245,7 @@ class _Lifespan:
 
     async def stop(self) -> None:
         """Send ``lifespan.shutdown`` and wait for the answer, not for ever."""
-        if not self.is_supported or self._task is None or self._task.done():
+        if not self.is_supported or self._task.done():
             return
         self._is_stopping = True
         self._incoming.put_nowait({"type": "lifespan.shutdown"})
