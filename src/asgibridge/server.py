@@ -149,7 +149,7 @@ class StatelessServer:
     async def application_checker(self) -> None:
         """Removes ended instances, and reports those that raised, until it is cancelled.
 
-        On cancellation it looks once more: what ended since the last look would never be reported.
+        On cancellation it looks once more, for instances that have ended since the last look.
         """
         try:
             while True:

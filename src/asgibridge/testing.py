@@ -63,9 +63,9 @@ class ApplicationCommunicator:
     """The server's side of one connection to ``application``, an ASGI 2 or 3 one.
 
     The application starts with the first use of ``future``, which all methods but ``stop`` make.
-    ``scope`` and messages go through unchecked. Once the application has raised, sending and
-    receiving raise its exception, even if messages from before it are still unread; once it was
-    cancelled, they raise `ApplicationStopped`.
+    ``scope`` and messages are not checked. Once the application has raised, sending and receiving
+    raise its exception, even if messages from before it are unread; once it was cancelled, they
+    raise `ApplicationStopped`.
 
     ``async with`` starts the application and at the end of the block cancels it if it still runs,
     waits for it, and raises what it raised, unless the block itself has raised.
@@ -96,8 +96,8 @@ class ApplicationCommunicator:
     def future(self) -> asyncio.Task[Any]:
         """The application's task, started by the first look at it.
 
-        It runs in an empty context, as under a server: the test's context variables are not seen
-        by the application, nor the other way round.
+        It runs in an empty context, as under a server: test and application do not see each
+        other's context variables.
         """
         if self._future is None:
             conversation = self.application(self.scope, self.input_queue.get, self.output_queue.put)
@@ -118,8 +118,8 @@ class ApplicationCommunicator:
     async def wait(self, timeout: float | None = 1) -> None:
         """Waits up to ``timeout`` seconds (None: without limit) for the application to end.
 
-        One that has not ended is cancelled then; that is no error. Raises what the application
-        raised; RuntimeError if it does not end when it is cancelled.
+        Cancels it after that time; that is no error. Raises what the application raised;
+        RuntimeError if it does not end when it is cancelled.
         """
         future = self.future
         try:
@@ -153,7 +153,7 @@ class ApplicationCommunicator:
             pass  # The loop is closed, so the application does not run on anyway.
 
     async def _cancel(self, why: str) -> None:
-        # And wait for the end, whatever that is.
+        # Waits for the end, which may be an exception.
         future = self.future
         self._why_stopped = why
         future.cancel()
@@ -272,8 +272,8 @@ def _headers_of(message: Any) -> list[tuple[bytes, bytes]]:
 
 
 class HttpResponse:
-    """What the application answered: ``status``, ``headers`` (pairs of bytes), ``body`` (bytes),
-    and ``trailers`` (like the headers)."""
+    """A response: ``status``, ``headers`` (pairs of bytes), ``body`` (bytes), ``trailers`` (like the
+    headers)."""
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status
@@ -334,8 +334,8 @@ class HttpCommunicator(ApplicationCommunicator):
         await self.send_input({"type": "http.request", "body": body, "more_body": more_body})
 
     async def disconnect(self, timeout: float | None = 1) -> None:
-        """Goes away as a client may, waits up to ``timeout`` seconds for the application to end,
-        and raises what it raised."""
+        """Closes the connection, waits up to ``timeout`` seconds for the application to end, and
+        raises what it raised."""
         if not self.future.done():
             await self.send_input({"type": "http.disconnect"})
         await self.wait(timeout)
@@ -373,8 +373,8 @@ class HttpCommunicator(ApplicationCommunicator):
     async def get_response(self, timeout: float | None = 1) -> HttpResponse:
         """Sends the body, if it was given, and returns the whole response.
 
-        Each message is waited for up to ``timeout`` seconds, and then the application's end, which
-        is told that the client has gone. Raises what the application raised.
+        Waits up to ``timeout`` seconds for each message, then tells the application that the client
+        has gone, and waits for its end. Raises what the application raised.
         """
         response = await self.start_response(timeout)
         response.body = b"".join([chunk async for chunk in self.body_chunks(timeout)])
@@ -409,7 +409,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
         super().__init__(application, _connection_scope("websocket", path, headers, more))
         self._is_connected = False
         self.denial: HttpResponse | None = None
-        """What the application answered instead, by the extension for that."""
+        """The response with which the application refused the connection, if any."""
 
     async def __aexit__(self, exc: object, value: object, tb: object) -> None:
         if value is None and self._is_connected and not self.future.done():

@@ -199,7 +199,7 @@ class WsgiToAsgiInstance:
         """The WSGI environ for an HTTP scope and a file with the request body.
 
         Raises ValueError if a header is repeated more often than allowed (answered with 400), or if
-        the scope is not what the specification says.
+        the scope breaks the specification.
         """
         return build_environ(scope, body, self.duplicate_header_limit)
 
@@ -211,11 +211,10 @@ class WsgiToAsgiInstance:
     ) -> Callable[[bytes], None]:
         """PEP 3333's ``start_response()``: keeps status and headers until the first chunk.
 
-        A second call needs ``exc_info`` and replaces what the first said; once that has gone out it
+        A second call needs ``exc_info`` and replaces status and headers; if they have been sent, it
         raises the exception in ``exc_info`` instead. Returns ``write()``. Raises ValueError or
-        TypeError for a second call without ``exc_info`` and for what can't be sent: a status that
-        does not start with three digits, a header that is not made of latin-1 or has a line break,
-        a Content-Length that is no number.
+        TypeError for a second call without ``exc_info``, a status without three digits, a header
+        that is not latin-1 or has a line break, and a Content-Length that is no number.
         """
         try:
             if exc_info is None:
@@ -439,9 +438,9 @@ class AsgiToWsgi:
 
     :param lifespan: ``"auto"``: run the application's lifespan, if it has one; ``"on"``: it must
         have one; ``"off"``: do not ask.
-    :param wait: how many seconds the WSGI thread waits, when the server has sent the response, for
-        the application to end (its background tasks); None: as long as it takes. By default it does
-        not. For hosts that stop the process between requests.
+    :param wait: how many seconds the WSGI thread waits, after the response, for the application's
+        background tasks to end; None: without limit. For hosts that stop the process between
+        requests.
     """
 
     def __init__(
@@ -460,9 +459,9 @@ class AsgiToWsgi:
     ) -> Iterable[bytes]:
         """Answers one request, on the WSGI server's thread, which waits for the application.
 
-        Raises what the application raises before its response has begun; the iterable raises what
-        comes later. RuntimeError if the application could not be started, or ended without a
-        response; ValueError for an environ that is not what PEP 3333 asks for.
+        Raises what the application raises before its response has begun; the iterable raises later
+        exceptions. RuntimeError if the application could not be started, or ended without a
+        response; ValueError for an environ that breaks PEP 3333.
         """
         if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             return _refuse_upgrade(start_response)

@@ -1,4 +1,4 @@
-"""The rules of the ASGI specification, applied to what passes between a server and an application.
+"""The rules of the ASGI specification, applied to a server and an application.
 
 `check` wraps an application. For each connection there is one `_Conversation`, of the scope's kind,
 which knows what both sides have said. It belongs to that call of the application, and only the
@@ -106,7 +106,7 @@ class _Conversation:
     def __init__(self, scope: Message) -> None:
         protocol = self.protocol
         rules.check_fields(f"{protocol} scope", scope, rules.SCOPES[protocol])
-        # What the scope's fields don't name may be anything, as it may in a lifespan's.
+        # A lifespan's scope has no such field: there, ``extensions`` may be anything.
         is_field = "extensions" in rules.SCOPES[protocol]
         self.extensions: Message = (scope.get("extensions") if is_field else None) or {}
         self.version = rules.numbers(scope["asgi"].get("spec_version", "2.0")) or (2, 0)

@@ -24,9 +24,9 @@ def show(value: Any) -> str:
     return f"{text[:100]}{'...' if len(text) > 100 else ''} ({type(value).__name__})"
 
 
-# --- what values look like -----------------------------------------------------------------------
+# --- values --------------------------------------------------------------------------------------
 
-# Takes a value and returns what it must be, or None if it is that.
+# Takes a value and returns None if the value is right, else a text: what it must be.
 Rule = Callable[[Any], Optional[str]]
 
 
@@ -48,7 +48,7 @@ def _one_of(*values: str) -> Rule:
 
 
 def _is_int(value: Any) -> bool:
-    # A bool is an int, but nobody means it.
+    # For isinstance() a bool is an int.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -140,7 +140,7 @@ def _headers_sent(value: Any) -> str | None:
 
 # --- messages and scopes -------------------------------------------------------------------------
 
-# The keys, with what their values must be; those that must be there end in an exclamation mark.
+# The rules by key. A key that must be there ends in an exclamation mark.
 Fields = Mapping[str, Rule]
 
 _CONNECTION: Fields = {

@@ -1,4 +1,4 @@
-"""``asgibridge info``: what a bug report needs, one ``key: value`` a line."""
+"""``asgibridge info``: versions and settings for a bug report, one ``key: value`` a line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _original() -> str:
 
 def _policy() -> str:
     with warnings.catch_warnings():
-        # Deprecated from 3.14 on, and still what decides there.
+        # Deprecated from 3.14 on, where it still chooses the loop.
         warnings.simplefilter("ignore", DeprecationWarning)
         get_policy = getattr(asyncio, "get_event_loop_policy", None)
         if get_policy is None:

@@ -58,7 +58,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         loader: Any = self  # by protocol: importlib.abc's base classes are dear to import
         if fullname == "asgiref":
-            # An empty search path: nobody else finds a submodule, least of all the original's.
+            # An empty search path: no other finder finds a submodule, such as the original's.
             init = os.path.join(_PACKAGE, "__init__.py")
             spec = ModuleSpec(fullname, loader, origin=init, is_package=True)
             spec.has_location = True
@@ -168,8 +168,8 @@ def _refuse_if_too_late() -> None:
 def _reach_children() -> None:
     """Let spawned children and the fork server begin with `install`; again and again is harmless.
 
-    Both are started with ``-c`` and a line of Python, and import the program's main module from
-    there; so what must come first has to come in that line.
+    Both start with ``-c`` and a line of Python, which imports the program's main module. So the
+    line itself has to call `install` first.
     """
     spawn: Any = importlib.import_module("multiprocessing.spawn")
     util: Any = importlib.import_module("multiprocessing.util")
@@ -199,8 +199,8 @@ def _replace(module: Any, wrapper: Callable[..., Any]) -> None:
 def _install_first(command: Sequence[Any], module: str) -> list[Any]:
     """``command``, its ``-c`` program installing asgibridge before it imports from ``module``.
 
-    Any other command comes back as it is, a frozen program's among them: it has no ``-c`` (or, for
-    the fork server, looks at how the program begins), and calls `install` as it runs again.
+    Returns any other command unchanged. A frozen program's is one: it has no ``-c`` (or, for the
+    fork server, looks at how the program begins), and calls `install` as it runs again.
     """
     words = list(command)
     # No comparison with the executable, which is bytes: under -bb that is an error.

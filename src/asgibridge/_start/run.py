@@ -47,7 +47,7 @@ def prepare_module(name: str, args: list[str]) -> CodeType:
     _reach_child_processes()
     _install()
     _put_first_on_path(os.getcwd())
-    sys.argv = ["-m", *args]  # what a package sees that is imported on the way
+    sys.argv = ["-m", *args]  # for a package that is imported on the way
     spec = _find_main(name)
     code = _code_of(spec)
     sys.argv[0] = spec.origin or name

@@ -193,7 +193,7 @@ _SAFE_IN_PATHS = "/!$&'()*+,;=:@"
 def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[str, Any]:
     """The HTTP scope for an environ, by the HTTP specification's version 2.5.
 
-    Raises ValueError, naming the key, for an environ that is not what PEP 3333 says.
+    Raises ValueError for an environ that breaks PEP 3333.
     """
     try:
         root_path = _decoded(environ.get("SCRIPT_NAME") or "")
