@@ -272,8 +272,7 @@ def _headers_of(message: Any) -> list[tuple[bytes, bytes]]:
 
 
 class HttpResponse:
-    """A response: ``status``, ``headers`` (pairs of bytes), ``body`` (bytes), ``trailers`` (like the
-    headers)."""
+    """A response: ``status``, ``headers`` and ``trailers`` (pairs of bytes), ``body`` (bytes)."""
 
     def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status

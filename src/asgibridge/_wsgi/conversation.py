@@ -177,10 +177,9 @@ class Conversation:
         # No thread takes it any more.
         if error is None or isinstance(error, asyncio.CancelledError):
             return
-        if self._client_has_gone and isinstance(error, OSError):
-            return
-        when = "its response" if self._phase == _COMPLETE else "the client had disconnected"
-        report(f"the ASGI application raised after {when}", error)
+        if not (self._client_has_gone and isinstance(error, OSError)):
+            when = "its response" if self._phase == _COMPLETE else "the client had disconnected"
+            report(f"the ASGI application raised after {when}", error)
 
     async def _receive(self) -> dict[str, Any]:
         while True:

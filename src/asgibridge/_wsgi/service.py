@@ -119,9 +119,8 @@ class Service:
 
     def wait_until_ready(self) -> None:
         """Wait for the lifespan's startup; raises RuntimeError if it failed."""
-        if not self._ready.is_set():
-            while not self._ready.wait(0.25):  # in slices: on Windows Ctrl-C waits for them
-                pass
+        while not self._ready.wait(0.25):  # in slices: on Windows Ctrl-C waits for their end
+            pass
         if self._error is not None:
             raise RuntimeError(
                 f"the ASGI application could not be started: {self._error}"
