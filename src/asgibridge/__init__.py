@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> str:
-    # Loaded when asked for: whoever wants to be in asgiref's place has to come first in a program,
-    # before gevent's monkey-patching too, and asyncio must not come with it.
+    # A late import: `install` has to come first in a program, before gevent's monkey-patching too,
+    # and must not import asyncio.
     if name == "IMPLEMENTATION":
         from . import _kernel
 

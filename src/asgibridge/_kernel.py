@@ -3,18 +3,17 @@
 ``ASGIBRIDGE_SPEEDUPS`` decides, with the same words when building and when running:
 
 ``auto`` (or unset)
-    the compiled kernel if it was built, else the pure one; and the pure one where compiled code
-    must not be used: under gevent's or eventlet's monkey-patched ``threading``, whose own objects
-    alone yield to other greenlets. If it is patched after we were loaded, the next call goes over.
-    And in a subinterpreter (mod_wsgi's, say), because an extension of Cython's serves only one.
+    the compiled kernel if it was built. The pure one if it was not; in a subinterpreter (such as
+    mod_wsgi's), because an extension of Cython's serves only one interpreter; and under gevent's or
+    eventlet's monkey-patched ``threading``, because a wait in compiled code does not yield to other
+    greenlets. If ``threading`` is patched after this import, the next call changes the kernel.
 ``require``
-    the compiled kernel, or an ImportError: also under such patching (a RuntimeError if it comes
-    later), and in a subinterpreter.
+    the compiled kernel, or an ImportError (a RuntimeError where ``threading`` is patched later).
 ``off``
     the pure kernel.
 
-Any other value is an error. ``auto`` forgives only the extension's absence: one that is there but
-does not load raises, because running ten times slower without a word is no fallback.
+Any other value is an error. Under ``auto`` too, an extension that is there but does not load
+raises, because running ten times slower without a word is no fallback.
 """
 
 from __future__ import annotations
@@ -48,19 +47,18 @@ def _choice(variable: str = "ASGIBRIDGE_SPEEDUPS", choices: Sequence[str] = CHOI
 def _load() -> tuple[ModuleType, str]:
     choice = _choice()
     _choice("ASGIBRIDGE_PLACEMENT", PLACEMENTS)  # before there is a kernel that goes by it
-    if choice == "auto" and is_subinterpreter():
-        return importlib.import_module("asgibridge._pure"), "pure"
-    if choice == "require" and is_subinterpreter():
-        raise ImportError(
-            "ASGIBRIDGE_SPEEDUPS=require, but this is a subinterpreter, and the compiled kernel "
-            "serves only the main one: set it to auto, or unset it"
+    obstacle = ""
+    if is_subinterpreter():
+        obstacle = "this is a subinterpreter, and the compiled kernel serves only the main one"
+    elif threading_is_patched():
+        obstacle = (
+            "threading is monkey-patched, and waiting in compiled code would block every greenlet"
         )
-    if choice == "require" and threading_is_patched():
+    if choice == "require" and obstacle:
         raise ImportError(
-            "ASGIBRIDGE_SPEEDUPS=require, but threading is monkey-patched, and waiting in compiled "
-            "code would block every greenlet: set it to auto, or unset it"
+            f"ASGIBRIDGE_SPEEDUPS=require, but {obstacle}: set it to auto, or unset it"
         )
-    if choice != "off" and not (choice == "auto" and threading_is_patched()):
+    if choice != "off" and not obstacle:
         try:
             return importlib.import_module(_EXTENSION), "speedups"
         except ModuleNotFoundError as error:
@@ -83,12 +81,11 @@ else:
 
 
 def leave_compiled_kernel() -> bool:
-    """``threading`` was monkey-patched after we were loaded: from now on, the pure kernel.
+    """Change to the pure kernel, because ``threading`` was monkey-patched after our import.
 
-    In each module of the package, names that are the compiled kernel or of it are the pure one's
-    afterwards. What has been made by the compiled one stays as it is. Returns whether that is a
-    change. Raises RuntimeError if the environment requires the compiled one, whose waiting would
-    block every greenlet.
+    In each module of the package, the compiled kernel and its names become the pure kernel and its
+    names. Objects of the compiled kernel stay as they are. Returns whether the kernel changed.
+    Raises RuntimeError if the environment requires the compiled one.
     """
     global IMPLEMENTATION
     if IMPLEMENTATION == "pure":

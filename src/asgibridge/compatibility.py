@@ -1,7 +1,6 @@
 """ASGI 2 applications (``app(scope)(receive, send)``) made callable as ASGI 3 ones.
 
-Nothing here keeps state. The types are loose on purpose: frameworks name their own scope and
-message types, and applications of all of them pass through.
+The types are loose: each framework has its own scope and message types.
 """
 
 from __future__ import annotations

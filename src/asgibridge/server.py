@@ -1,13 +1,10 @@
 """``StatelessServer``: a base for servers of protocols without connections of their own.
 
-Everything happens on the event loop that runs ``arun()``. The server owns
-``application_instances``: one task and one input queue for each scope id, from
-``get_or_create_application_instance`` until the instance is deleted or the checker finds it ended.
-One that was deleted stays in ``_ending`` until its task has ended, so that what it raises then is
-reported too. ``arun()`` owns two tasks, the checker and ``handle()``; when either fails,
-``handle()`` returns or ``arun()`` is cancelled, it cancels and awaits what is left of the two.
-Instances still running then stay: their loop's end cancels them; those that were deleted are given
-a second to end.
+Everything happens on the event loop that runs ``arun()``. ``application_instances`` has a task and
+an input queue for each scope id, until the instance is deleted or the checker finds it ended. A
+deleted instance stays in ``_ending`` until its task has ended, so that its exception is reported
+too. When the checker or ``handle()`` ends, or ``arun()`` is cancelled, ``arun()`` cancels and
+awaits both. Deleted instances then have a second to end; the end of the loop cancels the others.
 """
 
 from __future__ import annotations
@@ -27,8 +24,8 @@ __all__ = ["StatelessServer"]
 logger = logging.getLogger(__name__)
 
 _ENDING_SECONDS = 1.0
-"""How long a server that ends waits for instances that were deleted. Arbitrary: the end of a task
-that was cancelled takes a moment, and a server that was told to end has to."""
+"""How long an ending server waits for deleted instances. Arbitrary: enough for a cancelled task's
+cleaning up, and short for a server that has to end."""
 
 
 class StatelessServer:
@@ -132,7 +129,7 @@ class StatelessServer:
     def delete_oldest_application_instance(self) -> None:
         """Deletes the instance that was asked for longest ago (of equals, the first made)."""
         instances = self.application_instances
-        # Each is looked at: of a thousand, in less than a tenth of a millisecond.
+        # A search of all: for a thousand instances, less than a tenth of a millisecond.
         oldest = min(instances, key=lambda scope_id: instances[scope_id]["last_used"])
         self.delete_application_instance(oldest)
 
@@ -152,7 +149,7 @@ class StatelessServer:
     async def application_checker(self) -> None:
         """Removes ended instances, and reports those that raised, until it is cancelled.
 
-        On cancellation it looks once more: what ended since the last look would never be reported.
+        On cancellation it looks once more, for instances that have ended since the last look.
         """
         try:
             while True:
@@ -177,12 +174,10 @@ class StatelessServer:
 
     async def _report(self, details: dict[str, Any]) -> None:
         future = details["future"]
-        # A cancelled future has no exception to report: asking it raises CancelledError.
-        exception = None if future.cancelled() else future.exception()
-        if exception:
+        if not future.cancelled() and future.exception():
             self._reporting = details
             try:
-                await self.application_exception(exception, details)
+                await self.application_exception(future.exception(), details)
             finally:
                 self._reporting = None
 

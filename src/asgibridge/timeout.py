@@ -1,7 +1,7 @@
 """``timeout``: asgiref's time limit for a block of code, deprecated there and here.
 
-New code uses ``asyncio.timeout()`` (Python 3.11 and up). What happens at expiry and on
-cancellation is ``_compat.Deadline``'s business.
+New code uses ``asyncio.timeout()`` (Python 3.11 and up). `_process.deadline` says what happens at
+expiry and on cancellation.
 """
 
 from __future__ import annotations

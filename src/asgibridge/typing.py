@@ -1,12 +1,10 @@
 """Types of the ASGI specification: scopes, events, and the callables that exchange them.
 
-asgiref's names, key by key, and what it lacks of HTTP & WebSocket 2.5, Lifespan 2.0, TLS 0.2 and
-the extensions of the ASGI documentation. A key is NotRequired where the specification lets a server
-or an application leave it out; what it means then is in the specification. A scope describes one
-connection, a receive event comes from the server, a send event goes to it.
-
-Everything here is a plain dict, tuple or callable at run time. `check` holds those who exchange
-them to the specification, which says more than types can.
+asgiref's names, key by key, and those that it lacks of HTTP & WebSocket 2.5, Lifespan 2.0, TLS 0.2
+and the extensions of the ASGI documentation. A key is NotRequired where the specification lets a
+server or an application leave it out. A scope describes one connection, a receive event comes from
+the server, a send event goes to it. At run time they are plain dicts. `check` applies the rules of
+the specification that types cannot express.
 
 No ``from __future__ import annotations`` here: TypedDict must see NotRequired itself, not a string,
 to know which keys may be absent. For the same reason the spellings are Python 3.9's.
@@ -89,38 +87,31 @@ class TLSExtension(TypedDict):
     cipher_suite: Optional[int]
 
 
-class HTTPScope(TypedDict):
-    type: Literal["http"]
+class _ConnectionScope(TypedDict):
     asgi: ASGIVersions
+    scheme: NotRequired[str]
+    path: str
+    raw_path: NotRequired[Optional[bytes]]
+    root_path: NotRequired[str]
+    headers: Iterable[tuple[bytes, bytes]]
+    client: NotRequired[Optional[tuple[str, int]]]
+    server: NotRequired[Optional[tuple[str, Optional[int]]]]
+    state: NotRequired[dict[str, Any]]
+    extensions: NotRequired[Optional[dict[str, Any]]]
+
+
+class HTTPScope(_ConnectionScope):
+    type: Literal["http"]
     http_version: str
     method: str
-    scheme: NotRequired[str]
-    path: str
-    raw_path: NotRequired[Optional[bytes]]
     query_string: bytes
-    root_path: NotRequired[str]
-    headers: Iterable[tuple[bytes, bytes]]
-    client: NotRequired[Optional[tuple[str, int]]]
-    server: NotRequired[Optional[tuple[str, Optional[int]]]]
-    state: NotRequired[dict[str, Any]]
-    extensions: NotRequired[Optional[dict[str, Any]]]
 
 
-class WebSocketScope(TypedDict):
+class WebSocketScope(_ConnectionScope):
     type: Literal["websocket"]
-    asgi: ASGIVersions
     http_version: NotRequired[str]
-    scheme: NotRequired[str]
-    path: str
-    raw_path: NotRequired[Optional[bytes]]
     query_string: NotRequired[Optional[bytes]]
-    root_path: NotRequired[str]
-    headers: Iterable[tuple[bytes, bytes]]
-    client: NotRequired[Optional[tuple[str, int]]]
-    server: NotRequired[Optional[tuple[str, Optional[int]]]]
     subprotocols: NotRequired[Iterable[str]]
-    state: NotRequired[dict[str, Any]]
-    extensions: NotRequired[Optional[dict[str, Any]]]
 
 
 class LifespanScope(TypedDict):

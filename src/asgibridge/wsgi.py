@@ -1,20 +1,20 @@
 """WSGI applications (PEP 3333) on ASGI servers, and ASGI applications on WSGI servers.
 
-`WsgiToAsgi`. One `WsgiToAsgiInstance` handles one request. On the event loop it takes the first
-part of the request body; then ``run_wsgi_app`` runs the application on a thread: `sync_to_async`'s
-thread-sensitive one, or one of ``workers``. What the two say to each other meanwhile goes by an
-`_wsgi_exchange.Exchange`, which says how messages are batched, what waits for what, and what
-becomes of a request that is cancelled or whose client leaves.
+`WsgiToAsgi`. A `WsgiToAsgiInstance` handles one request. On the event loop it takes the first part
+of the request body; then ``run_wsgi_app`` runs the application on a thread: the thread-sensitive
+one, or one of ``workers``. `_wsgi.exchange` says how thread and loop exchange messages, and what
+happens when the request is cancelled or the client leaves.
 
-What the application raises goes on to the server, when what was sent before has gone out. The
-application's iterable is closed whatever happens (PEP 3333, "the close() method").
+An exception of the application's goes to the server after the messages that the application sent
+before. The application's iterable is always closed (PEP 3333, "the close() method").
 
-`AsgiToWsgi`. See `_wsgi.conversation` for one request, `_wsgi.service` for the event loop's thread
+`AsgiToWsgi`. `_wsgi.conversation` handles one request; `_wsgi.service` has the event loop's thread
 and the application's lifespan.
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -22,19 +22,40 @@ from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from ._wsgi.conversation import Conversation, Response
-from ._wsgi.environ import TooManyDuplicates, add_headers, build_environ, build_scope
+from ._wsgi.environ import TooManyDuplicates, build_environ, build_scope
 from ._wsgi.exchange import ClientDisconnected, Exchange, body_of
 from ._wsgi.input import KEPT, StreamingInput
 from ._wsgi.service import LoopThread
-from ._wsgi.workers import RunInPool
-from .sync import sync_to_async
+from .pools import LoopExecutor
+from .sync import SyncToAsync, sync_to_async
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ._kernel import kernel
+
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+    _SyncToAsync = SyncToAsync[..., Any]
+else:
+    _SyncToAsync = SyncToAsync  # 3.9 knows no dots there
 
 __all__ = ["AsgiToWsgi", "ClientDisconnected", "WsgiToAsgi", "WsgiToAsgiInstance"]
+
+
+class _RunInPool(_SyncToAsync):
+    """A `SyncToAsync` whose calls run on at most ``size`` threads of its own.
+
+    A call goes to the thread that became idle last, so that few threads stay warm. When all are
+    busy, it waits for the first that is idle.
+    """
+
+    def __init__(self, func: Callable[..., Any], size: int) -> None:
+        super().__init__(func, thread_sensitive=False)
+        self._pool = LoopExecutor(size, "asgibridge-wsgi")
+
+    def _send(self, loop: asyncio.AbstractEventLoop, call: kernel.SyncCall) -> Any:
+        self._pool.post(call)
+        return call
 
 
 class WsgiToAsgi:
@@ -42,8 +63,8 @@ class WsgiToAsgi:
 
     Lifespan is answered, websockets are refused with 403; any other scope raises ValueError.
 
-    :param duplicate_header_limit: a request in which a header is repeated more often is answered
-        with 400 (CVE-2025-14550: joining them costs time by the square); None or 0: no limit.
+    :param duplicate_header_limit: a request that repeats a header more often is answered with 400
+        (CVE-2025-14550: the time to join them grows by the square); None or 0: no limit.
     :param workers: how many requests may run at once, each on one of so many threads. By default
         they run on the thread that thread-sensitive code runs on, one at a time if there is no
         `ThreadSensitiveContext`.
@@ -71,10 +92,10 @@ class WsgiToAsgi:
         self.duplicate_header_limit = duplicate_header_limit
         self.workers = workers
         self.buffer_body = buffer_body
-        self._run: RunInPool | None = None
+        self._run: _RunInPool | None = None
         if workers is not None:
             run = WsgiToAsgiInstance.__dict__["run_wsgi_app"]
-            self._run = RunInPool(run.func, workers)
+            self._run = _RunInPool(run.func, workers)
             self._run._shown = run._shown
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -89,8 +110,9 @@ class WsgiToAsgi:
 class WsgiToAsgiInstance:
     """One request to a WSGI application; not to be used for a second one.
 
-    A subclass may override all methods, and take ``run_wsgi_app`` to another thread by wrapping
-    ``WsgiToAsgiInstance.__dict__["run_wsgi_app"].func`` with `sync_to_async` again.
+    A subclass may override all methods, and may wrap
+    ``WsgiToAsgiInstance.__dict__["run_wsgi_app"].func`` with `sync_to_async` again, so that it runs
+    on another thread.
     """
 
     buffer_body = False
@@ -104,7 +126,7 @@ class WsgiToAsgiInstance:
     ) -> None:
         self.wsgi_application = wsgi_application
         self.duplicate_header_limit = duplicate_header_limit
-        # What start_response() was told, and whether that has gone out already.
+        # The arguments of start_response(), and whether they have been sent.
         self.response_start: dict[str, Any] | None = None
         self.response_started = False
         self.response_content_length: int | None = None
@@ -160,7 +182,7 @@ class WsgiToAsgiInstance:
         try:
             await self.run_wsgi_app(body)
         except Exception:
-            # What the application had sent by then, the client gets.
+            # The client gets the messages that the application had sent by then.
             await exchange.finish(raising=False)
             raise
         except GeneratorExit:
@@ -177,12 +199,9 @@ class WsgiToAsgiInstance:
         """The WSGI environ for an HTTP scope and a file with the request body.
 
         Raises ValueError if a header is repeated more often than allowed (answered with 400), or if
-        the scope is not what the specification says.
+        the scope breaks the specification.
         """
-        return build_environ(scope, body, self._add_headers)
-
-    def _add_headers(self, headers: Any, environ: dict[str, Any]) -> None:
-        add_headers(headers, environ, self.duplicate_header_limit)
+        return build_environ(scope, body, self.duplicate_header_limit)
 
     def start_response(
         self,
@@ -192,11 +211,10 @@ class WsgiToAsgiInstance:
     ) -> Callable[[bytes], None]:
         """PEP 3333's ``start_response()``: keeps status and headers until the first chunk.
 
-        A second call needs ``exc_info`` and replaces what the first said; once that has gone out it
+        A second call needs ``exc_info`` and replaces status and headers; if they have been sent, it
         raises the exception in ``exc_info`` instead. Returns ``write()``. Raises ValueError or
-        TypeError for a second call without ``exc_info`` and for what can't be sent: a status that
-        does not start with three digits, a header that is not made of latin-1 or has a line break,
-        a Content-Length that is no number.
+        TypeError for a second call without ``exc_info``, a status without three digits, a header
+        that is not latin-1 or has a line break, and a Content-Length that is no number.
         """
         try:
             if exc_info is None:
@@ -224,18 +242,11 @@ class WsgiToAsgiInstance:
                     )
                 content_length = int(value)
         self.response_content_length = content_length
+        is_head = getattr(self, "scope", {}).get("method") == "HEAD"
         # These have no body, whatever the application gives (RFC 9110, 6.4.1).
-        self._is_bodyless = code < 200 or code in (204, 304) or self._is_head()
-        self.response_start = {
-            "type": "http.response.start",
-            "status": code,
-            "headers": headers,
-        }
+        self._is_bodyless = code < 200 or code in (204, 304) or is_head
+        self.response_start = {"type": "http.response.start", "status": code, "headers": headers}
         return self._write
-
-    def _is_head(self) -> bool:
-        scope = getattr(self, "scope", None)
-        return scope is not None and scope.get("method") == "HEAD"
 
     @sync_to_async
     def run_wsgi_app(self, body: Any) -> None:
@@ -264,7 +275,7 @@ class WsgiToAsgiInstance:
         chunks = self.wsgi_application(environ, self.start_response)
         close = getattr(chunks, "close", None)
         try:
-            # Of a list all chunks are ready: nobody gains if the first goes out before the last.
+            # The chunks of a list are all ready: to send the first one early gains nothing.
             is_ready = type(chunks) is list or type(chunks) is tuple
             for chunk in _iterate(chunks):
                 if self._send_chunk(chunk):
@@ -289,19 +300,21 @@ class WsgiToAsgiInstance:
 
     def _send_chunk(self, chunk: bytes) -> bool:
         # Cut where Content-Length ends; whether the response is complete with it.
-        if type(chunk) is not bytes:
-            chunk = _as_bytes(chunk)
+        if not isinstance(chunk, (bytes, bytearray, memoryview)):
+            raise TypeError(
+                f"the WSGI application must answer with bytes, and gave {chunk!r:.80}: encode text "
+                "first"
+            )
+        chunk = bytes(chunk)
         if not chunk and not self.response_started:
-            self._early_empty_chunks += 1  # they must not be what sends the headers
+            self._early_empty_chunks += 1  # an empty chunk must not send the headers
             return False
         self._send_start()
         if self._is_bodyless:
             return bool(chunk)
         length = self.response_content_length
         if length is not None:
-            room = length - self.response_bytes_sent
-            if len(chunk) > room:
-                chunk = chunk[:room]
+            chunk = chunk[: length - self.response_bytes_sent]
         size = len(chunk)
         self.response_bytes_sent += size
         self._emit({"type": "http.response.body", "body": chunk, "more_body": True}, size)
@@ -322,32 +335,25 @@ class WsgiToAsgiInstance:
 
     def _emit(self, message: dict[str, Any], size: int) -> None:
         if self._exchange is None:
-            self.sync_send(message)  # a subclass's, with a __call__ of its own
+            self.sync_send(message)  # of a subclass with a __call__ of its own
         else:
             self._exchange.put(message, size)
 
     def _send_and_wait(self, message: Any) -> None:
-        # What `sync_send` is, for subclasses.
+        # `sync_send`, which subclasses call.
         assert self._exchange is not None
         self._exchange.put(message, len(message.get("body", b"")))
         self._exchange.flush()
 
     def _send_bad_request(self) -> None:
-        self._emit(
-            {
-                "type": "http.response.start",
-                "status": 400,
-                "headers": [(b"content-type", b"text/plain")],
-            },
-            0,
-        )
-        self._emit(
-            {"type": "http.response.body", "body": b"Bad Request: Too many duplicate headers"}, 0
-        )
+        headers = [(b"content-type", b"text/plain")]
+        body = b"Bad Request: Too many duplicate headers"
+        self._emit({"type": "http.response.start", "status": 400, "headers": headers}, 0)
+        self._emit({"type": "http.response.body", "body": body}, 0)
 
 
 async def _answer_lifespan(receive: Any, send: Any) -> None:
-    # WSGI has nothing to start or stop; a server that asks is told so, not left to guess.
+    # WSGI has nothing to start or stop. The answer spares the server a warning.
     while True:
         kind = (await receive())["type"]
         if kind == "lifespan.startup":
@@ -410,16 +416,8 @@ def _iterate(chunks: Any) -> Iterator[Any]:
     )
 
 
-def _as_bytes(chunk: Any) -> bytes:
-    if isinstance(chunk, (bytes, bytearray, memoryview)):
-        return bytes(chunk)
-    raise TypeError(
-        f"the WSGI application must answer with bytes, and gave {chunk!r:.80}: encode text first"
-    )
-
-
 def _is_for_lack_of_client(error: BaseException) -> bool:
-    # Whether it came of a ClientDisconnected that the application got.
+    # Whether a ClientDisconnected that the application got led to ``error``.
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -440,9 +438,9 @@ class AsgiToWsgi:
 
     :param lifespan: ``"auto"``: run the application's lifespan, if it has one; ``"on"``: it must
         have one; ``"off"``: do not ask.
-    :param wait: how many seconds the WSGI thread waits, when the server has sent the response, for
-        the application to end (its background tasks); None: as long as it takes. By default it does
-        not. For hosts that stop the process between requests.
+    :param wait: how many seconds the WSGI thread waits, after the response, for the application's
+        background tasks to end; None: without limit. For hosts that stop the process between
+        requests.
     """
 
     def __init__(
@@ -461,9 +459,9 @@ class AsgiToWsgi:
     ) -> Iterable[bytes]:
         """Answers one request, on the WSGI server's thread, which waits for the application.
 
-        Raises what the application raises before its response has begun; the iterable raises what
-        comes later. RuntimeError if the application could not be started, or ended without a
-        response; ValueError for an environ that is not what PEP 3333 asks for.
+        Raises what the application raises before its response has begun; the iterable raises later
+        exceptions. RuntimeError if the application could not be started, or ended without a
+        response; ValueError for an environ that breaks PEP 3333.
         """
         if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             return _refuse_upgrade(start_response)
@@ -483,8 +481,8 @@ class AsgiToWsgi:
 
 
 def _body_length(environ: dict[str, Any]) -> int | None:
-    # None: until the input ends. By PEP 3333 nothing can be read without a length, unless the
-    # server says that its input ends.
+    # None: until the input ends. By PEP 3333 an application may not read without a length, unless
+    # the server says that its input ends.
     text = environ.get("CONTENT_LENGTH") or ""
     if text.isdigit():
         return int(text)
@@ -496,15 +494,8 @@ def _body_length(environ: dict[str, Any]) -> int | None:
     return None if ends else 0
 
 
-_UPGRADE_REFUSED = b"This application is served through WSGI, which knows no websockets.\n"
-
-
 def _refuse_upgrade(start_response: Callable[..., Any]) -> Iterable[bytes]:
-    start_response(
-        "400 Bad Request",
-        [
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Content-Length", str(len(_UPGRADE_REFUSED))),
-        ],
-    )
-    return [_UPGRADE_REFUSED]
+    body = b"This application is served through WSGI, which knows no websockets.\n"
+    kind = "text/plain; charset=utf-8"
+    start_response("400 Bad Request", [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    return [body]

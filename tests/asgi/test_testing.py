@@ -60,15 +60,11 @@ async def ended(communicator):
 def test_it_can_be_made_without_a_loop_and_used_in_one():
     communicator = ApplicationCommunicator(echo, {})
     assert communicator._future is None
-    assert communicator._input_queue is None
-    assert communicator._output_queue is None
 
     async def main():
         await communicator.send_input("hello")
         assert await communicator.receive_output() == "hello"
         assert communicator._future is communicator.future
-        assert communicator._input_queue is communicator.input_queue
-        assert communicator._output_queue is communicator.output_queue
         await communicator.wait(0)
 
     asyncio.run(main())

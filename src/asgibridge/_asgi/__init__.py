@@ -1,1 +1,1 @@
-"""ASGI's own side, beneath `asgibridge.typing` and `asgibridge.testing`: rules, conversations."""
+"""The rules of the ASGI specification, beneath `asgibridge.typing`."""

@@ -1,17 +1,17 @@
-"""The rules of the ASGI specification, applied to what passes between a server and an application.
+"""The rules of the ASGI specification, applied to a server and an application.
 
 `check` wraps an application. For each connection there is one `_Conversation`, of the scope's kind,
-which knows what has been said. It belongs to that call of the application; the event loop's thread
-alone touches it, and it decides before a message is passed on, so that it is never between two
-awaits. What breaks a rule is not passed on: `ProtocolViolation` is raised instead, out of ``send``
-for what the application did, out of ``receive`` or the call for what the server did. It is logged
-too, because servers take an exception in a lifespan for an application without one; and if the
-application swallowed it, it is raised again at the end of the call.
+which knows what both sides have said. It belongs to that call of the application, and only the
+event loop's thread touches it; it judges a message before the message is passed on, without an
+await. A message that breaks a rule is not passed on: `ProtocolViolation` is raised instead, by
+``send`` for the application's fault, by ``receive`` or the call for the server's. The violation is
+also logged, because servers take an exception in a lifespan for an application without one. If the
+application swallows the violation, the end of the call raises it again.
 
 By the specification unknown keys are no error, nor are messages after the client has gone.
-Protocols other than http, websocket and lifespan pass unchecked. The specifications meant are HTTP
-& WebSocket 2.5, Lifespan 2.0, TLS 0.2 and the extensions of the ASGI documentation; a rule that is
-younger than the ``spec_version`` of the scope is not applied, and what is younger is not allowed.
+Protocols other than http, websocket and lifespan pass unchecked. The specifications are HTTP &
+WebSocket 2.5, Lifespan 2.0, TLS 0.2 and the extensions of the ASGI documentation. A message may not
+use a key that is younger than the ``spec_version`` of the scope.
 """
 
 from __future__ import annotations
@@ -20,21 +20,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from .rules import (
-    EXTENSIONS,
-    RECEIVED,
-    SCOPES,
-    SENT,
-    TLS,
-    Broken,
-    Fields,
-    Message,
-    check_fields,
-    numbers,
-    show,
-)
-
-__all__ = ["ProtocolViolation", "check"]
+from . import rules
+from .rules import Broken, Fields, Message, show
 
 logger = logging.getLogger("asgibridge.typing")
 
@@ -43,10 +30,10 @@ Send = Callable[[Any], Awaitable[None]]
 
 
 class ProtocolViolation(RuntimeError):
-    """Somebody broke a rule of the ASGI specification.
+    """The ``side`` ("application" or "server") broke a rule of the ASGI specification.
 
-    ``side`` is "application" or "server", ``rule`` is what is broken (``http.response.start:
-    status``, say), and the text says what the rule is and what came instead.
+    ``rule`` names the rule, such as ``http.response.start: status``; the text says what it asks for
+    and what came instead.
     """
 
     def __init__(self, side: str, rule: str, text: str) -> None:
@@ -61,94 +48,96 @@ def check(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitabl
         application = check(application)
 
     For tests and development. Raises and logs `ProtocolViolation` at the first message, scope or
-    end that breaks a rule, naming it. What keeps the rules passes unchanged, but that ``headers``
-    which can be iterated only once become a list.
+    end that breaks a rule, naming it. Other messages pass unchanged, but ``headers`` that can be
+    iterated only once become a list.
     """
     from ..compatibility import guarantee_single_callable  # loads the bridge; not needed for types
 
     inner = guarantee_single_callable(application)
 
     async def checked(scope: Any, receive: Receive, send: Send) -> None:
-        try:
-            kind = _kind(scope)
-            if kind is None:
-                await inner(scope, receive, send)
-                return
-            conversation = kind(scope)
-        except Broken as broken:
-            raise _violation("server", broken) from None
-        first: list[ProtocolViolation] = []
+        violations: list[ProtocolViolation] = []
+
+        def judge(side: str, apply: Callable[..., Any], *args: Any) -> Any:
+            try:
+                return apply(*args)
+            except Broken as broken:
+                violations.append(ProtocolViolation(side, *broken.args))
+            logger.error("%s", violations[-1])
+            raise violations[-1]
+
+        kind = _KINDS.get(judge("server", _type_of, "scope", scope))
+        if kind is None:
+            await inner(scope, receive, send)
+            return
+        conversation = judge("server", kind, scope)
 
         async def checked_receive() -> Any:
-            message = await receive()
-            try:
-                return conversation.received(message)
-            except Broken as broken:
-                first.append(_violation("server", broken))
-                raise first[-1] from None
+            return judge("server", conversation.received, await receive())
 
         async def checked_send(message: Any) -> None:
-            try:
-                message = conversation.sent(message)
-            except Broken as broken:
-                first.append(_violation("application", broken))
-                raise first[-1] from None
-            await send(message)
+            await send(judge("application", conversation.sent, message))
 
         await inner(scope, checked_receive, checked_send)
-        if first:
-            raise first[0]
-        try:
-            conversation.ended()
-        except Broken as broken:
-            raise _violation("application", broken) from None
+        if violations:
+            raise violations[0]
+        if not conversation.has_disconnected:
+            judge("application", conversation.ended)
 
     return checked
 
 
-def _violation(side: str, broken: Broken) -> ProtocolViolation:
-    violation = ProtocolViolation(side, *broken.args)
-    logger.error("%s", violation)
-    return violation
-
-
-def _kind(scope: Any) -> type[_Conversation] | None:
-    if not isinstance(scope, dict):
-        raise Broken("scope", f"it must be a dict, not {show(scope)}")
-    type_ = scope.get("type")
+def _type_of(what: str, message: Any) -> str:
+    if not isinstance(message, dict):
+        raise Broken(what, f"it must be a dict, not {show(message)}")
+    type_ = message.get("type")
     if not isinstance(type_, str):
-        raise Broken("scope: type", f"it must be a str, not {show(type_)}")
-    return _KINDS.get(type_)
+        raise Broken(f"{what}: type", f"it must be a str, not {show(type_)}")
+    return type_
 
 
 class _Conversation:
     """What has been said on a connection. Each method raises `Broken`."""
 
     protocol: str
+    has_disconnected = False
+    """The client."""
 
     def __init__(self, scope: Message) -> None:
         protocol = self.protocol
-        check_fields(f"{protocol} scope", scope, SCOPES[protocol])
-        # What the scope's fields don't name may be anything, as it may in a lifespan's.
-        is_field = "extensions" in SCOPES[protocol]
+        rules.check_fields(f"{protocol} scope", scope, rules.SCOPES[protocol])
+        # A lifespan's scope has no such field: there, ``extensions`` may be anything.
+        is_field = "extensions" in rules.SCOPES[protocol]
         self.extensions: Message = (scope.get("extensions") if is_field else None) or {}
-        self.version = numbers(scope["asgi"].get("spec_version", "2.0")) or (2, 0)
+        self.version = rules.numbers(scope["asgi"].get("spec_version", "2.0")) or (2, 0)
         if "tls" in self.extensions:
             where = f"{protocol} scope: extensions: tls"
-            check_fields(where, self.extensions["tls"], TLS)
+            rules.check_fields(where, self.extensions["tls"], rules.TLS)
             if scope.get("scheme") in (None, "http", "ws"):
                 raise Broken(where, f"it is for TLS only, not {scope.get('scheme')!r}")
 
     def received(self, message: Any) -> Any:
         """Checks what the server gave, and returns what to pass on."""
-        return self._checked("event", message, RECEIVED, self._on_received)
+        checked = self._checked("event", message, rules.RECEIVED)
+        type_ = checked["type"]
+        if type_ == f"{self.protocol}.disconnect":
+            self.has_disconnected = True
+        elif self.has_disconnected:
+            raise Broken(type_, f"nothing but {self.protocol}.disconnect comes after it")
+        else:
+            self._on_received(type_, checked)
+        return checked
 
     def sent(self, message: Any) -> Any:
         """Checks what the application gave, and returns what to pass on."""
-        return self._checked("message", message, SENT, self._on_sent)
+        checked = self._checked("message", message, rules.SENT)
+        if not self.has_disconnected:
+            self._on_sent(checked["type"], checked)
+        return checked
 
     def ended(self) -> None:
-        """The application has returned."""
+        """The application has returned, and the client had not disconnected."""
+        raise NotImplementedError
 
     def _on_received(self, type_: str, message: Message) -> None:
         raise NotImplementedError
@@ -156,59 +145,35 @@ class _Conversation:
     def _on_sent(self, type_: str, message: Message) -> None:
         raise NotImplementedError
 
-    def _checked(
-        self,
-        what: str,
-        message: Any,
-        known: Mapping[str, Fields],
-        then: Callable[[str, Message], None],
-    ) -> Any:
-        if not isinstance(message, dict):
-            raise Broken(what, f"it must be a dict, not {show(message)}")
+    def _checked(self, what: str, message: Any, known: Mapping[str, Fields]) -> Message:
+        type_ = _type_of(what, message)
         if not all(isinstance(key, str) for key in message):
             raise Broken(what, f"its keys must be str: {show(message)}")
-        type_ = message.get("type")
-        if not isinstance(type_, str):
-            raise Broken(f"{what}: type", f"it must be a str, not {show(type_)}")
         fields = known.get(type_)
         if fields is None or type_.partition(".")[0] != self.protocol:
             raise Broken(
                 f"{what}: type", f"{type_!r} is none that goes this way over {self.protocol}"
             )
-        if type_ in EXTENSIONS and type_ not in self.extensions:
+        if type_ in rules.EXTENSIONS and type_ not in self.extensions:
             raise Broken(type_, "the server does not offer the extension of this name")
-        checked = check_fields(type_, message, fields)
-        then(type_, checked)
-        return checked
+        return rules.check_fields(type_, message, fields)
 
 
 class _Http(_Conversation):
     protocol = "http"
-
-    def __init__(self, scope: Message) -> None:
-        super().__init__(scope)
-        self.request_is_complete = False
-        self.has_disconnected = False
-        self.has_debug = False
-        self.has_started = False
-        self.has_body = False
-        self.has_path = False
-        self.is_complete = False
-        self.trailers_are_due = False
+    request_is_complete = False
+    has_debug = False
+    has_started = False
+    has_body = False
+    is_complete = False
+    trailers_are_due = False
 
     def _on_received(self, type_: str, message: Message) -> None:
-        if type_ == "http.disconnect":
-            self.has_disconnected = True
-        elif self.has_disconnected:
-            raise Broken(type_, "nothing but http.disconnect comes after http.disconnect")
-        elif self.request_is_complete:
+        if self.request_is_complete:
             raise Broken(type_, "it comes after one that had no more_body")
-        else:
-            self.request_is_complete = not message.get("more_body", False)
+        self.request_is_complete = not message.get("more_body", False)
 
     def _on_sent(self, type_: str, message: Message) -> None:
-        if self.has_disconnected:
-            return
         if type_ == "http.response.debug":
             if self.has_started or self.has_debug:
                 raise Broken(type_, "it is sent once, before http.response.start")
@@ -235,14 +200,12 @@ class _Http(_Conversation):
         elif type_ == "http.response.pathsend":
             if self.has_body:
                 raise Broken(type_, "it cannot be mixed with http.response.body")
-            self.has_path = self.is_complete = True
+            self.is_complete = True
         elif type_ in ("http.response.body", "http.response.zerocopysend"):
             self.has_body = True
             self.is_complete = not message.get("more_body", False)
 
     def ended(self) -> None:
-        if self.has_disconnected:
-            return
         if not self.has_started:
             raise Broken("http", "the application returned without a response")
         if not self.is_complete:
@@ -253,21 +216,15 @@ class _Http(_Conversation):
 
 class _WebSocket(_Conversation):
     protocol = "websocket"
+    was_asked = False
+    state = "connecting"  # then "open" or "denying", then "closed"
 
     def __init__(self, scope: Message) -> None:
         super().__init__(scope)
         self.offered = scope.get("subprotocols", ())
-        self.was_asked = False
-        # connecting, then open or denying, then closed
-        self.state = "connecting"
-        self.has_disconnected = False
 
     def _on_received(self, type_: str, message: Message) -> None:
-        if type_ == "websocket.disconnect":
-            self.has_disconnected = True
-        elif self.has_disconnected:
-            raise Broken(type_, "nothing but websocket.disconnect comes after it")
-        elif type_ == "websocket.connect":
+        if type_ == "websocket.connect":
             if self.was_asked:
                 raise Broken(type_, "it comes once")
             self.was_asked = True
@@ -279,8 +236,6 @@ class _WebSocket(_Conversation):
             _check_data(type_, message)
 
     def _on_sent(self, type_: str, message: Message) -> None:
-        if self.has_disconnected:
-            return
         if self.state == "closed":
             raise Broken(type_, "the application has closed the connection")
         if type_ == "websocket.accept":
@@ -325,8 +280,6 @@ class _WebSocket(_Conversation):
             self.state = "closed"
 
     def ended(self) -> None:
-        if self.has_disconnected:
-            return
         if self.was_asked and self.state == "connecting":
             raise Broken("websocket", "the application returned without answering the connect")
         if self.state == "denying":
@@ -374,5 +327,7 @@ class _Lifespan(_Conversation):
 
 
 _KINDS: dict[str, type[_Conversation]] = {
-    kind.protocol: kind for kind in (_Http, _WebSocket, _Lifespan)
+    "http": _Http,
+    "websocket": _WebSocket,
+    "lifespan": _Lifespan,
 }

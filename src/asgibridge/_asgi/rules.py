@@ -1,6 +1,6 @@
-"""What a single scope or message must look like: its keys, and what the value of each must be.
+"""The keys of a single scope or message, and the rule for the value of each.
 
-What may come when in a conversation is in `check`. The specifications meant are named there.
+`check` has the rules for the order of messages, and names the specifications.
 """
 
 from __future__ import annotations
@@ -8,25 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Optional
 
-__all__ = [
-    "EXTENSIONS",
-    "RECEIVED",
-    "SCOPES",
-    "SENT",
-    "TLS",
-    "Broken",
-    "Fields",
-    "Message",
-    "check_fields",
-    "numbers",
-    "show",
-]
-
 Message = dict[str, Any]
 
 
 class Broken(Exception):
-    """(rule, text), before it is known who did it."""
+    """The arguments are `ProtocolViolation`'s rule and text; the raiser does not know the side."""
 
 
 def show(value: Any) -> str:
@@ -38,26 +24,14 @@ def show(value: Any) -> str:
     return f"{text[:100]}{'...' if len(text) > 100 else ''} ({type(value).__name__})"
 
 
-# --- what values look like -----------------------------------------------------------------------
-# Each takes a value and returns what it must be, or None if it is that.
+# --- values --------------------------------------------------------------------------------------
 
+# Takes a value and returns None if the value is right, else a text: what it must be.
 Rule = Callable[[Any], Optional[str]]
 
 
-def _is(type_: type, name: str) -> Rule:
-    def rule(value: Any) -> str | None:
-        # A bool is an int, but nobody means it.
-        good = isinstance(value, type_) and (type_ is not int or not isinstance(value, bool))
-        return None if good else name
-
-    return rule
-
-
-_bytes = _is(bytes, "bytes")
-_str = _is(str, "a str")
-_int = _is(int, "an int")
-_bool = _is(bool, "a bool")
-_dict = _is(dict, "a dict")
+def _rule(wanted: str, is_good: Callable[[Any], bool]) -> Rule:
+    return lambda value: None if is_good(value) else wanted
 
 
 def _or_none(rule: Rule) -> Rule:
@@ -69,78 +43,67 @@ def _or_none(rule: Rule) -> Rule:
 
 
 def _one_of(*values: str) -> Rule:
-    def rule(value: Any) -> str | None:
-        good = isinstance(value, str) and value in values
-        return None if good else f"one of {', '.join(map(repr, values))}"
-
-    return rule
+    names = ", ".join(map(repr, values))
+    return _rule(f"one of {names}", lambda value: isinstance(value, str) and value in values)
 
 
-def _non_empty(value: Any) -> str | None:
-    return None if isinstance(value, str) and value else "a str that is not empty"
+def _is_int(value: Any) -> bool:
+    # For isinstance() a bool is an int.
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _method(value: Any) -> str | None:
-    good = isinstance(value, str) and value and value == value.upper()
-    return None if good else "a str in upper case"
+def _are(type_: type, values: Any) -> bool:
+    return isinstance(values, (list, tuple)) and all(isinstance(each, type_) for each in values)
 
 
-def _status(value: Any) -> str | None:
-    good = _int(value) is None and 100 <= value <= 999
-    return None if good else "an int of three digits"
+def _has_str_keys(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
-def _not_negative(value: Any) -> str | None:
-    return None if _int(value) is None and value >= 0 else "an int that is not negative"
-
-
-def _16_bits(value: Any) -> str | None:
-    return None if _int(value) is None and 0 <= value <= 0xFFFF else "an int of 16 bits"
-
-
-def _close_code(value: Any) -> str | None:
-    # RFC 6455, 7.4: the others are reserved, or say that no code was sent.
-    good = _int(value) is None and (
-        (1000 <= value <= 1014 and value not in (1004, 1005, 1006)) or 3000 <= value <= 4999
+def _is_host_and(is_port: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and is_port(value[1])
     )
-    return None if good else "a close code that may be sent (RFC 6455, 7.4)"
 
 
-def _address(*second: type) -> Rule:
-    def rule(value: Any) -> str | None:
-        good = (
-            isinstance(value, (list, tuple))
-            and len(value) == 2
-            and isinstance(value[0], str)
-            and isinstance(value[1], second)
-            and not isinstance(value[1], bool)
-        )
-        port = "a port" if second == (int,) else "a port or None"
-        return None if good else f"a host (str) and {port} (int)"
-
-    return rule
+def _may_be_sent(code: Any) -> bool:
+    # RFC 6455, 7.4: the others are reserved, or say that no code was sent.
+    return _is_int(code) and (
+        (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
+    )
 
 
-def _strings(value: Any) -> str | None:
-    if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
-        return None
-    return "a list of str"
-
-
-def _links(value: Any) -> str | None:
-    if isinstance(value, (list, tuple)) and all(isinstance(each, bytes) for each in value):
-        return None
-    return "a list of bytes"
-
-
-def _str_keys(value: Any) -> str | None:
-    good = isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    return None if good else "a dict with str keys"
-
-
-def _extensions(value: Any) -> str | None:
-    good = _str_keys(value) is None and all(isinstance(each, dict) for each in value.values())
-    return None if good else "a dict of dicts, by the extensions' names"
+_bytes = _rule("bytes", lambda value: isinstance(value, bytes))
+_str = _rule("a str", lambda value: isinstance(value, str))
+_non_empty = _rule("a str that is not empty", lambda value: isinstance(value, str) and value != "")
+_method = _rule(
+    "a str in upper case",
+    lambda value: isinstance(value, str) and value != "" and value == value.upper(),
+)
+_int = _rule("an int", _is_int)
+_status = _rule("an int of three digits", lambda value: _is_int(value) and 100 <= value <= 999)
+_not_negative = _rule("an int that is not negative", lambda value: _is_int(value) and value >= 0)
+_16_bits = _rule("an int of 16 bits", lambda value: _is_int(value) and 0 <= value <= 0xFFFF)
+_close_code = _rule("a close code that may be sent (RFC 6455, 7.4)", _may_be_sent)
+_bool = _rule("a bool", lambda value: isinstance(value, bool))
+_strings = _rule("a list of str", lambda value: _are(str, value))
+_links = _rule("a list of bytes", lambda value: _are(bytes, value))
+_str_keys = _rule("a dict with str keys", _has_str_keys)
+_client = _rule("a host (str) and a port (int)", _is_host_and(_is_int))
+_server = _rule(
+    "a host (str) and a port or None (int)",
+    _is_host_and(lambda port: port is None or _is_int(port)),
+)
+_extensions = _rule(
+    "a dict of dicts, by the extensions' names",
+    lambda value: _has_str_keys(value) and all(isinstance(each, dict) for each in value.values()),
+)
+_file = _rule(
+    "an open file with a descriptor", lambda value: callable(getattr(value, "fileno", None))
+)
 
 
 def _versions(value: Any) -> str | None:
@@ -161,10 +124,6 @@ def numbers(version: Any) -> tuple[int, ...] | None:
         return None
 
 
-def _file(value: Any) -> str | None:
-    return None if callable(getattr(value, "fileno", None)) else "an open file with a descriptor"
-
-
 def _headers_received(value: Any) -> str | None:
     for name in value:
         if name[:1] == b":":
@@ -181,7 +140,7 @@ def _headers_sent(value: Any) -> str | None:
 
 # --- messages and scopes -------------------------------------------------------------------------
 
-# The keys, with what their values must be; those that must be there end in an exclamation mark.
+# The rules by key. A key that must be there ends in an exclamation mark.
 Fields = Mapping[str, Rule]
 
 _CONNECTION: Fields = {
@@ -191,8 +150,8 @@ _CONNECTION: Fields = {
     "raw_path": _or_none(_bytes),
     "root_path": _str,
     "headers!": _headers_received,
-    "client": _or_none(_address(int)),
-    "server": _or_none(_address(int, type(None))),
+    "client": _or_none(_client),
+    "server": _or_none(_server),
     "state": _str_keys,
     "extensions": _or_none(_extensions),
 }
@@ -258,12 +217,8 @@ SENT: Mapping[str, Fields] = {
 }
 # Each is also the name of the extension that the server must offer.
 EXTENSIONS = {
-    "http.response.debug",
-    "http.response.zerocopysend",
-    "http.response.pathsend",
-    "http.response.push",
-    "http.response.early_hint",
-    "http.response.trailers",
+    f"http.response.{name}"
+    for name in ("debug", "zerocopysend", "pathsend", "push", "early_hint", "trailers")
 }
 
 
@@ -294,10 +249,9 @@ def _pairs(where: str, headers: Any) -> list[Any]:
         raise Broken(where, wrong)
     pairs = []
     for header in headers:
-        pair = list(header) if isinstance(header, Iterable) else []
-        if isinstance(header, (str, bytes)) or len(pair) != 2:
+        is_list = isinstance(header, (list, tuple))
+        pair = list(header) if isinstance(header, Iterable) and not is_list else header
+        if not _are(bytes, pair) or len(pair) != 2:
             raise Broken(where, f"{wrong}; see {show(header)}")
-        if not (isinstance(pair[0], bytes) and isinstance(pair[1], bytes)):
-            raise Broken(where, f"{wrong}; see {show(header)}")
-        pairs.append(header if isinstance(header, (list, tuple)) else pair)
+        pairs.append(pair)
     return pairs

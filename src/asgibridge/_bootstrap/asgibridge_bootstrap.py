@@ -1,9 +1,8 @@
 """Install, in a child Python, the very asgibridge that this directory belongs to.
 
-Imported once, as the child starts, with this directory in front of ``sys.path``. Where the parent
-has its asgibridge need not be on the child's path, and another copy may be; nor may that place be
-put on the path, where what else lies there could hide the standard library. Raises whatever
-prevents it.
+Imported once, as the child starts, with this directory in front of ``sys.path``. The place of the
+parent's asgibridge need not be on the child's path, where another copy may be; and it may not be
+put there, because other modules in that place could hide the standard library's.
 """
 
 from __future__ import annotations

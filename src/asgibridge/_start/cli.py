@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from .._version import ASGIREF_VERSION, __version__
 from . import run as starter
 
-__all__ = ["main"]
-
 _EXAMPLES = """\
 examples:
   asgibridge run uvicorn mysite.asgi:application --workers 4
@@ -68,12 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _seconds(word: str) -> str:
     try:
-        seconds = float(word)
+        if 0 < float(word) < math.inf:
+            return word
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0")
-    return word
+        pass
+    raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0")
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
@@ -123,10 +120,6 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         help="print who waits for whom when a sync function has been running for so long",
     )
     run.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
-    commands.add_parser(
-        "info",
-        help="print versions and settings: what a bug report needs",
-        description="Print what a bug report needs, one 'key: value' a line.",
-        allow_abbrev=False,
-    )
+    info_help = "print versions and settings, one 'key: value' a line, for a bug report"
+    commands.add_parser("info", help=info_help, description=info_help, allow_abbrev=False)
     return parser, run

@@ -1,4 +1,4 @@
-"""``asgibridge info``: what a bug report needs, one ``key: value`` a line."""
+"""``asgibridge info``: versions and settings for a bug report, one ``key: value`` a line."""
 
 from __future__ import annotations
 
@@ -15,30 +15,34 @@ from .._process.cpython import is_gil_enabled
 from .._version import ASGIREF_VERSION, __version__
 from .install import is_installed, real_asgiref_loaded
 
-__all__ = ["lines"]
-
 
 def lines() -> Iterator[str]:
     """The report on this process, line by line."""
+    kernel, placement = _kernel()
     yield f"asgibridge: {__version__} (answers for asgiref {ASGIREF_VERSION})"
-    yield f"kernel: {_kernel()}"
+    yield f"kernel: {kernel}"
     yield f"installed as asgiref: {'yes' if is_installed() else 'no'}"
     yield f"original asgiref: {_original()}"
     yield f"python: {platform.python_implementation()} {platform.python_version()}"
-    yield f"GIL: {_gil()}"
-    yield f"worker placement: {_placement()}"
+    yield f"GIL: {'on' if is_gil_enabled() else 'off'}"
+    yield f"worker placement: {placement}"
     yield f"platform: {platform.platform()}"
     yield f"event loop policy: {_policy()}"
     yield f"uvloop: {_uvloop()}"
 
 
-def _kernel() -> str:
-    choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
+def _kernel() -> tuple[str, str]:
+    """The kernel and its placement of workers."""
     try:
-        from .._kernel import IMPLEMENTATION
+        from .._kernel import IMPLEMENTATION, kernel
     except ImportError as error:
-        return f"none: {error}"
-    return f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={choice})"
+        return f"none: {error}", "none"
+    speedups = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
+    placement = os.environ.get("ASGIBRIDGE_PLACEMENT") or "waker"
+    return (
+        f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={speedups})",
+        f"{kernel.placement()} (ASGIBRIDGE_PLACEMENT={placement})",
+    )
 
 
 def _original() -> str:
@@ -52,23 +56,9 @@ def _original() -> str:
     return f"{present}, not loaded" if present else "not there"
 
 
-def _gil() -> str:
-    # Only from 3.13 on is there a choice.
-    return "on" if is_gil_enabled() else "off"
-
-
-def _placement() -> str:
-    choice = os.environ.get("ASGIBRIDGE_PLACEMENT") or "waker"
-    try:
-        from .._kernel import kernel
-    except ImportError:
-        return "none"
-    return f"{kernel.placement()} (ASGIBRIDGE_PLACEMENT={choice})"
-
-
 def _policy() -> str:
     with warnings.catch_warnings():
-        # Deprecated from 3.14 on, and still what decides there.
+        # Deprecated from 3.14 on, where it still chooses the loop.
         warnings.simplefilter("ignore", DeprecationWarning)
         get_policy = getattr(asyncio, "get_event_loop_policy", None)
         if get_policy is None:

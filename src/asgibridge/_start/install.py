@@ -1,7 +1,6 @@
 """Puts asgibridge in asgiref's place: in this process, and in multiprocessing's children.
 
-There are two states, not installed and installed, and no way back. `install` owns three things, all
-of the process:
+There is no way back from installed. `install` owns three things, all of the process:
 
 * one finder at the front of ``sys.meta_path``, which answers for ``asgiref`` and its submodules;
 * the facade, the module ``asgiref`` itself. It is a module of its own because one module cannot
@@ -9,8 +8,8 @@ of the process:
 * two wrappers in multiprocessing, so that its spawn and forkserver children are installed before
   they import the program again. They are put there when multiprocessing first needs them.
 
-A refusal or an error leaves the process as it was. A forked child inherits it all. Nothing is to be
-done at exit. Threads may import asgiref, and call `install`, at the same time.
+A refusal or an error leaves the process as it was. A forked child inherits all three. Threads may
+import asgiref, and call `install`, at the same time.
 
 This file is loaded by every child Python under ``asgibridge run``: it imports as little as it can.
 """
@@ -32,44 +31,26 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-__all__ = ["BOOTSTRAP", "install", "is_installed", "real_asgiref_loaded"]
-
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 BOOTSTRAP = os.path.join(_PACKAGE, "_bootstrap")
 """The directory from which a child Python is installed as it starts."""
 
-_ALIASES = {
-    f"asgiref.{name}": f"asgibridge.{name}"
-    for name in (
-        "compatibility",
-        "current_thread_executor",
-        "local",
-        "server",
-        "sync",
-        "testing",
-        "timeout",
-        "typing",
-        "wsgi",
-    )
-}
+_MODULES = "compatibility current_thread_executor local server sync testing timeout typing wsgi"
+_ALIASES = {f"asgiref.{name}": f"asgibridge.{name}" for name in _MODULES.split()}
 
-# multiprocessing imports one of these when it first starts a child of that kind, and never earlier;
-# importing what they use at every install() would cost more than install() itself.
-_STARTERS = frozenset(
-    (
-        "multiprocessing.forkserver",
-        "multiprocessing.popen_spawn_posix",
-        "multiprocessing.popen_spawn_win32",
-    )
-)
+# multiprocessing imports one of these when it first starts a child of that kind, and never earlier.
+# install() waits for that: importing what they use would cost more than install() itself.
+_STARTERS = {
+    f"multiprocessing.{name}" for name in ("forkserver", "popen_spawn_posix", "popen_spawn_win32")
+}
 
 
 class _Finder:
     """Finds and loads ``asgiref`` and its submodules, and notices multiprocessing's start."""
 
     def __init__(self) -> None:
-        # Kept, so that an asgiref deleted from sys.modules comes back with its submodules in place.
+        # An asgiref deleted from sys.modules comes back as this one, with its submodules in place.
         self.facade = type(sys)("asgiref")
 
     def find_spec(
@@ -77,7 +58,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         loader: Any = self  # by protocol: importlib.abc's base classes are dear to import
         if fullname == "asgiref":
-            # An empty search path: nobody else finds a submodule, least of all the original's.
+            # An empty search path: no other finder finds a submodule, such as the original's.
             init = os.path.join(_PACKAGE, "__init__.py")
             spec = ModuleSpec(fullname, loader, origin=init, is_package=True)
             spec.has_location = True
@@ -96,9 +77,9 @@ class _Finder:
             module.__doc__ = "asgibridge, in asgiref's place."
             module.__version__ = ASGIREF_VERSION  # type: ignore[attr-defined]
             return
-        # The import system writes its spec into the module it made, and takes what it then finds in
-        # sys.modules. So asgibridge's module is never touched: another thread that imports it just
-        # now must not see a spec that is not its own, and reload() goes by that spec.
+        # The import system writes its spec into the module that it made, and then takes the module
+        # that it finds in sys.modules. So the spec of asgibridge's module stays as it is, for a
+        # thread that imports that module just now, and for reload().
         name = module.__name__
         sys.modules[name] = importlib.import_module(_ALIASES[name])
 
@@ -122,8 +103,8 @@ def install() -> None:
     """
     with _lock:
         _refuse_if_too_late()
-        new = _finder not in sys.meta_path
-        if new:
+        is_new = _finder not in sys.meta_path
+        if is_new:
             sys.meta_path.insert(0, _finder)
         for name in ("asgiref", *_ALIASES):
             if name in sys.modules and sys.modules[name] is None:  # import switched off
@@ -134,7 +115,7 @@ def install() -> None:
             # above has waited for that thread.
             _refuse_if_too_late()
         except RuntimeError:
-            if new:
+            if is_new:
                 sys.meta_path.remove(_finder)
             raise
         if "multiprocessing.spawn" in sys.modules:
@@ -187,8 +168,8 @@ def _refuse_if_too_late() -> None:
 def _reach_children() -> None:
     """Let spawned children and the fork server begin with `install`; again and again is harmless.
 
-    Both are started with ``-c`` and a line of Python, and import the program's main module from
-    there; so what must come first has to come in that line.
+    Both start with ``-c`` and a line of Python, which imports the program's main module. So the
+    line itself has to call `install` first.
     """
     spawn: Any = importlib.import_module("multiprocessing.spawn")
     util: Any = importlib.import_module("multiprocessing.util")
@@ -218,8 +199,8 @@ def _replace(module: Any, wrapper: Callable[..., Any]) -> None:
 def _install_first(command: Sequence[Any], module: str) -> list[Any]:
     """``command``, its ``-c`` program installing asgibridge before it imports from ``module``.
 
-    Any other command comes back as it is, a frozen program's among them: it has no ``-c`` (or, for
-    the fork server, looks at how the program begins), and calls `install` as it runs again.
+    Returns any other command unchanged. A frozen program's is one: it has no ``-c`` (or, for the
+    fork server, looks at how the program begins), and calls `install` as it runs again.
     """
     words = list(command)
     # No comparison with the executable, which is bytes: under -bb that is an error.
@@ -227,15 +208,11 @@ def _install_first(command: Sequence[Any], module: str) -> list[Any]:
     if options and not getattr(sys, "frozen", False):
         program = options[0] + 1
         if f"from {module} import" in words[program]:
-            words[program] = _prelude() + words[program]
+            # The directory holds nothing that could hide another module, so it may come first. Not
+            # repr(): Windows passes the program in double quotes, so there must be none inside.
+            directory = BOOTSTRAP.encode("unicode_escape").decode("ascii").replace("'", "\\x27")
+            words[program] = (
+                f"import sys; sys.path.insert(0, '{directory}'); "
+                f"import asgibridge_bootstrap; sys.path.pop(0); {words[program]}"
+            )
     return words
-
-
-def _prelude() -> str:
-    # The directory holds nothing that could hide another module, so it may come first. Not repr():
-    # Windows passes the program in double quotes, so there must be none inside.
-    directory = BOOTSTRAP.encode("unicode_escape").decode("ascii").replace("'", "\\x27")
-    return (
-        f"import sys; sys.path.insert(0, '{directory}'); "
-        "import asgibridge_bootstrap; sys.path.pop(0); "
-    )

@@ -1,14 +1,14 @@
 """``asgibridge run``: make ready to run a program, with asgibridge in asgiref's place.
 
-The program runs in this process, and becomes its ``__main__`` for good (a thread of its that goes
-on, and its multiprocessing children, must find their ``__main__``): sys.argv, sys.path[0] and the
-module's attributes are what ``python script`` or ``python -m module`` would have set. Running the
-code is left to the caller, so that a traceback shows one frame of ours, not five.
+The program runs in this process, and becomes its ``__main__`` for good: the program's threads and
+its multiprocessing children must find their ``__main__``. sys.argv, sys.path[0] and the module's
+attributes are those that ``python script`` or ``python -m module`` would have set. The caller runs
+the code, so that a traceback shows one Python frame of ours, not five.
 
-What cannot run here (a binary, a shell script, another environment's Python script) replaces this
-process. Child processes, its and the program's, are reached by the environment: PYTHONPATH begins
-with a directory whose ``sitecustomize`` installs asgibridge as a Python starts. They are not
-reached where Python is told to ignore it (``-E``, ``-I``, ``-S``).
+A program that cannot run here (a binary, a shell script, another environment's Python script)
+replaces this process. The environment reaches child processes: PYTHONPATH begins with a directory
+whose ``sitecustomize`` installs asgibridge as a Python starts, unless that Python is told to ignore
+it (``-E``, ``-I``, ``-S``).
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from .install import BOOTSTRAP, install
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-__all__ = ["CannotRun", "prepare_module", "prepare_program"]
-
 
 class CannotRun(Exception):
     """There is nothing to run: why, and what to do. ``status`` is the exit status to end with."""
@@ -49,17 +47,11 @@ def prepare_module(name: str, args: list[str]) -> CodeType:
     _reach_child_processes()
     _install()
     _put_first_on_path(os.getcwd())
-    sys.argv = ["-m", *args]  # what a package sees that is imported on the way
+    sys.argv = ["-m", *args]  # for a package that is imported on the way
     spec = _find_main(name)
     code = _code_of(spec)
     sys.argv[0] = spec.origin or name
-    _replace_main(
-        __file__=spec.origin,
-        __cached__=spec.cached,
-        __loader__=spec.loader,
-        __package__=spec.parent,
-        __spec__=spec,
-    )
+    _replace_main_by(spec, spec.parent)
     return code
 
 
@@ -71,7 +63,9 @@ def prepare_program(program: str, args: list[str]) -> CodeType:
     Python. One that is not for this Python replaces the process, and this call does not return.
     Raises CannotRun, or SyntaxError for the script.
     """
-    path = program if _is_runnable(program) else _find_command(program)
+    # A directory that only happens to have a command's name is not meant.
+    is_runnable = os.path.isfile(program) or os.path.isfile(os.path.join(program, "__main__.py"))
+    path = program if is_runnable else _find_command(program)
     _reach_child_processes()
     if path != program and not _is_for_this_python(path):
         _hand_over(path, [program, *args])
@@ -128,6 +122,13 @@ def _replace_main(**attributes: object) -> None:
     sys.modules["__main__"] = main
 
 
+def _replace_main_by(spec: ModuleSpec, package: str | None) -> None:
+    file, cached, loader = spec.origin, spec.cached, spec.loader
+    _replace_main(
+        __file__=file, __cached__=cached, __loader__=loader, __package__=package, __spec__=spec
+    )
+
+
 # --- python -m -----------------------------------------------------------------------------------
 
 
@@ -147,13 +148,10 @@ def _find_main(name: str) -> ModuleSpec:
     except ValueError:  # loaded, and without a spec: no module of a file
         spec = None
     if spec is None:
-        hint = f": for the file, leave out -m (asgibridge run {name})" if _is_script(name) else ""
+        is_script = name.endswith(".py") and os.path.isfile(name)
+        hint = f": for the file, leave out -m (asgibridge run {name})" if is_script else ""
         raise CannotRun(f"No module named {name}{hint}", 1)
     return spec
-
-
-def _is_script(name: str) -> bool:
-    return name.endswith(".py") and os.path.isfile(name)
 
 
 def _code_of(spec: ModuleSpec) -> CodeType:
@@ -169,10 +167,10 @@ def _code_of(spec: ModuleSpec) -> CodeType:
 
 def _prepare_script(path: str) -> CodeType:
     file = _absolute(path)
-    loader_type = SourcelessFileLoader if file.endswith(".pyc") else SourceFileLoader
-    loader: Any = loader_type("__main__", file)
+    is_compiled = file.endswith(".pyc")
+    loader: Any = (SourcelessFileLoader if is_compiled else SourceFileLoader)("__main__", file)
     try:
-        if loader_type is SourcelessFileLoader:
+        if is_compiled:
             code: CodeType = loader.get_code("__main__")
         else:  # get_code would leave a .pyc, which Python does not for a script
             code = loader.source_to_code(loader.get_data(file), file)
@@ -195,22 +193,11 @@ def _prepare_container(path: str) -> CodeType:
     else:
         sys.path[0] = place
     code = _code_of(spec)
-    _replace_main(
-        __file__=spec.origin,
-        __cached__=spec.cached,
-        __loader__=spec.loader,
-        __package__="",
-        __spec__=spec,
-    )
+    _replace_main_by(spec, "")
     return code
 
 
 # --- commands ------------------------------------------------------------------------------------
-
-
-def _is_runnable(word: str) -> bool:
-    # A directory that only happens to have a command's name is not meant.
-    return os.path.isfile(word) or os.path.isfile(os.path.join(word, "__main__.py"))
 
 
 def _find_command(word: str) -> str:
@@ -262,9 +249,8 @@ def _interpreter(path: str) -> str | None:
             return None
     else:
         found = words[0] if words else None
-    if found is None or not os.path.basename(found).startswith(("python", "pypy")):
-        return None
-    return found
+    is_python = found is not None and os.path.basename(found).startswith(("python", "pypy"))
+    return found if is_python else None
 
 
 def _hand_over(path: str, words: list[str]) -> NoReturn:

@@ -1,25 +1,19 @@
-"""One request of ``AsgiToWsgi``: an ASGI application's HTTP conversation, held by a WSGI thread.
+"""One request of ``AsgiToWsgi``: an ASGI application's HTTP conversation with a WSGI thread.
 
-Two sides again:
+* The **loop** runs the application in a task. Its ``send`` puts messages into the thread's inbox (a
+  `SimpleQueue`) and waits while more than `LIMIT` bytes are in it; its ``receive`` gets the request
+  body, part by part, from the thread. If the body's length is known to be 0, ``receive`` needs no
+  thread.
+* The **thread** is the WSGI server's. It takes from the inbox: a message, which becomes a chunk for
+  the server; `_READ`, because only this thread may read the body; the application's end. The thread
+  waits at the inbox and where it reads: a chunk sent during a read goes out after the read.
 
-* the **loop** runs the application in a task; its ``send`` puts messages into the thread's inbox (a
-  `SimpleQueue`) and waits while more than `LIMIT` bytes are in it; its ``receive`` gets the
-  request body, part by part, from the thread;
-* the **thread**, which the WSGI server lent us, takes what is in the inbox: a message, which
-  becomes a chunk for the server; `_READ`, a wish for more of the body, which only this thread may
-  read; the application's end. It waits nowhere else, but where it reads: a chunk sent meanwhile
-  goes out afterwards.
-
-A body whose length is known to be nothing is answered on the loop, without the thread.
-
-**The end.** The response is complete with its last message: the server gets the end, and the task
-goes on, if it does, with what frameworks call background work, for which `Response.close` can wait.
-Should it raise then, the loop's exception handler is told. If the server closes or drops the
-response before that, or the request body breaks off, the client has gone: ``receive`` gives
-``http.disconnect`` and ``send`` raises ClientDisconnected, an OSError, as the specification has it.
-If the service ends first, the task is cancelled and the thread gets RuntimeError.
-
-``_phase`` and the futures are the loop's; the iterator is the thread's, as WSGI has it.
+**The end.** The last message completes the response: the server gets the end. The task may go on
+with background work, for which `Response.close` can wait; an exception of that work goes to the
+loop's exception handler. If the server closes or drops an incomplete response, or the request body
+breaks off, the client has gone: ``receive`` gives ``http.disconnect`` and ``send`` raises
+ClientDisconnected, an OSError, as the specification says. If the service ends before the
+application, the task is cancelled and the thread gets RuntimeError.
 """
 
 from __future__ import annotations
@@ -34,9 +28,7 @@ from http import HTTPStatus
 from typing import Any
 
 from .exchange import LIMIT, OVERHEAD, ClientDisconnected
-from .service import Service
-
-__all__ = ["Conversation", "Response"]
+from .service import Service, report
 
 READ_SIZE = 65536
 """Bytes of the request body asked of the WSGI server at a time. Arbitrary: as many as
@@ -44,25 +36,15 @@ READ_SIZE = 65536
 
 _PATIENCE: float | None = 0.25 if sys.platform == "win32" else None  # see _pure/inbox.py
 
-# The application may not say these over WSGI (PEP 3333), and over ASGI it need not.
+# The application may not send these headers over WSGI (PEP 3333), and over ASGI it need not.
 _HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"trailers",
-        b"transfer-encoding",
-        b"upgrade",
-    )
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"trailers transfer-encoding upgrade".split()
 )
 
 _READ = object()
 
-# What was last said over the connection.
+# The last message of the application's.
 _NOTHING, _START, _BODY, _COMPLETE = range(4)
 
 
@@ -110,7 +92,8 @@ class Conversation:
         """Start the application, in a copy of this thread's context."""
         context = contextvars.copy_context()
         self._service.conversations.add(self)
-        # Added, then asked; the service has ended, then looks who was added.
+        # This thread adds the conversation, then asks whether the service has ended. An ending
+        # service sets `has_ended`, then goes through the conversations. So one of them sees it.
         if not self._service.call_soon(context.run, self._start) or self._service.has_ended:
             self.give_up()
 
@@ -133,7 +116,7 @@ class Conversation:
             return item
 
     def give_up(self) -> None:
-        """The service has ended, with or without this. From any thread."""
+        """The service has ended, perhaps before the application began. From any thread."""
         self._service.conversations.discard(self)
         self._end(asyncio.CancelledError())
 
@@ -144,7 +127,7 @@ class Conversation:
     def _read(self) -> None:
         left = self._body_left
         size = READ_SIZE if left is None else min(left, READ_SIZE)
-        # `read` waits until all of that is there; who has `read1` gives what there is.
+        # `read` waits for all of `size`; `read1` returns the bytes that are there.
         read = getattr(self._body, "read1", None) or self._body.read
         try:
             data = read(size)
@@ -163,10 +146,10 @@ class Conversation:
     # The loop's side.
 
     def _start(self) -> None:
-        if self._service.is_ending:  # and has told its tasks
+        if self._service.is_ending:  # its tasks may have been cancelled already
             self.give_up()
             return
-        # Held here: a loop holds its tasks weakly.
+        # A strong reference: the loop has only a weak one.
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -191,19 +174,12 @@ class Conversation:
         self.ended.set()
 
     def _report(self, error: BaseException | None) -> None:
-        # Nobody waits for it any more.
+        # No thread takes it any more.
         if error is None or isinstance(error, asyncio.CancelledError):
             return
-        if self._client_has_gone and isinstance(error, OSError):
-            return
-        asyncio.get_running_loop().call_exception_handler(
-            {
-                "message": "the ASGI application raised after its response"
-                if self._phase == _COMPLETE
-                else "the ASGI application raised after the client had disconnected",
-                "exception": error,
-            }
-        )
+        if not (self._client_has_gone and isinstance(error, OSError)):
+            when = "its response" if self._phase == _COMPLETE else "the client had disconnected"
+            report(f"the ASGI application raised after {when}", error)
 
     async def _receive(self) -> dict[str, Any]:
         while True:
@@ -235,7 +211,8 @@ class Conversation:
         while self._put - self._taken > LIMIT and not self._is_over:
             if self._room is None:
                 self._room = asyncio.get_running_loop().create_future()
-            if self._put - self._taken > LIMIT // 2:  # asked again: the thread looks for `_room`
+            # Compared again: the thread may have made room before it could see `_room`.
+            if self._put - self._taken > LIMIT // 2:
                 await asyncio.shield(self._room)
         if self._client_has_gone:
             raise ClientDisconnected("the client has closed the connection")
@@ -259,7 +236,7 @@ class Conversation:
             self._client_has_gone = self._client_has_gone or client_has_gone
             ending, self._ending = self._ending, None
             if ending is not None and not ending.was_taken:
-                self._report(ending.error)  # or nobody would ever hear of it
+                self._report(ending.error)  # no thread takes it any more
         self._over()
 
     def _over(self) -> None:
@@ -294,22 +271,16 @@ class Response:
         try:
             start = self._message("without having sent a response")
             body = self._message("after http.response.start, without a body")
-        except BaseException:
-            self.close()
-            raise
-        self._first = body.get("body") or b""
-        self._is_complete = not body.get("more_body")
-        status = start["status"]
-        # These have no body, whatever the application sends (RFC 9110, 6.4.1).
-        self._is_bodyless = is_head or status < 200 or status in (204, 304)
-        if self._is_bodyless:
-            self._first = b""
-        headers = [
-            (bytes(name).decode("latin1"), bytes(value).decode("latin1"))
-            for name, value in start.get("headers") or ()
-            if name.lower() not in _HOP_BY_HOP
-        ]
-        try:
+            self._is_complete = not body.get("more_body")
+            status = start["status"]
+            # These have no body, whatever the application sends (RFC 9110, 6.4.1).
+            self._is_bodyless = is_head or status < 200 or status in (204, 304)
+            self._first = None if self._is_bodyless else body.get("body")
+            headers = [
+                (bytes(name).decode("latin1"), bytes(value).decode("latin1"))
+                for name, value in start.get("headers") or ()
+                if name.lower() not in _HOP_BY_HOP
+            ]
             start_response(_status_line(status), headers)
         except BaseException:
             self.close()
@@ -319,26 +290,18 @@ class Response:
         return self
 
     def __next__(self) -> bytes:
-        chunk: bytes | None = self._first
-        self._first = None
-        if chunk:
-            return chunk
-        if self._is_complete or self._conversation is None:
-            raise StopIteration
-        try:
-            while True:
+        chunk, self._first = self._first, None
+        while not chunk and not self._is_complete and self._conversation is not None:
+            try:
                 message = self._message("in the middle of its response (more_body was True)")
-                self._is_complete = not message.get("more_body")
-                chunk = message.get("body")
-                if chunk and not self._is_bodyless:
-                    return chunk
-                if self._is_complete:
-                    raise StopIteration
-        except StopIteration:
-            raise
-        except BaseException:
-            self.close()
-            raise
+            except BaseException:
+                self.close()
+                raise
+            self._is_complete = not message.get("more_body")
+            chunk = None if self._is_bodyless else message.get("body")
+        if not chunk:
+            raise StopIteration
+        return chunk
 
     def close(self) -> None:
         """The server is done with the response: tell the application, if it is not."""
@@ -380,7 +343,7 @@ def _status_line(status: int) -> str:
 
 
 def _checked(message: Any, phase: int) -> int:
-    # The phase that the message leads to; raises in the application if it is not its turn.
+    # The phase after the message; raises in the application if the message may not come now.
     try:
         kind = message["type"]
     except (KeyError, TypeError):
@@ -396,14 +359,14 @@ def _checked(message: Any, phase: int) -> int:
         for header in message.get("headers") or ():
             try:
                 name, value = header
-                if b"\n" not in name + value and b"\r" not in name + value:
-                    continue
+                is_right = b"\n" not in name + value and b"\r" not in name + value
             except (TypeError, ValueError):
-                pass
-            raise ValueError(
-                "'headers' must be pairs of bytes (name, value) without line breaks; one is "
-                f"{header!r:.80}"
-            )
+                is_right = False
+            if not is_right:
+                raise ValueError(
+                    "'headers' must be pairs of bytes (name, value) without line breaks; one is "
+                    f"{header!r:.80}"
+                )
         return _START
     if kind == "http.response.body":
         if phase == _NOTHING:

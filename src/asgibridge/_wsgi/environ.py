@@ -1,10 +1,10 @@
 """WSGI's environ from an ASGI scope, and an ASGI scope from an environ.
 
-Pure functions: they run on whatever thread calls them. WSGI's strings are bytes in disguise
-(latin-1, PEP 3333 "Unicode Issues"), where ASGI has decoded UTF-8 paths and real bytes.
+Pure functions, for any thread. A str of WSGI's is bytes decoded as latin-1 (PEP 3333, "Unicode
+Issues"), where ASGI has bytes, and paths decoded as UTF-8.
 
-What is wrong with a scope is looked for only once something has failed, or has come out wrong, so
-that a right one pays next to nothing; then `explain_scope` names the key.
+Only after something has failed, or has come out wrong, does `explain_scope` look for the key that
+is to blame: a right scope pays next to nothing.
 """
 
 from __future__ import annotations
@@ -15,19 +15,15 @@ from typing import Any
 from urllib.parse import quote
 from wsgiref.util import FileWrapper
 
-__all__ = ["TooManyDuplicates", "build_environ", "build_scope", "explain_scope"]
-
 
 class TooManyDuplicates(ValueError):
     """A request header is repeated more often than allowed (CVE-2025-14550)."""
 
 
-def build_environ(
-    scope: Any, body: Any, header_entries: Callable[[Any, dict[str, Any]], None]
-) -> dict[str, Any]:
-    """The environ for an HTTP scope; ``header_entries(headers, environ)`` adds the headers.
+def build_environ(scope: Any, body: Any, limit: int | None) -> dict[str, Any]:
+    """The environ for an HTTP scope; ``limit`` is for `add_headers`, which raises too.
 
-    Raises ValueError, naming the key, for a scope that is not what the specification says.
+    Raises ValueError, naming the key, for a scope that breaks the specification.
     """
     try:
         path = scope["path"]
@@ -54,7 +50,7 @@ def build_environ(
             "wsgi.version": (1, 0),
             "wsgi.url_scheme": scheme,
             "wsgi.input": body,
-            # Our input ends where the body ends, also without a Content-Length.
+            # ``body`` ends where the request body ends, also without a Content-Length.
             "wsgi.input_terminated": True,
             "wsgi.errors": sys.stderr,
             "wsgi.multithread": True,
@@ -72,10 +68,10 @@ def build_environ(
                 explain_scope(scope)
         raw_path = scope.get("raw_path")
         if raw_path is not None:
-            # Of the path alone, says the specification; not every server listens.
+            # By the specification it has no query string. Some servers add it.
             raw_path = raw_path.decode("latin1").partition("?")[0]
             environ["RAW_URI"] = raw_path + "?" + query.decode("latin1") if query else raw_path
-        header_entries(scope.get("headers") or (), environ)
+        add_headers(scope.get("headers") or (), environ, limit)
     except TooManyDuplicates:
         raise
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -99,7 +95,7 @@ _NAMES_KEPT = 512
 
 
 def _environ_name(raw: bytes) -> str:
-    # Decided before "-" becomes "_", or a header "content_length" would pass for one.
+    # Compared before "-" becomes "_", or a header "content_length" would pass for Content-Length.
     prefix = "" if raw in (b"content-length", b"content-type") else "HTTP_"
     name = prefix + raw.decode("latin1").upper().replace("-", "_")
     if type(raw) is bytes and len(_names) < _NAMES_KEPT and len(raw) <= 64:
@@ -134,12 +130,17 @@ def add_headers(headers: Any, environ: dict[str, Any], limit: int | None) -> Non
 # --- malformed scopes ----------------------------------------------------------------------------
 
 
-def _is_address(value: Any) -> bool:
+def _is_pair(value: Any, *types: type) -> bool:
     try:
-        host, port = value
+        first, second = value
     except (TypeError, ValueError):
         return False
-    return isinstance(host, str) and (port is None or (isinstance(port, int) and port >= 0))
+    return isinstance(first, types[0]) and isinstance(second, types[1:])
+
+
+def _is_address(value: Any) -> bool:
+    is_pair = isinstance(value, (list, tuple)) and _is_pair(value, str, int, type(None))
+    return is_pair and (value[1] or 0) >= 0
 
 
 def _is_ascii(value: Any) -> bool:
@@ -147,13 +148,8 @@ def _is_ascii(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode("utf8")
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
+    # Half of a surrogate pair has no UTF-8.
+    return isinstance(value, str) and not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 _KEYS: dict[str, tuple[bool, str, Callable[[Any], bool]]] = {
@@ -178,30 +174,26 @@ def explain_scope(scope: Any) -> None:
         if (value is not None or required) and not is_right(value):
             raise ValueError(f"malformed ASGI scope: {key!r} must be {wanted}, not {value!r:.80}")
     headers = scope.get("headers") or ()
-    wanted = "an iterable of pairs (name, value), both bytes"
+    wanted = (
+        "malformed ASGI scope: 'headers' must be an iterable of pairs (name, value), both bytes"
+    )
     if not isinstance(headers, Iterable) or isinstance(headers, (str, bytes)):
-        raise ValueError(f"malformed ASGI scope: 'headers' must be {wanted}, not {headers!r:.80}")
+        raise ValueError(f"{wanted}, not {headers!r:.80}")
     for header in headers:
-        try:
-            name, value = header
-        except (TypeError, ValueError):
-            name = value = None
-        if not (isinstance(name, bytes) and isinstance(value, bytes)):
-            raise ValueError(
-                f"malformed ASGI scope: 'headers' must be {wanted}; one is {header!r:.80}"
-            )
+        if not _is_pair(header, bytes, bytes):
+            raise ValueError(f"{wanted}; one is {header!r:.80}")
 
 
 # --- the other way round -------------------------------------------------------------------------
 
-# What stands for itself in a path, besides letters, digits and "_.-~" (RFC 3986, pchar).
+# The characters that a path need not quote, besides letters, digits and "_.-~" (RFC 3986, pchar).
 _SAFE_IN_PATHS = "/!$&'()*+,;=:@"
 
 
 def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[str, Any]:
     """The HTTP scope for an environ, by the HTTP specification's version 2.5.
 
-    Raises ValueError, naming the key, for an environ that is not what PEP 3333 says.
+    Raises ValueError for an environ that breaks PEP 3333.
     """
     try:
         root_path = _decoded(environ.get("SCRIPT_NAME") or "")
@@ -232,7 +224,7 @@ def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[s
             f"the WSGI server's environ is not what PEP 3333 asks for: {error!r}"
         ) from error
     if state is not None:
-        # One for each request, so that what one adds another does not see (lifespan, "State").
+        # A copy: a request does not see a key that another request adds (lifespan, "State").
         scope["state"] = state.copy()
     return scope
 
@@ -253,7 +245,7 @@ def _scope_headers(environ: dict[str, Any]) -> list[tuple[bytes, bytes]]:
     headers = []
     for key, value in environ.items():
         if key.startswith("HTTP_"):
-            # Some servers give these twice, in both ways; WSGI's own is the right one.
+            # Some servers give these twice, with HTTP_ and without; WSGI's are without.
             if key in ("HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"):
                 continue
             name = key[5:]

@@ -1,35 +1,34 @@
-"""What goes between the thread of a WSGI application and the ASGI connection on its event loop.
+"""The messages between the thread of a WSGI application and the ASGI connection on its event loop.
 
-One `Exchange` per request, with two sides:
+There is one `Exchange` per request. The **thread** puts response messages into a queue (`put`,
+`flush`) and asks for more of the request body (`fetch`). The **loop** awaits ``send`` for each
+message, in order: in a task of its own, the *pump*, while the application runs; in the request's
+task (`finish`) when the application has ended.
 
-* the **thread** puts response messages into a queue (`put`, `flush`) and asks for more of the
-  request body (`fetch`);
-* the **loop** takes the messages out and awaits ``send`` for each, in order: in a task of its own,
-  the *pump*, while the application runs; in the request's own task (`finish`) for what is left when
-  it has ended.
+**One wake-up for all messages that are ready.** ``_asleep`` holds one token.
 
-**One wake-up for all that is ready.** Who puts a message wakes the loop only if nobody has since
-the queue was last empty: ``_asleep`` holds one token; who gets it wakes the loop; the pump puts it
-back *before* it looks for the last time. And the pump is started in the loop's second turn after
-the wake-up: an application that has ended by then needs none.
+1. The thread puts a message and takes the token. If the token was there, the thread wakes the loop.
+2. The loop starts the pump in the second turn after that: often the application has ended by then.
+3. The pump sends all messages, then puts the token back, then looks for messages again: one that
+   came before the token was back has woken nobody.
 
 **Back-pressure.** The thread waits in `put` while more than `LIMIT` bytes (each message counts for
 `OVERHEAD` more) have not been sent, until half of that has. `flush` waits until all has.
 
-**Waiting, and who may use the thread meanwhile.** ``send`` and ``receive`` may come by sync code
-(a middleware's `sync_to_async`) that has to run on this very thread, as it would in asgiref, which
-waits in an `AsyncToSync` call for each message. So the thread, where it waits, serves a
-CurrentThreadExecutor, the *frame*, which the pump's task has as ``AsyncToSync.executors.current``.
-The frame stays open from the first wake-up to the end of the application (`leave`), and what is
-posted to it while the application computes is run at the next wait. Lest that be late, the
-application does not get ahead of a ``send`` that had to wait: see ``is_in_step``. A wait ends by an
-item in the frame's inbox whose ``run`` raises `_WakeUp`: it comes out of ``serve()``, and the inbox
-goes on. Another thread of the application's, which may read the body, waits for a lock of its own.
+**The frame.** ``send`` and ``receive`` may call sync code (a middleware's `sync_to_async`) that has
+to run on this very thread, as it would in asgiref, which waits in an `AsyncToSync` call for each
+message. So a waiting thread serves a CurrentThreadExecutor, the *frame*, which is
+``AsyncToSync.executors.current`` in the pump's task. The frame is open from the first wake-up to
+the end of the application (`leave`); an item that comes while the application computes runs at the
+next wait. So that this is not late, the thread waits for each message after a ``send`` that had to
+wait: see ``is_in_step``. The loop ends a wait by an item whose ``run`` raises `_WakeUp`, which
+comes out of the frame's ``serve()``. Another thread of the application's, which may read the body,
+serves an executor of its own, which nothing else is posted to.
 
-**The end.** ``error`` is set once, on the loop: by a ``send`` or ``receive`` that failed, by an
-``http.disconnect``, by the cancellation of the request. From then on nothing is sent, and whatever
-the thread does here raises it. A client that has gone (``is_disconnected``) is no error to report.
-The thread itself can't be interrupted; it finds out when it next puts or fetches.
+**The end.** The loop sets ``error`` once: a ``send`` or ``receive`` has failed, the client has sent
+``http.disconnect``, or the request was cancelled. Nothing is sent after that, and the thread's
+methods raise the error. If the client has gone (``is_disconnected``), the server is told of no
+error. Nothing interrupts the thread: it learns of the error when it next puts or fetches.
 
 All attributes have one writer, but for the deque and the lists, whose operations are atomic.
 """
@@ -47,17 +46,15 @@ from .._process.cpython import running_loop
 from .._process.items import Item
 from ..sync import AsyncToSync
 
-__all__ = ["LIMIT", "OVERHEAD", "ClientDisconnected", "Exchange", "body_of"]
-
 LIMIT = 131072
-"""Bytes on their way at which the application has to wait."""
+"""An application waits while more bytes than this are on their way. Arbitrary: twice as many as
+uvicorn lets an ASGI application have on their way."""
 
 OVERHEAD = 512
-"""What a message counts for, besides its body: so no more than 256 are on their way."""
+"""Bytes that a message counts for, besides its body: at most 256 messages are on their way."""
 
-
-# Sync code of the application's may call async code by `async_to_sync`, which runs on this loop:
-# Flask's async views do.
+# Sync code of the application's may call async code by `async_to_sync`, which runs on this loop, as
+# Flask does for async views.
 _ON_THE_LOOP = (
     "would deadlock: async code of the WSGI application's reads a part of the request body that "
     "has not come yet, or writes faster than the client reads, on the very event loop that has to "
@@ -74,7 +71,7 @@ class ClientDisconnected(ConnectionResetError):
 
 
 class _WakeUp(BaseException):
-    """Ends a wait in the frame; seen by nobody."""
+    """Ends a wait in the frame."""
 
 
 class _WakeUpItem(Item):
@@ -83,20 +80,6 @@ class _WakeUpItem(Item):
 
 
 _WAKE_UP = _WakeUpItem()
-
-
-class _OtherThread:
-    """Where a thread waits that is not the application's own; like a frame, as far as needed."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def post(self, _item: Any) -> None:
-        self._lock.release()
-
-    def serve(self) -> None:
-        self._lock.acquire()
 
 
 class Exchange:
@@ -124,7 +107,7 @@ class Exchange:
         self._put = 0  # bytes, of the thread
         self._sent = 0  # bytes, of the loop
         self._wanted: int | None = None  # the thread waits until at most so many are on their way
-        self._waiting: list[Any] = []  # where threads wait: the frame, an _OtherThread
+        self._waiting: list[Any] = []  # the executors that threads serve just now
         self._thread: int | None = None
         self._frame: Any = None
         self._part: bytes | None = None  # of the body, on its way to the thread
@@ -172,12 +155,12 @@ class Exchange:
             return b""
         if self.error is not None:
             self._raise()
-        self._refuse_loop()  # now: a part that is asked for is lost if nobody waits for it
+        self._refuse_loop()  # before the loop receives a part, which would be lost
         self._part = None
         self._tell_loop(self._start_receiving)
-        while self._part is None:
-            self._sleep(lambda: self._part is None)
+        self._wait_while(lambda: self._part is None)
         part, self._part = self._part, None
+        assert part is not None
         return part
 
     def enter(self) -> None:
@@ -223,31 +206,36 @@ class Exchange:
     def _wait(self, wanted: int) -> None:
         self._refuse_loop()
         self._wanted = wanted
-        while self._put - self._sent > wanted:
-            self._sleep(lambda: self._put - self._sent > wanted)
+        self._wait_while(lambda: self._put - self._sent > wanted)
         self._wanted = None
 
-    def _sleep(self, must_wait: Callable[[], bool]) -> None:
-        place = self._frame if self._thread == threading.get_ident() else _OtherThread()
-        # First this, then the question: who answers it on the loop looks here next.
-        self._waiting.append(place)
-        try:
-            if self.error is None and must_wait():
-                place.serve()
-        except _WakeUp:
-            pass
-        finally:
+    def _wait_while(self, must_wait: Callable[[], bool]) -> None:
+        executor: Any = None
+        while must_wait():
+            if executor is None:
+                is_first = self._thread == threading.get_ident()
+                executor = self._frame if is_first else _kernel.kernel.CurrentThreadExecutor(None)
+            # 1. This thread appends the executor, then asks `must_wait`. 2. The loop changes the
+            # answer, then posts to all executors. So this thread sees the answer, or the loop sees
+            # the executor.
+            self._waiting.append(executor)
             try:
-                self._waiting.remove(place)
-            except ValueError:
+                if self.error is None and must_wait():
+                    executor.serve()
+            except _WakeUp:
                 pass
-        if self.error is not None:
-            self._raise()
+            finally:
+                try:
+                    self._waiting.remove(executor)
+                except ValueError:
+                    pass
+            if self.error is not None:
+                self._raise()
 
     def _raise(self) -> None:
         error = self.error
         if isinstance(error, ClientDisconnected):
-            # A new one each time: the application may catch it, and its traceback grows.
+            # A new one: the application may catch each, and its traceback would grow.
             raise ClientDisconnected(*error.args) from error.__cause__
         assert error is not None
         raise error
@@ -257,10 +245,10 @@ class Exchange:
     def _resume(self) -> None:
         while True:
             try:
-                place = self._waiting.pop()
+                executor = self._waiting.pop()
             except IndexError:
                 return
-            place.post(_WAKE_UP)
+            executor.post(_WAKE_UP)
 
     def _woken(self) -> None:
         if self._wanted is not None:
@@ -269,20 +257,19 @@ class Exchange:
             self._loop.call_soon(self._start_pump)
 
     def _start_pump(self) -> None:
-        # Not if the application has ended in the meantime: then `finish` sends what there is. The
-        # context is the thread's.
+        # `call_soon` has brought the thread's context, in which the pump's task runs. If the
+        # application has ended in the meantime, `finish` sends the messages.
         if self._has_ended or self.error is not None:
             return
         self._bursts += 1
         self._pump_task = self._loop.create_task(self._pump())
         if self._bursts > 1 and self._body_is_complete and not self._is_watching:
-            # A response that goes on: a server may accept messages without saying that there is
-            # nobody to read them.
+            # The response goes on. Some servers accept messages for a client that has gone.
             self._is_watching = True
             self._receive_task = self._loop.create_task(self._watch())
 
     def _lend_thread(self) -> None:
-        # To the current task, whose context is its own.
+        # To the current task: its context is a copy, so no other task sees this.
         if self._frame is not None:
             AsyncToSync.executors.current = self._frame
 
@@ -298,7 +285,7 @@ class Exchange:
             self.is_in_step = bool(suspended)
             self._asleep.append(True)
             self._resume_if_sent()
-            # With an error, there may be a message that was put in that very moment.
+            # After an error no pump sends the message that the thread may just have put.
             if not self._messages or self.error is not None:
                 return
             try:
@@ -313,7 +300,7 @@ class Exchange:
             try:
                 await self._send(message)
             except OSError as error:
-                # What a server raises when there is no client any more (ASGI HTTP 2.4).
+                # By this a server says that the client has gone (ASGI HTTP 2.4).
                 self._disconnected(error)
                 return
             except BaseException as error:
@@ -360,7 +347,7 @@ class Exchange:
             if message["type"] == "http.disconnect" and not self._has_ended:
                 self._disconnected(None)
         except Exception:
-            pass  # nothing that the application would have asked for
+            pass  # the application has not asked for this message
 
     def _disconnected(self, error: OSError | None) -> None:
         gone = ClientDisconnected("the client has closed the connection")
@@ -369,7 +356,7 @@ class Exchange:
         self.fail(gone)
 
     def fail(self, error: BaseException) -> None:
-        """Nothing more is sent; the thread gets ``error`` when it next turns up. On the loop."""
+        """Send nothing more; the thread's next put or fetch raises ``error``. On the loop."""
         if self.error is None:
             self.error = error
             self._messages.clear()
@@ -378,7 +365,7 @@ class Exchange:
     async def finish(self, *, raising: bool = True) -> None:
         """The application has ended: send what is left. In the request's task.
 
-        Raises what ``send`` raised, but for a client that has gone, if it is to be ``raising``.
+        If ``raising``, raises what ``send`` raised, except that the client has gone.
         """
         self._has_ended = True
         try:
@@ -390,7 +377,7 @@ class Exchange:
             await self.abort()
             raise
         error = self.error
-        # For threads of the application's that go on.
+        # Threads of the application's may go on and use this.
         self.fail(RuntimeError("the request is over"))
         self._tidy()
         if raising and error is not None and not self.is_disconnected:
@@ -405,7 +392,7 @@ class Exchange:
             await asyncio.wait([pump])
 
     def drop(self) -> None:
-        """Nobody waits for the application any more: tell its thread. On the loop."""
+        """The server has dropped the request: tell the application's thread. On the loop."""
         self._has_ended = True
         self.is_disconnected = True
         self.fail(ClientDisconnected("the server has cancelled the request"))
@@ -417,9 +404,9 @@ class Exchange:
 
 
 def body_of(message: Any) -> tuple[bytes | None, bool]:
-    """What a message from the server brings of the request body, and whether there is more.
+    """The part of the request body in a server's message, and whether more parts come.
 
-    None if the client has gone. Raises ValueError for what is no message of an HTTP request.
+    The part is None if the client has gone. ValueError if it is no message of an HTTP request.
     """
     try:
         kind = message["type"]

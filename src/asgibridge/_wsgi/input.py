@@ -1,13 +1,13 @@
 """``wsgi.input`` of a request whose body is still coming in.
 
-Belongs to the thread that runs the WSGI application, and asks for the next part of the body, by
-``fetch()``, only when that reads beyond what has come: whoever does not read does not make the
-client send.
+Belongs to the thread that runs the WSGI application. It asks for the next part of the body, by
+``fetch()``, only when the application reads beyond the parts that have come: an application that
+does not read does not make the client send.
 
-Two states. *Flowing*: what was read is gone, but for the first 64 KiB, which are kept in case
-somebody wants to go back. *Spooled*, from the first ``seek()`` or ``seekable()`` on: all that came
-and comes goes to a file (in memory up to 64 KiB, then on disk) and is read from there. Going over
-from the first to the second is possible as long as nothing is gone.
+Two states. *Flowing*: a part is dropped when it was read, but the first 64 KiB are kept, so that
+the application can seek. *Spooled*, from the first ``seek()`` or ``seekable()`` on: all parts go to
+a file (in memory up to 64 KiB, then on disk), and reads come from the file. A flowing input can
+become spooled as long as nothing was dropped.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import io
 from collections.abc import Callable
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
-
-__all__ = ["KEPT", "StreamingInput"]
 
 KEPT = 65536
 """Bytes of a body kept in memory: as many as in asgiref. A longer body goes to a file."""
@@ -35,7 +33,7 @@ class StreamingInput(io.BufferedIOBase):
         self._fetch = fetch
         self._position = 0
         self._at_end = False
-        # Flowing: of `_part` what lies before `_begin` was read. `_early`: everything so far.
+        # Flowing: the application has read `_part` up to `_begin`. `_early`: all parts so far.
         self._part = first
         self._begin = 0
         self._early: list[bytes] | None = [first]
@@ -48,11 +46,10 @@ class StreamingInput(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next ``size`` bytes, fewer only at the end; all that is left without a size."""
-        if self._file is not None:
-            return self._read_file(size)
         wanted = -1 if size is None else size
-        if wanted == 0:
-            return b""
+        if self._file is not None:
+            self._have(None if wanted < 0 else self._position + wanted)
+            return self._read_there(wanted)
         parts = []
         while wanted and (part := self._take(wanted)):
             parts.append(part)
@@ -132,18 +129,14 @@ class StreamingInput(io.BufferedIOBase):
 
     def _next_part(self) -> bool:
         # False at the end. Only when the part at hand was read to its end.
-        part = b""
-        while not part and not self._at_end:
-            part = self._fetch()
-            self._at_end = not part
-        if not part:
+        if self._at_end or not (part := self._fetch()):
+            self._at_end = True
             return False
         self._came += len(part)
-        if self._early is not None:
-            if self._came <= KEPT:
-                self._early.append(part)
-            else:
-                self._early = None
+        if self._came > KEPT:
+            self._early = None
+        elif self._early is not None:
+            self._early.append(part)
         self._part, self._begin = part, 0
         return True
 
@@ -160,15 +153,13 @@ class StreamingInput(io.BufferedIOBase):
     # Spooled.
 
     def _spool(self) -> bool:
-        if self._file is None:
-            if self._early is None:
-                return False
+        if self._early is not None:
             file: Any = SpooledTemporaryFile(max_size=KEPT)  # noqa: SIM115 - closed by `close`
             for part in self._early:
                 file.write(part)
             self._early, self._part, self._begin = None, b"", 0
             self._file = file
-        return True
+        return self._file is not None
 
     def _have(self, end: int | None) -> None:
         # Fetch until the file reaches to byte `end`, or to the body's end.
@@ -180,14 +171,10 @@ class StreamingInput(io.BufferedIOBase):
             self._file.write(part)
             self._came += len(part)
 
-    def _read_file(self, size: int | None) -> bytes:
-        self._have(None if size is None or size < 0 else self._position + size)
-        return self._read_there(size)
-
-    def _read_there(self, size: int | None) -> bytes:
+    def _read_there(self, size: int) -> bytes:
         assert self._file is not None
         self._file.seek(self._position)
-        data = self._file.read(-1 if size is None else size)
+        data = self._file.read(size)
         self._position += len(data)
         return data
 

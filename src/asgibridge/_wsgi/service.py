@@ -1,21 +1,20 @@
 """The event loop that an ``AsgiToWsgi`` runs its application on, and the application's lifespan.
 
-One thread per adapter, started at the first request, that runs one `asyncio.run` until the adapter
-is closed, the interpreter exits, or nobody holds the adapter any more. ::
+One thread per adapter. It starts at the first request and runs one `asyncio.run` until the adapter
+is closed or garbage, or the interpreter exits. ::
 
     (none) --first request--> starting --lifespan.startup--> serving --close()--> ended
                                   `------startup failed----> failed
 
-`LoopThread` is what the adapter holds: which `Service` is at work, guarded by its lock. A Service
-is one such thread, from its start to its end; in a forked child the parent's is not there, and the
-next request starts another. The Service holds the application, not the adapter.
+The adapter has a `LoopThread`, whose lock guards which `Service` is at work. A Service is one such
+thread, from its start to its end; a forked child has none, and the next request there starts one.
+The Service refers to the application, not to the adapter.
 
-**The end.** A service that is closed sends ``lifespan.shutdown``, waits at most `SHUTDOWN_SECONDS`
-for the answer, cancels what is left, and ends. Every conversation that is still open is told, also
-one whose task has not begun. At exit that happens before `threading` waits for threads, while the
-application may still use thread pools, or, if the program has threads of its own that may go on
-making requests (those that work for this loop do not), after those have ended, as with all our
-threads (`asgibridge._process.threads`).
+**The end.** A closed service sends ``lifespan.shutdown``, waits at most `SHUTDOWN_SECONDS` for the
+answer, cancels its tasks, and gives up every open conversation, also one whose task has not begun.
+At exit this comes before `threading` waits for threads, while the application may still use thread
+pools. If threads of the program's own may still make requests, it comes after their end, as with
+all our threads (`asgibridge._process.threads`).
 """
 
 from __future__ import annotations
@@ -30,8 +29,6 @@ from .._process import cpython, fork, threads
 from .._process.handover import call_if_open
 from .._process.items import Item
 from ..compatibility import guarantee_single_callable
-
-__all__ = ["SHUTDOWN_SECONDS", "LoopThread"]
 
 SHUTDOWN_SECONDS = 10.0
 """How long an application may take to answer ``lifespan.shutdown``. Arbitrary: what
@@ -79,10 +76,8 @@ class LoopThread:
             service = self._service
             if service is None or service.has_ended:
                 service = Service(self._application, self._lifespan)
-                worker = threads.Worker(service)
-                service.worker = worker
                 _services.add(service)
-                worker.start()
+                service.worker.start()
                 self._service = service
             return service
 
@@ -90,12 +85,10 @@ class LoopThread:
         """End the service and wait for that: see the module's header. From any thread."""
         with self._lock:
             service, self._service = self._service, None
-        if service is None:
-            return
-        service.close()
-        worker = service.worker
-        if worker is not None and worker is not threading.current_thread():
-            worker.join()
+        if service is not None:
+            service.close()
+            if service.worker is not threading.current_thread():
+                service.worker.join()
 
     def _forget_parent(self) -> None:
         self._lock = threading.RLock()
@@ -110,7 +103,6 @@ class LoopThread:
 class Service:
     """One thread's loop; what a `threads.Worker` serves."""
 
-    worker: threads.Worker | None = None
     is_ending = False
     has_ended = False
     state: dict[str, Any] | None = None
@@ -124,12 +116,12 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self.conversations: set[Any] = set()  # that may wait for an answer
+        self.worker = threads.Worker(self)
 
     def wait_until_ready(self) -> None:
         """Wait for the lifespan's startup; raises RuntimeError if it failed."""
-        if not self._ready.is_set():
-            while not self._ready.wait(0.25):  # in slices: on Windows Ctrl-C waits for them
-                pass
+        while not self._ready.wait(0.25):  # in slices: on Windows Ctrl-C waits for their end
+            pass
         if self._error is not None:
             raise RuntimeError(
                 f"the ASGI application could not be started: {self._error}"
@@ -142,12 +134,11 @@ class Service:
 
     def close(self) -> None:
         """Begin to end. From any thread."""
+        # 1. This sets `is_ending`, then looks for `_stop`. 2. `_main` sets `_stop` and `_loop`,
+        # then looks for `is_ending`. So one of the two stops the loop.
         self.is_ending = True
-        self.call_soon(self._set_stop)
-
-    def _set_stop(self) -> None:
         if self._stop is not None:
-            self._stop.set()
+            self.call_soon(self._stop.set)
 
     # On the thread.
 
@@ -156,10 +147,9 @@ class Service:
         try:
             asyncio.run(self._main())
         except BaseException as error:
-            if not self._ready.is_set():
-                self._error = error
-            else:
+            if self._ready.is_set():
                 raise
+            self._error = error
         finally:
             self.has_ended = True
             self._loop = None
@@ -168,13 +158,13 @@ class Service:
                 conversation.give_up()
 
     def drain(self) -> list[Item]:
-        """Nothing: `serve` has told all that waited."""
+        """Nothing: `serve` has given up all conversations."""
         return []
 
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        if self.is_ending:  # close() came before it could tell the loop
+        if self.is_ending:
             self._stop.set()
         lifespan = None
         if self._mode != "off":
@@ -197,10 +187,10 @@ class _Lifespan:
         self._application = application
         self._incoming: asyncio.Queue[Any] = asyncio.Queue()
         self._answers: asyncio.Queue[Any] = asyncio.Queue()
-        self._task: asyncio.Task[None] | None = None
         self.state: dict[str, Any] = {}
         self.is_supported = False
         self._is_stopping = False
+        self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
         scope = {
@@ -213,14 +203,14 @@ class _Lifespan:
             self._answers.put_nowait({"type": "ended"})
         except BaseException as error:
             if self.is_supported and not self._is_stopping and isinstance(error, Exception):
-                _report("the ASGI application's lifespan has died", error)
+                report("the ASGI application's lifespan has died", error)
             self._answers.put_nowait({"type": "ended", "error": error})
             if not isinstance(error, Exception):
                 raise
 
     async def _send(self, message: Any) -> None:
         if message["type"] not in _LIFESPAN_ANSWERS:
-            # An application that takes every scope for a request ends here, as having no lifespan.
+            # An application that takes every scope for a request ends here: it has no lifespan.
             raise RuntimeError(f"send() got {message['type']!r} in a lifespan")
         if message["type"] == "lifespan.startup.complete":
             self.is_supported = True
@@ -229,10 +219,9 @@ class _Lifespan:
     async def start(self, *, must_have: bool) -> None:
         """Send ``lifespan.startup``; raises if the application says that it failed.
 
-        An application that ends or raises instead of answering has no lifespan, which is right, by
-        the specification, unless it ``must_have`` one.
+        An application that ends or raises instead of answering has no lifespan. By the
+        specification that is no error; if it ``must_have`` one, it is.
         """
-        self._task = asyncio.get_running_loop().create_task(self._run())
         self._incoming.put_nowait({"type": "lifespan.startup"})
         answer = await self._answers.get()
         kind = answer.get("type")
@@ -250,26 +239,27 @@ class _Lifespan:
 
     async def stop(self) -> None:
         """Send ``lifespan.shutdown`` and wait for the answer, not for ever."""
-        if not self.is_supported or self._task is None or self._task.done():
+        if not self.is_supported or self._task.done():
             return
         self._is_stopping = True
         self._incoming.put_nowait({"type": "lifespan.shutdown"})
         try:
             answer = await asyncio.wait_for(self._answers.get(), SHUTDOWN_SECONDS)
             if answer["type"] == "lifespan.shutdown.failed":
-                _report(f"the ASGI application's shutdown failed: {answer.get('message')}")
+                report(f"the ASGI application's shutdown failed: {answer.get('message')}")
             elif answer.get("error") is not None:
-                _report("the ASGI application's shutdown failed", answer["error"])
+                report("the ASGI application's shutdown failed", answer["error"])
             else:
                 await asyncio.wait([self._task], timeout=SHUTDOWN_SECONDS)
         except asyncio.TimeoutError:
-            _report(
+            report(
                 "the ASGI application did not answer lifespan.shutdown within "
                 f"{SHUTDOWN_SECONDS:g} seconds"
             )
 
 
-def _report(what: str, error: BaseException | None = None) -> None:
+def report(what: str, error: BaseException | None = None) -> None:
+    """Tell the running loop's exception handler."""
     context: dict[str, Any] = {"message": what}
     if error is not None:
         context["exception"] = error
@@ -278,20 +268,22 @@ def _report(what: str, error: BaseException | None = None) -> None:
 
 def _end_services() -> None:
     running = threads.users_threads()
-    # anyio's, in which Starlette runs sync code, end when the loop does that they work for. They
-    # are no daemons: if `threading` waits for them before we end the loop, it does so for ever. So
-    # the others are waited for here, but for those of thread pools, which end later.
+    # anyio's threads, on which Starlette runs sync code, end with the loop that they work for. They
+    # are no daemons: if `threading` waits for them before the loop ends, it waits for ever. So this
+    # waits for the other threads, except those of thread pools, which end later, and ends the loop.
     loops = [loop for service in list(_services) if (loop := service._loop) is not None]
     others = [thread for thread in running if getattr(thread, "loop", None) not in loops]
     if others and len(others) == len(running):
         return
-    for thread in others if cpython.pool_threads is not None else ():
-        if thread not in cpython.pool_threads and thread.is_alive():
-            thread.join()
-    for service in list(_services):
+    if cpython.pool_threads is not None:
+        for thread in others:
+            if thread not in cpython.pool_threads and thread.is_alive():
+                thread.join()
+    services = list(_services)
+    for service in services:
         service.close()
-    for service in list(_services):
-        if service.worker is not None and service.worker.is_alive():
+    for service in services:
+        if service.worker.is_alive():
             service.worker.join()
 
 
