@@ -282,7 +282,8 @@ class WsgiToAsgiInstance:
                     break
                 if not is_ready and chunk:
                     self._send_on()
-            self._send_start()
+            if not self.response_started:
+                self._send_start()
             self._emit({"type": "http.response.body"}, 0)
             if close is not None and self._exchange is not None:
                 self._exchange.kick()

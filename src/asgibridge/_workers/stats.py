@@ -95,8 +95,8 @@ class Stats:
 def stats() -> Stats:
     """The figures of this process, now. From any thread.
 
-    They count all calls of `sync_to_async`, from the moment that they are accepted, whatever executor
-    runs them.
+    They count all calls of `sync_to_async`, from the moment that they are accepted, whatever
+    executor runs them.
     """
     kernel = _kernel.kernel
     workers = threads.workers()

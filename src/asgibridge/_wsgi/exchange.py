@@ -284,7 +284,8 @@ class Exchange:
                 mark.cancel()
             self.is_in_step = bool(suspended)
             self._asleep.append(True)
-            self._resume_if_sent()
+            if self._wanted is not None:
+                self._resume_if_sent(self._wanted)
             # After an error no pump sends the message that the thread may just have put.
             if not self._messages or self.error is not None:
                 return
@@ -309,12 +310,11 @@ class Exchange:
                     raise
                 return
             self._sent += size
-            if messages:
-                self._resume_if_sent()
+            if messages and self._wanted is not None:
+                self._resume_if_sent(self._wanted)
 
-    def _resume_if_sent(self) -> None:
-        wanted = self._wanted
-        if wanted is not None and self._put - self._sent <= wanted:
+    def _resume_if_sent(self, wanted: int) -> None:
+        if self._put - self._sent <= wanted:
             self._resume()
 
     def _start_receiving(self) -> None:
@@ -360,7 +360,8 @@ class Exchange:
         if self.error is None:
             self.error = error
             self._messages.clear()
-            self._resume()
+            if self._waiting:
+                self._resume()
 
     async def finish(self, *, raising: bool = True) -> None:
         """The application has ended: send what is left. In the request's task.
@@ -379,7 +380,8 @@ class Exchange:
         error = self.error
         # Threads of the application's may go on and use this.
         self.fail(RuntimeError("the request is over"))
-        self._tidy()
+        if self._receive_task is not None:
+            self._receive_task.cancel()
         if raising and error is not None and not self.is_disconnected:
             raise error
 
@@ -396,9 +398,6 @@ class Exchange:
         self._has_ended = True
         self.is_disconnected = True
         self.fail(ClientDisconnected("the server has cancelled the request"))
-        self._tidy()
-
-    def _tidy(self) -> None:
         if self._receive_task is not None:
             self._receive_task.cancel()
 
