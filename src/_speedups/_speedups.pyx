@@ -45,47 +45,6 @@ from asgibridge._process import queue_errors as _queue_errors
 from asgibridge._process import threads as _threads
 from asgibridge._waits import deadlocks as _deadlocks
 
-__all__ = [
-    "AsyncCall",
-    "AsyncWrapper",
-    "ContextStorage",
-    "CurrentThreadExecutor",
-    "FutureCall",
-    "Home",
-    "Inbox",
-    "PoolInbox",
-    "QueueCore",
-    "SyncCall",
-    "SyncWrapper",
-    "TaskContext",
-    "ThreadSensitiveExecutor",
-    "ThreadStorage",
-    "WakeChannel",
-    "adopt",
-    "are_same",
-    "at_home",
-    "attach_reader",
-    "awaiting",
-    "begin_task",
-    "call_soon",
-    "collect_timings",
-    "counts",
-    "current_home",
-    "details",
-    "drive",
-    "end_idle_workers",
-    "idle_workers",
-    "is_async_def",
-    "now",
-    "peek",
-    "placement",
-    "report_slow",
-    "restore_context",
-    "running",
-    "set_idle_seconds",
-    "start_run",
-]
-
 # As in `_process.fork`, but read without a look into a dictionary. A file descriptor, thread or frame
 # of another generation is not there.
 cdef unsigned long _generation = _fork.generation

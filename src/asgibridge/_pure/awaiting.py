@@ -6,8 +6,6 @@ from typing import Any
 
 from .._process import fork
 
-__all__ = ["awaiting"]
-
 
 def awaiting(threadlocal: Any) -> tuple[Any, Any]:
     """The event loop that waits for the sync function which this thread runs, None if none does;

@@ -16,8 +16,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-__all__ = ["WakeChannel", "attach_reader", "call_soon", "wake_channel"]
-
 
 class Woken(Protocol):
     """What a channel carries."""

@@ -13,8 +13,6 @@ from .._process.cpython import HAS_TASK_PARTS
 from .._waits import names
 from .context import restore_context
 
-__all__ = ["begin_task", "drive"]
-
 
 def begin_task(loop: Any, coroutine: Any, call_result: Any, no_result: str) -> None:
     """Run ``coroutine`` in a task of ``loop``, which runs on this thread.

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-__all__ = ["FutureCall"]
-
 
 class FutureCall:
     """A call of ``function(*args, **kwargs)`` whose outcome goes to ``future``.

@@ -20,8 +20,6 @@ from typing import Any, NoReturn
 from .._process.cpython import running_loop
 from .home import Home, current_home
 
-__all__ = ["ContextStorage", "ThreadStorage", "peek"]
-
 _setattr = object.__setattr__
 
 

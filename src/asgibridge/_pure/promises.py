@@ -71,8 +71,6 @@ from .waiters import (
     _Waiter,
 )
 
-__all__: list[str] = []
-
 
 class _Promises(_Storage):
     __slots__ = (

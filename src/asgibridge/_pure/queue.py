@@ -21,8 +21,6 @@ from .._process.queue_errors import (
 from .promises import _Promises
 from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Waiter
 
-__all__ = ["QueueCore"]
-
 
 class QueueCore(_Promises):
     """The items of a queue and who waits for them. `order`: 0 first in first out, 1 last in first

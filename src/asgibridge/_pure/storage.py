@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from .._process.queue_errors import UnsupportedOperation
 
-__all__: list[str] = []
-
 _FIFO, _LIFO, _HOOKED = range(3)
 
 

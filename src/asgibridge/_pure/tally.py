@@ -22,8 +22,6 @@ from typing import Any
 from .._process import fork, threads
 from .._process.buckets import BOUNDS
 
-__all__ = ["collect_timings", "counts", "now", "report_slow", "running"]
-
 
 class Tally:
     """One thread's. Times are in seconds; 0 is none."""

@@ -26,8 +26,6 @@ from .channel import WakeChannel, wake_channel
 if TYPE_CHECKING:
     from .promises import _Promises
 
-__all__: list[str] = []
-
 _GET, _PEEK, _PUT, _JOIN = range(4)
 _NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
 
