@@ -19,8 +19,8 @@ beside it says to which.
 CPython opens all critical sections of a thread that waits for a lock of its own, and to let go of a
 reference can be such a wait, if another thread has made the object and the count of all others than
 that goes below zero. So in a section a reference is let go of as the last thing, or of an object of
-which we hold one that was taken there; queues, whose turns are in the lines of others, have a guard
-beside it.
+which we hold one that was taken there; queues, whose lines hold waiters of other threads, have a
+guard beside it.
 """
 
 cimport cython
@@ -92,7 +92,6 @@ include "workers.pxi"
 include "pool.pxi"
 include "future_call.pxi"
 include "executors.pxi"
-include "storage.pxi"
 include "waiters.pxi"
 include "promises.pxi"
 include "queue.pxi"

@@ -425,22 +425,10 @@ cdef class AsyncCall:
         :param no_result: the error if the coroutine ends without setting the outcome.
         """
         cdef Inbox inbox = (<_CurrentThread?>executor).inbox
-        cdef _Beginning beginning
-        cdef WakeChannel channel
         self.executor = executor
         inbox.begin_wait()  # before the coroutine can run, and a call of its be posted
         try:
-            channel = _channel_to(loop)
-            if channel is None:
-                loop.call_soon_threadsafe(begin_task, loop, coroutine, self, no_result)
-            else:
-                beginning = _Beginning.__new__(_Beginning)
-                beginning.coroutine = coroutine
-                beginning.call_result = self
-                beginning.no_result = no_result
-                beginning.context = PyContext_CopyCurrent()
-                if not channel.send(beginning):
-                    raise RuntimeError("Event loop is closed")
+            call_soon(loop, begin_task, loop, coroutine, self, no_result)
         except RuntimeError:
             self.executor = None
             inbox.end_wait()

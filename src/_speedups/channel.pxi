@@ -37,52 +37,47 @@ cdef extern from *:
         #define ASGIBRIDGE_WAKE ASGIBRIDGE_NO_DESCRIPTOR
       #endif
     #endif
-    #if ASGIBRIDGE_WAKE == ASGIBRIDGE_EVENTFD
-      #include <sys/eventfd.h>
-      #include <stdint.h>
-      #include <unistd.h>
-      static int asgibridge_wake_open(int fds[2]) {
-          fds[0] = fds[1] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-          return fds[0] < 0 ? -1 : 0;
-      }
-      static void asgibridge_wake_close(int fds[2]) { close(fds[0]); }
-      static void asgibridge_wake_signal(int fds[2]) {
-          uint64_t one = 1;
-          if (write(fds[1], &one, sizeof one) < 0) { /* full: it is readable, then */ }
-      }
-      static void asgibridge_wake_clear(int fds[2]) {
-          uint64_t count;
-          if (read(fds[0], &count, sizeof count) < 0) { /* somebody has done it */ }
-      }
-    #elif ASGIBRIDGE_WAKE == ASGIBRIDGE_PIPE
-      #include <fcntl.h>
-      #include <unistd.h>
-      static int asgibridge_wake_open(int fds[2]) {
-          int i;
-          if (pipe(fds) < 0) return -1;
-          for (i = 0; i < 2; i++) {
-              if (fcntl(fds[i], F_SETFD, FD_CLOEXEC) < 0 ||
-                  fcntl(fds[i], F_SETFL, O_NONBLOCK) < 0) {
-                  close(fds[0]);
-                  close(fds[1]);
-                  return -1;
-              }
-          }
-          return 0;
-      }
-      static void asgibridge_wake_close(int fds[2]) { close(fds[0]); close(fds[1]); }
-      static void asgibridge_wake_signal(int fds[2]) {
-          if (write(fds[1], "", 1) < 0) { /* full: it is readable, then */ }
-      }
-      static void asgibridge_wake_clear(int fds[2]) {
-          char bytes[64];
-          while (read(fds[0], bytes, sizeof bytes) == (ssize_t)sizeof bytes) {}
-      }
-    #else
+    #if ASGIBRIDGE_WAKE == ASGIBRIDGE_NO_DESCRIPTOR
       static int asgibridge_wake_open(int fds[2]) { (void)fds; return -1; }
       static void asgibridge_wake_close(int fds[2]) { (void)fds; }
       static void asgibridge_wake_signal(int fds[2]) { (void)fds; }
       static void asgibridge_wake_clear(int fds[2]) { (void)fds; }
+    #else
+      #include <stdint.h>
+      #include <unistd.h>
+      static void asgibridge_wake_close(int fds[2]) {
+          close(fds[0]);
+          if (fds[1] != fds[0]) close(fds[1]);
+      }
+      static void asgibridge_wake_signal(int fds[2]) {
+          uint64_t one = 1;  /* what an eventfd takes, and a pipe as well */
+          if (write(fds[1], &one, sizeof one) < 0) { /* full: it is readable, then */ }
+      }
+      static void asgibridge_wake_clear(int fds[2]) {
+          uint64_t counts[8];  /* an eventfd gives one, a pipe all that it has */
+          while (read(fds[0], counts, sizeof counts) == (ssize_t)sizeof counts) {}
+      }
+      #if ASGIBRIDGE_WAKE == ASGIBRIDGE_EVENTFD
+        #include <sys/eventfd.h>
+        static int asgibridge_wake_open(int fds[2]) {
+            fds[0] = fds[1] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+            return fds[0] < 0 ? -1 : 0;
+        }
+      #else
+        #include <fcntl.h>
+        static int asgibridge_wake_open(int fds[2]) {
+            int i;
+            if (pipe(fds) < 0) return -1;
+            for (i = 0; i < 2; i++) {
+                if (fcntl(fds[i], F_SETFD, FD_CLOEXEC) < 0 ||
+                    fcntl(fds[i], F_SETFL, O_NONBLOCK) < 0) {
+                    asgibridge_wake_close(fds);
+                    return -1;
+                }
+            }
+            return 0;
+        }
+      #endif
     #endif
     """
     int asgibridge_wake_open(int* fds)
@@ -241,8 +236,6 @@ cdef class WakeChannel:
                     (<SyncCall>call).woken(directly)
                 elif type(call) is _Callback:
                     (<_Callback>call).wake_in(loop, directly)
-                elif type(call) is _Beginning:
-                    (<_Beginning>call).wake_in(loop, directly)
                 elif type(call) is _Waiter:
                     (<_Waiter>call).woken(directly)
                 else:
@@ -271,13 +264,18 @@ cdef class _Callback:
     cdef object context
 
     cdef int wake_in(self, object loop, bint directly) except -1:
+        cdef tuple args = self.args
         if loop is None:
             return 0
         if not directly:
-            loop.call_soon(self.callback, *self.args, context=self.context)
+            loop.call_soon(self.callback, *args, context=self.context)
             return 0
         try:
-            self.context.run(self.callback, *self.args)
+            if self.callback is begin_task and _takes_context:
+                # The task gets the context itself, which is neither entered here nor copied.
+                _begin(args[0], args[1], args[2], args[3], self.context)
+            else:
+                self.context.run(self.callback, *args)
         except Exception as error:
             loop.call_exception_handler(
                 {"message": f"Exception in callback {self.callback!r}", "exception": error}
@@ -298,7 +296,7 @@ def call_soon(loop, callback, *args):
     item = _Callback.__new__(_Callback)
     item.callback = callback
     item.args = args
-    item.context = copy_context()
+    item.context = PyContext_CopyCurrent()
     if not channel.send(item):
         raise RuntimeError("Event loop is closed")
 

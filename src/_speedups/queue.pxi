@@ -111,6 +111,14 @@ cdef class QueueCore(_Promises):
             raise _QueueShutDown()
         return many
 
+    cdef _Waiter new_waiter(self, char kind, object item, Py_ssize_t most):
+        cdef _Waiter waiter = _Waiter.__new__(_Waiter)
+        waiter.queue = self
+        waiter.kind = kind
+        waiter.item = item
+        waiter.most = most
+        return waiter
+
     def _offer(self, item):
         """Put ``item`` if there is room now; returns whether there was."""
         return self.offer(item)
@@ -170,7 +178,7 @@ cdef class QueueCore(_Promises):
         if not self.offer(item):
             if not block:
                 raise _QueueFull()
-            if self.wait(self.new_waiter(_PUT, item, -1), timeout) is _NOTHING:
+            if self.new_waiter(_PUT, item, -1).wait(timeout) is _NOTHING:
                 raise _QueueFull()
 
     def sync_get(self, block=True, timeout=None):
@@ -183,7 +191,7 @@ cdef class QueueCore(_Promises):
             _check_timeout(timeout)
         item = self.fetch()
         if item is _NOTHING and block:
-            item = self.wait(self.new_waiter(_GET, None, -1), timeout)
+            item = self.new_waiter(_GET, None, -1).wait(timeout)
         if item is _NOTHING:
             raise _QueueEmpty()
         return item
@@ -205,7 +213,7 @@ cdef class QueueCore(_Promises):
         self.check_peekable()
         item = self.look()
         if item is _NOTHING and block:
-            item = self.wait(self.new_waiter(_PEEK, None, -1), timeout)
+            item = self.new_waiter(_PEEK, None, -1).wait(timeout)
         if item is _NOTHING:
             raise _QueueEmpty()
         return item
@@ -224,14 +232,14 @@ cdef class QueueCore(_Promises):
             _check_timeout(timeout)
         many = self.fetch_many(most)
         if not many and block:
-            many = self.wait(self.new_waiter(_GET, None, most), timeout)
+            many = self.new_waiter(_GET, None, most).wait(timeout)
         if many is _NOTHING or not many:
             raise _QueueEmpty()
         return many
 
     def sync_join(self):
         """Wait until as many items are done (`task_done`) as were put. Blocks the thread."""
-        self.wait(self.new_waiter(_JOIN, None, -1), None)
+        self.new_waiter(_JOIN, None, -1).wait(None)
 
     def qsize(self):
         """How many items `get_nowait` could take now."""

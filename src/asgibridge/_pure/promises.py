@@ -1,6 +1,9 @@
-"""Who waits for what a queue keeps, what is promised to whom, and who is woken.
+"""What a queue keeps and in what order, who waits for it, what is promised to whom, who is woken.
 
 A wait is a **waiter** (`waiters._Waiter`), and goes through the states that are drawn there.
+
+**Items.** First in first out and last in first out are kept here; any other order is a subclass's,
+which overrides the hooks. A hook runs with the queue's lock held, and must not use the queue.
 
 **Promises, no hand-over.** Nothing is handed to a sleeper. A waiter to get is promised *an* item, a
 waiter to put *a* free place. Both stay in the queue, counted (``_kept_items``, ``_kept_slots``) as
@@ -49,14 +52,13 @@ any other has to be woken by `shutdown`, or the interpreter waits for it.
 
 from __future__ import annotations
 
+import operator
 import threading
-import time
 from collections import OrderedDict, deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._process import fork
-from .._process.queue_errors import NOTHING, QueueShutDown
-from .storage import _Storage
+from .._process.queue_errors import QueueShutDown, UnsupportedOperation
 from .waiters import (
     _GET,
     _JOIN,
@@ -71,16 +73,24 @@ from .waiters import (
     _Waiter,
 )
 
+_FIFO, _LIFO, _HOOKED = range(3)
 
-class _Promises(_Storage):
+
+class _Promises:
+    # Of any thread, with the lock held.
     __slots__ = (
+        "_count",
         "_generation",
         "_getters",
         "_is_down",
+        "_is_in_hook",
+        "_items",
         "_joiners",
         "_kept_items",
         "_kept_slots",
+        "_limit",
         "_lock",
+        "_order_",
         "_promised",
         "_putters",
         "_unfinished",
@@ -91,16 +101,107 @@ class _Promises(_Storage):
         self._kept_slots = 0
         self._unfinished = 0
         self._is_down = False
-        # Turns in order. A dict's first key is slow to find when many before it were removed.
+        # In order. A dict's first key is slow to find when many before it were removed.
         self._getters: _Line = OrderedDict()
         self._putters: _Line = OrderedDict()
         self._joiners: _Line = OrderedDict()
         self._promised: _Line = OrderedDict()
         self._generation = fork.generation
         self._lock = threading.RLock()
-        super().__init__(maxsize, order)
+        self._limit = operator.index(maxsize)
+        self._order_ = order
+        self._items: deque[Any] = deque()
+        self._is_in_hook = False
+        self._count = 0
+        if order == _HOOKED:
+            self._init(maxsize)
+            self._count = self._qsize()
 
-    # With the lock held.
+    # With the lock held: the items.
+
+    if TYPE_CHECKING:  # the hooks of a subclass; called with the lock held
+
+        def _init(self, maxsize: int) -> None: ...
+        def _qsize(self) -> int: ...
+        def _put(self, item: Any) -> None: ...
+        def _get(self) -> Any: ...
+        def _peekable(self) -> bool: ...
+        def _peek(self) -> Any: ...
+        def _clearable(self) -> bool: ...
+        def _clear(self) -> None: ...
+
+    def _push(self, item: Any) -> None:
+        if self._order_ == _HOOKED:
+            self._enter_hook()
+            try:
+                self._put(item)
+            finally:
+                self._leave_hook()
+        else:
+            self._items.append(item)
+            self._count += 1
+
+    def _pull(self) -> Any:
+        if self._order_ == _HOOKED:
+            self._enter_hook()
+            try:
+                item = self._get()
+            finally:
+                self._leave_hook()
+        else:
+            item = self._items.popleft() if self._order_ == _FIFO else self._items.pop()
+            self._count -= 1
+        return item
+
+    def _enter_hook(self) -> None:
+        # The lock is re-entrant, so a hook that uses its queue is no deadlock; it has to be an
+        # error.
+        if self._is_in_hook:
+            raise RuntimeError(
+                "a queue's hook, or a comparison of its items, has used the queue it was called by"
+            )
+        self._is_in_hook = True
+
+    def _leave_hook(self) -> None:
+        self._is_in_hook = False
+        self._count = self._qsize()
+
+    def _front(self) -> Any:
+        if self._order_ == _HOOKED:
+            return self._peek()
+        return self._items[0 if self._order_ == _FIFO else -1]
+
+    def _check_peekable(self) -> None:
+        if self._order_ == _HOOKED and not self._peekable():
+            raise UnsupportedOperation(f"{type(self).__name__} cannot peek")
+
+    def _put_back_first(self, item: Any) -> None:
+        # The item that was pulled last is not taken: it is the next again.
+        if self._order_ == _FIFO:
+            self._items.appendleft(item)
+            self._count += 1
+        else:
+            self._push(item)
+
+    def _drop_items(self) -> deque[Any]:
+        # Returns the items, for the caller to let go of without the lock: the end of an object may
+        # run anybody's code.
+        dropped = self._items
+        if self._order_ == _HOOKED:
+            self._enter_hook()
+            try:
+                if self._clearable():
+                    self._clear()
+            finally:
+                self._leave_hook()
+            while self._count > 0:
+                self._pull()
+        else:
+            self._items = deque()
+            self._count = 0
+        return dropped
+
+    # With the lock held: who waits.
 
     def _has_item(self) -> bool:
         return self._count > self._kept_items
@@ -332,25 +433,6 @@ class _Promises(_Storage):
             woken = self._promise()
         if woken is not None:
             self._wake(woken)
-
-    def _take_outcome(self, waiter: _Waiter) -> Any:
-        item, waiter.item = waiter.item, None
-        return None if waiter.kind == _PUT else item
-
-    def _wait(self, waiter: _Waiter, timeout: float | None) -> Any:
-        # The calling thread sleeps until the waiter has its outcome. NOTHING: the time-out came
-        # first.
-        deadline = None if timeout is None else time.monotonic() + timeout
-        waiter.sleep_lock = threading.Lock()
-        waiter.sleep_lock.acquire()
-        try:
-            while self._advance(waiter):
-                if not waiter.sleep(deadline) and self._is_late(waiter):
-                    return NOTHING
-        except BaseException:
-            self._withdraw(waiter)
-            raise
-        return self._take_outcome(waiter)
 
 
 def _tell(line: _Line) -> _Waiter:

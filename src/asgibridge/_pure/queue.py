@@ -1,6 +1,6 @@
 """Message queues, as the shell's classes use them: each method that a task or a thread calls.
 
-Who waits, for what, and who is woken is in `promises`; in what order items are kept, in `storage`.
+What is kept in what order, who waits for it and who is woken is in `promises`.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class QueueCore(_Promises):
         if not self._offer(item):
             if not block:
                 raise QueueFull
-            if self._wait(_Waiter(self, _PUT, item, None), timeout) is NOTHING:
+            if _Waiter(self, _PUT, item, None).wait(timeout) is NOTHING:
                 raise QueueFull
 
     def sync_get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -159,7 +159,7 @@ class QueueCore(_Promises):
             check_timeout(timeout)
         item = self._fetch()
         if item is NOTHING and block:
-            item = self._wait(_Waiter(self, _GET, None, None), timeout)
+            item = _Waiter(self, _GET, None, None).wait(timeout)
         if item is NOTHING:
             raise QueueEmpty
         return item
@@ -181,7 +181,7 @@ class QueueCore(_Promises):
         self._check_peekable()
         item = self._look()
         if item is NOTHING and block:
-            item = self._wait(_Waiter(self, _PEEK, None, None), timeout)
+            item = _Waiter(self, _PEEK, None, None).wait(timeout)
         if item is NOTHING:
             raise QueueEmpty
         return item
@@ -201,14 +201,14 @@ class QueueCore(_Promises):
             check_timeout(timeout)
         many = self._fetch_many(n)
         if not many and block:
-            many = self._wait(_Waiter(self, _GET, None, _most(n)), timeout)
+            many = _Waiter(self, _GET, None, _most(n)).wait(timeout)
         if not many or isinstance(many, Nothing):
             raise QueueEmpty
         return many
 
     def sync_join(self) -> None:
         """Wait until as many items are done (`task_done`) as were put. Blocks the thread."""
-        self._wait(_Waiter(self, _JOIN, None, None), None)
+        _Waiter(self, _JOIN, None, None).wait(None)
 
     def qsize(self) -> int:
         """How many items `get_nowait` could take now."""
