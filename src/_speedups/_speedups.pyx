@@ -43,6 +43,7 @@ from contextvars import Context, ContextVar, copy_context
 from asgibridge._process import fork as _fork
 from asgibridge._process import queue_errors as _queue_errors
 from asgibridge._process import threads as _threads
+from asgibridge._process.items import FutureCall as _FutureCall
 from asgibridge._waits import deadlocks as _deadlocks
 
 # As in `_process.fork`, but read without a look into a dictionary. A file descriptor, thread or frame
@@ -82,7 +83,6 @@ include "channel.pxi"
 include "wait.pxi"
 include "calls.pxi"
 include "drive.pxi"
-include "awaiting.pxi"
 include "cores.pxi"
 include "inbox.pxi"
 include "parking.pxi"
@@ -90,7 +90,6 @@ include "wakeups.pxi"
 include "renewal.pxi"
 include "workers.pxi"
 include "pool.pxi"
-include "future_call.pxi"
 include "executors.pxi"
 include "waiters.pxi"
 include "promises.pxi"

@@ -1,4 +1,4 @@
-# How a coroutine begins on an event loop for a thread, and how its outcome comes back.
+# On which event loop a thread's coroutine begins, how it begins, and how its outcome comes back.
 
 cdef extern from *:
     """
@@ -50,6 +50,20 @@ cdef extern from *:
     object asgibridge_take_error()
     bint PyCoro_CheckExact(object coroutine)
     object PyContext_CopyCurrent()
+
+
+def awaiting(threadlocal):
+    """The event loop that waits for the sync function which this thread runs, None if none does;
+    and the ``task_context`` of the call.
+
+    :param threadlocal: ``SyncToAsync.threadlocal``.
+    """
+    cdef dict names = threadlocal.__dict__
+    if not names:
+        return None, None
+    # In a forked child the loop is the parent's (asgiref #194).
+    loop = names.get("main_event_loop") if names.get("main_event_loop_pid") == _pid else None
+    return loop, names.get("task_context")
 
 
 cdef object _iterator_of(awaitable):

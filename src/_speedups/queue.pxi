@@ -243,12 +243,10 @@ cdef class QueueCore(_Promises):
 
     def qsize(self):
         """How many items `get_nowait` could take now."""
-        cdef Py_ssize_t size
         if self.generation != _generation:
             self.forget()
         with cython.critical_section(self):
-            size = self.count - self.kept_items
-        return max(0, size)
+            return max(0, self.count - self.kept_items)
 
     def empty(self):
         """Whether `get_nowait` would find nothing now."""
@@ -256,21 +254,17 @@ cdef class QueueCore(_Promises):
 
     def full(self):
         """Whether `put_nowait` would find no room now."""
-        cdef bint has_room
         if self.generation != _generation:
             self.forget()
         with cython.critical_section(self):
-            has_room = self.has_room()
-        return not has_room
+            return not self.has_room()
 
     @property
     def maxsize(self):
         """How many items there is room for; 0 or less is no limit. It may be changed: those who
         wait for room get it in order, and items beyond a smaller limit stay."""
-        cdef Py_ssize_t limit
         with cython.critical_section(self):
-            limit = self.limit
-        return limit
+            return self.limit
 
     @maxsize.setter
     def maxsize(self, value):
@@ -282,34 +276,26 @@ cdef class QueueCore(_Promises):
     @property
     def unfinished_tasks(self):
         """How many items were put for which `task_done` has not been called."""
-        cdef Py_ssize_t unfinished
         with cython.critical_section(self):
-            unfinished = self.unfinished
-        return unfinished
+            return self.unfinished
 
     @property
     def is_shutdown(self):
         """Whether `shutdown` has been called."""
-        cdef bint is_down
         with cython.critical_section(self):
-            is_down = self.is_down
-        return is_down
+            return self.is_down
 
     @property
     def getting(self):
         """How many wait to get or to peek."""
-        return self.size_of(self.getters)
+        with cython.critical_section(self):
+            return self.getters.size
 
     @property
     def putting(self):
         """How many wait to put."""
-        return self.size_of(self.putters)
-
-    cdef Py_ssize_t size_of(self, _Line line) except -1:
-        cdef Py_ssize_t size
         with cython.critical_section(self):
-            size = line.size
-        return size
+            return self.putters.size
 
     def task_done(self):
         """One item that was taken is done with; ValueError if none is left."""

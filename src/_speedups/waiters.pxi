@@ -163,10 +163,8 @@ cdef class _Waiter(_Wait):
 
     def is_in_line(self):
         # Whether it waits, and nothing is kept for it yet. From any thread.
-        cdef bint is_waiting
         with cython.critical_section(self.queue):
-            is_waiting = self.state == _WAITING
-        return is_waiting
+            return self.state == _WAITING
 
     def wake(self):
         self.woken(False)

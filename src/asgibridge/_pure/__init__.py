@@ -6,15 +6,13 @@ kernel `asgibridge._kernel` chose.
 
 from __future__ import annotations
 
-from .awaiting import awaiting
 from .calls import AsyncCall, SyncCall, TaskContext
 from .channel import WakeChannel, attach_reader, call_soon
 from .context import are_same, restore_context
 from .cores import placement
 from .details import details, idle_workers
-from .drive import begin_task, drive
+from .drive import awaiting, begin_task, drive
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
-from .future_call import FutureCall
 from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
@@ -30,7 +28,6 @@ __all__ = [
     "AsyncWrapper",
     "ContextStorage",
     "CurrentThreadExecutor",
-    "FutureCall",
     "Home",
     "Inbox",
     "PoolInbox",

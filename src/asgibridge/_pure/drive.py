@@ -1,4 +1,4 @@
-"""How a coroutine begins on an event loop for a thread, and how its outcome comes back."""
+"""On which event loop a thread's coroutine begins, how, and how its outcome comes back."""
 
 from __future__ import annotations
 
@@ -9,9 +9,24 @@ from collections.abc import Awaitable
 from contextvars import Context, copy_context
 from typing import Any
 
+from .._process import fork
 from .._process.cpython import HAS_TASK_PARTS
 from .._waits import names
 from .context import restore_context
+
+
+def awaiting(threadlocal: Any) -> tuple[Any, Any]:
+    """The event loop that waits for the sync function which this thread runs, None if none does;
+    and the ``task_context`` of the call.
+
+    :param threadlocal: ``SyncToAsync.threadlocal``.
+    """
+    names = threadlocal.__dict__
+    if not names:
+        return None, None
+    # In a forked child the loop is the parent's (asgiref #194).
+    is_mine = names.get("main_event_loop_pid") == fork.pid
+    return names.get("main_event_loop") if is_mine else None, names.get("task_context")
 
 
 def begin_task(loop: Any, coroutine: Any, call_result: Any, no_result: str) -> None:

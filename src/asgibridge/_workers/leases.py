@@ -40,7 +40,7 @@ from typing import Any, Protocol, TypeVar
 from .._kernel import kernel
 from .._loops import kept
 from .._process import fork
-from .._process.items import Item
+from .._process.items import FutureCall, Item
 from .._waits import deadlocks
 from .pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
 
@@ -289,9 +289,7 @@ class Lease(Executor):
         At the limit it waits for its turn without a time-out. Raises RuntimeError after the end.
         """
         future: Future[_R] = Future()
-        item = kernel.FutureCall(
-            future, self._at_home(functools.partial(fn, *args, **kwargs)), (), {}
-        )
+        item = FutureCall(future, self._at_home(functools.partial(fn, *args, **kwargs)), (), {})
         with self._lock:
             if self._generation != fork.generation:
                 self._forget_parent()
