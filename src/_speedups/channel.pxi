@@ -118,8 +118,6 @@ cdef class WakeChannel:
         self.generation = _generation
         self.finished = []
         self.idle = True
-        self.has_reader = False
-        self.wakes = 0
 
     def __dealloc__(self):
         # Not by the numbers: where __cinit__ was refused its arguments they are 0, standard input.
@@ -288,28 +286,21 @@ def call_soon(loop, callback, *args):
 
     Raises RuntimeError if the loop is closed.
     """
-    cdef WakeChannel channel = _channel_to(loop)
+    # By the way by which the call that this thread runs is going to tell its loop, if that is `loop`.
+    cdef SyncCall call = _this_thread().call
+    cdef WakeChannel channel = None if call is None else call.channel
     cdef _Callback item
-    if channel is None:
+    if channel is None or channel.generation != _generation or channel.loop() is not loop:
         loop.call_soon_threadsafe(callback, *args)
         return
+    if loop._closed if channel.has_reader else loop.is_closed():
+        raise RuntimeError("Event loop is closed")
     item = _Callback.__new__(_Callback)
     item.callback = callback
     item.args = args
     item.context = PyContext_CopyCurrent()
     if not channel.send(item):
         raise RuntimeError("Event loop is closed")
-
-
-cdef WakeChannel _channel_to(object loop):
-    # By which the call that this thread runs is going to tell `loop`; None if it is another loop's.
-    cdef SyncCall call = _this_thread().call
-    cdef WakeChannel channel = None if call is None else call.channel
-    if channel is None or channel.generation != _generation or channel.loop() is not loop:
-        return None
-    if loop._closed if channel.has_reader else loop.is_closed():
-        raise RuntimeError("Event loop is closed")
-    return channel
 
 
 cdef WakeChannel _wake_channel(object loop):

@@ -197,18 +197,12 @@ cdef class _Promises:
             raise _UnsupportedOperation(f"{type(self).__name__} cannot peek")
         return 0
 
-    cdef int put_back_first(self, object item) except -1:
-        # The item that was pulled last is not taken: it is the next again.
-        if self.order == _FIFO:
-            self.items.insert(self.begin, item)
-            self.count += 1
-        else:
-            self.push(item)
-        return 0
-
-    cdef list drop_items(self, list fresh):
-        # Returns the items, for the caller to let go of outside of the section: the end of an
-        # object may run anybody's code.
+    cdef list drop_all(self, list fresh, char state):
+        # All items, promised or not: a waiter that was promised one is in `state` then. Returns the
+        # items, for the caller to let go of outside of the section: the end of an object may run
+        # anybody's code.
+        cdef _Waiter waiter, before
+        cdef Py_ssize_t count = self.count
         cdef list dropped = fresh
         if self.order == _HOOKED:
             self.enter_hook()
@@ -223,6 +217,16 @@ cdef class _Promises:
             dropped = self.items
             self.items = fresh
             self.begin = self.count = 0
+        self.unfinished = max(0, self.unfinished - (count - self.count))
+        waiter = self.promised.last
+        while waiter is not None:
+            before = waiter.before
+            if waiter.kind == _GET:
+                self.keep_no_more(waiter)
+                waiter.state = state
+                if state == _WAITING:
+                    self.getters.prepend(waiter)
+            waiter = before
         return dropped
 
     # In the section: who waits.
@@ -279,23 +283,6 @@ cdef class _Promises:
         else:
             self.kept_slots -= 1
         return 0
-
-    cdef list drop_all(self, list fresh, char state):
-        # All items, promised or not: a waiter that was promised one is in `state` then.
-        cdef _Waiter waiter, before
-        cdef Py_ssize_t count = self.count
-        cdef list dropped = self.drop_items(fresh)
-        self.unfinished = max(0, self.unfinished - (count - self.count))
-        waiter = self.promised.last
-        while waiter is not None:
-            before = waiter.before
-            if waiter.kind == _GET:
-                self.keep_no_more(waiter)
-                waiter.state = state
-                if state == _WAITING:
-                    self.getters.prepend(waiter)
-            waiter = before
-        return dropped
 
     cdef int forget(self) except -1:
         # In a forked child, which has no other waiters than those of the thread that forked. Another
@@ -366,7 +353,7 @@ cdef class _Promises:
                 error = interrupt
                 is_there = waiter.ring()
             if not is_there:
-                self.withdraw_quietly(waiter)
+                self.leave(waiter, False)
             waiter = self.next_waiter()
         if error is not None:
             raise error
@@ -382,39 +369,31 @@ cdef class _Promises:
             self.unlock()
         return waiter
 
-    cdef int withdraw_quietly(self, _Waiter waiter) except -1:
-        self.lock()
-        try:
-            with cython.critical_section(self):
-                if waiter.state == _PROMISED:
-                    self.keep_no_more(waiter)
-                elif waiter.line is not None:
-                    waiter.line.remove(waiter)
-                waiter.state = _OVER
-        finally:
-            self.unlock()
-        return 0
-
-    cdef int withdraw(self, _Waiter waiter) except -1:
-        # The waiter waits no more; what was kept for it goes to the next waiter.
-        self.withdraw_quietly(waiter)
-        waiter.item = None
-        self.wake(self.next_waiter())
-        return 0
-
-    cdef bint is_late(self, _Waiter waiter) except -1:
-        # The waiter's time is over. True: nothing was kept for it, and it has left its line.
-        cdef bint late = False
+    cdef bint leave(self, _Waiter waiter, bint if_in_line) except -1:
+        # The waiter waits no more, and nothing is kept for it; with `if_in_line`, only if nothing
+        # is kept for it yet and it was not told to look. Returns whether it has left.
+        cdef bint has_left = True
         self.lock()
         try:
             with cython.critical_section(self):
                 if waiter.state == _WAITING:
                     waiter.line.remove(waiter)
+                elif if_in_line:
+                    has_left = False
+                elif waiter.state == _PROMISED:
+                    self.keep_no_more(waiter)
+                if has_left:
                     waiter.state = _OVER
-                    late = True
         finally:
             self.unlock()
-        return late
+        return has_left
+
+    cdef int withdraw(self, _Waiter waiter) except -1:
+        # The waiter waits no more; what was kept for it goes to the next waiter.
+        self.leave(waiter, False)
+        waiter.item = None
+        self.wake(self.next_waiter())
+        return 0
 
     cdef bint reclaim(self) except -1:
         # Takes back what was promised to a task whose loop was closed before the task could take
@@ -507,23 +486,20 @@ cdef class _Promises:
         except BaseException:
             if item is not _NOTHING:
                 many = [item]
-            if many:
-                self.put_back(many)
-            raise
-        return 0
-
-    cdef int put_back(self, list many) except -1:
-        cdef _Waiter woken
-        self.lock()
-        try:
-            with cython.critical_section(self):
-                for item in reversed(many):
-                    self.put_back_first(item)
-                woken = self.promise()
-        finally:
-            self.unlock()
-        if woken is not None:
+            self.lock()
+            try:
+                with cython.critical_section(self):
+                    for item in reversed(many or ()):
+                        if self.order == _FIFO:
+                            self.items.insert(self.begin, item)
+                            self.count += 1
+                        else:
+                            self.push(item)
+                    woken = self.promise()
+            finally:
+                self.unlock()
             self.wake(woken)
+            raise
         return 0
 
 

@@ -210,7 +210,7 @@ cdef class _Waiter(_Wait):
         PyThread_acquire_lock(self.sleep_lock, 0)
         try:
             while self.queue.advance(self):
-                if not self.sleep(deadline) and self.queue.is_late(self):
+                if not self.sleep(deadline) and self.queue.leave(self, True):
                     return _NOTHING
         except BaseException:
             self.queue.withdraw(self)

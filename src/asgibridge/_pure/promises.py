@@ -175,17 +175,11 @@ class _Promises:
         if self._order_ == _HOOKED and not self._peekable():
             raise UnsupportedOperation(f"{type(self).__name__} cannot peek")
 
-    def _put_back_first(self, item: Any) -> None:
-        # The item that was pulled last is not taken: it is the next again.
-        if self._order_ == _FIFO:
-            self._items.appendleft(item)
-            self._count += 1
-        else:
-            self._push(item)
-
-    def _drop_items(self) -> deque[Any]:
-        # Returns the items, for the caller to let go of without the lock: the end of an object may
-        # run anybody's code.
+    def _drop_all(self, state: int) -> deque[Any]:
+        # All items, promised or not: a waiter that was promised one is in `state` then. Returns the
+        # items, for the caller to let go of without the lock: the end of an object may run
+        # anybody's code.
+        count = self._count
         dropped = self._items
         if self._order_ == _HOOKED:
             self._enter_hook()
@@ -199,6 +193,15 @@ class _Promises:
         else:
             self._items = deque()
             self._count = 0
+        self._unfinished = max(0, self._unfinished - (count - self._count))
+        for waiter in reversed(list(self._promised)):
+            if waiter.kind == _GET:
+                self._keep_no_more(waiter)
+                waiter.state = state
+                if state == _WAITING:
+                    waiter.line = self._getters
+                    self._getters[waiter] = None
+                    self._getters.move_to_end(waiter, last=False)
         return dropped
 
     # With the lock held: who waits.
@@ -255,21 +258,6 @@ class _Promises:
         else:
             self._kept_slots -= 1
 
-    def _drop_all(self, state: int) -> deque[Any]:
-        # All items, promised or not: a waiter that was promised one is in `state` then.
-        count = self._count
-        dropped = self._drop_items()
-        self._unfinished = max(0, self._unfinished - (count - self._count))
-        for waiter in reversed(list(self._promised)):
-            if waiter.kind == _GET:
-                self._keep_no_more(waiter)
-                waiter.state = state
-                if state == _WAITING:
-                    waiter.line = self._getters
-                    self._getters[waiter] = None
-                    self._getters.move_to_end(waiter, last=False)
-        return dropped
-
     def _forget(self) -> None:
         # In a forked child, which has no other waiters than those of the thread that forked.
         # Another thread of the parent may have held the lock.
@@ -300,7 +288,7 @@ class _Promises:
                 error = interrupt
                 is_there = waiter.ring()
             if not is_there:
-                self._withdraw_quietly(waiter)
+                self._leave(waiter, False)
             # A waiter that joins a line after this look has found nothing to be had.
             is_last = not (self._getters or self._putters or self._joiners)
             waiter = None if is_last else self._next_waiter()
@@ -316,34 +304,27 @@ class _Promises:
         with self._lock:
             return self._promise()
 
-    def _withdraw_quietly(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: _Waiter, if_in_line: bool) -> bool:
+        # The waiter waits no more, and nothing is kept for it; with `if_in_line`, only if nothing
+        # is kept for it yet and it was not told to look. Returns whether it has left.
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
-            if waiter.state == _PROMISED:
-                self._keep_no_more(waiter)
-            elif waiter.line is not None:
+            if waiter.state == _WAITING and waiter.line is not None:
                 del waiter.line[waiter]
                 waiter.line = None
+            elif if_in_line:
+                return False
+            elif waiter.state == _PROMISED:
+                self._keep_no_more(waiter)
             waiter.state = _OVER
+            return True
 
     def _withdraw(self, waiter: _Waiter) -> None:
         # The waiter waits no more; what was kept for it goes to the next waiter.
-        self._withdraw_quietly(waiter)
+        self._leave(waiter, False)
         waiter.item = None
         self._wake(self._next_waiter())
-
-    def _is_late(self, waiter: _Waiter) -> bool:
-        # The waiter's time is over. True: nothing was kept for it, and it has left its line.
-        if self._generation != fork.generation:
-            self._forget()
-        with self._lock:
-            if waiter.state != _WAITING or waiter.line is None:
-                return False
-            del waiter.line[waiter]
-            waiter.line = None
-            waiter.state = _OVER
-            return True
 
     def _reclaim(self) -> bool:
         # Takes back what was promised to a task whose loop was closed before the task could take
@@ -422,17 +403,16 @@ class _Promises:
         try:
             self._wake(woken)
         except BaseException:
-            if got:
-                self._put_back(got)
+            with self._lock:
+                for item in reversed(got):
+                    if self._order_ == _FIFO:
+                        self._items.appendleft(item)
+                        self._count += 1
+                    else:
+                        self._push(item)
+                again = self._promise()
+            self._wake(again)
             raise
-
-    def _put_back(self, many: list[Any]) -> None:
-        with self._lock:
-            for item in reversed(many):
-                self._put_back_first(item)
-            woken = self._promise()
-        if woken is not None:
-            self._wake(woken)
 
 
 def _tell(line: _Line) -> _Waiter:

@@ -154,7 +154,7 @@ class _Waiter:
         self.sleep_lock.acquire()
         try:
             while queue._advance(self):
-                if not self.sleep(deadline) and queue._is_late(self):
+                if not self.sleep(deadline) and queue._leave(self, True):
                     return NOTHING
         except BaseException:
             queue._withdraw(self)
