@@ -153,7 +153,9 @@ cdef class SyncCall:
             outer_started = _begin_to_count(tally, &self.started)
             self.thread_ident = tally.thread_ident
             if self.submitted and self.started:
-                asgibridge_note_wait(tally, self.started - self.submitted)
+                asgibridge_note(
+                    &tally.waiting_time, tally.waiting, self.started - self.submitted
+                )
         try:
             if self.guard is not None:
                 self.guard.begins(self)

@@ -1,8 +1,8 @@
 # From any thread to the tasks of one loop.
 #
-# Finished calls are queued, and the first of them wakes the loop, once, for all that have come by
-# the time it looks. ``idle`` is put back before the loop looks, so a call that it does not see any
-# more has found it and wakes it again.
+# Finished calls are queued, and the first of them wakes the loop, once, for all that are there when
+# the loop looks. The loop sets ``idle`` before it looks: a call that comes too late for this look
+# finds it set, and wakes the loop again.
 #
 # **Two ways to wake.** ``loop.call_soon_threadsafe`` to begin with. A loop that is woken more often
 # than `_BEFORE_READER` times gets a reader: an eventfd (elsewhere a pipe) that is one ``write`` for

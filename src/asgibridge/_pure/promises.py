@@ -29,9 +29,10 @@ by ``call_soon``; any other by its loop's `WakeChannel`, once for all tasks that
 the loop looks. A waiter that is woken for nothing looks at its state and waits on; waking twice
 does no harm.
 
-**A loop that was closed** is noticed by the thread that wakes: the promise is broken, and the next
-waiter gets it. A loop may be closed between the wake-up and the task's next step, too: so every get
-that finds the queue empty, and every put that finds it full, looks at the oldest promise.
+**Closed loops.** The thread that wakes a task notices that its loop is closed, breaks the promise,
+and promises it to the next waiter. A loop may also be closed between the wake-up and the task's
+next step: so each get that finds the queue empty, and each put that finds it full, looks at the
+oldest promise.
 
 **Locks.** Everything but a task's future is guarded by ``_lock``, which is re-entrant because a
 finalizer or a signal handler can put at any moment; each step's reads and writes are ordered so

@@ -228,8 +228,8 @@ class QueueCore(_Promises):
 
     @property
     def maxsize(self) -> int:
-        """How many items there is room for; 0 or less is no limit. It may be changed: those who
-        wait for room get it in order, and items beyond a smaller limit stay."""
+        """How many items there is room for; 0 or less is no limit. It may be changed: waiting puts
+        get new room in order, and items beyond a smaller limit stay."""
         return self._limit
 
     @maxsize.setter
@@ -276,10 +276,10 @@ class QueueCore(_Promises):
         self._drop(False, _WAITING)
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Let nothing be put any more; who gets is refused when the queue is empty.
+        """Refuse each put from now on, and each get once the queue is empty.
 
-        Whoever waits in vain is woken to a QueueShutDown. With ``immediate``, the items are dropped
-        as by `clear`. May be called again.
+        A wait that is in vain raises QueueShutDown. With ``immediate``, the items are dropped as by
+        `clear`. May be called again.
         """
         if immediate:
             self._drop(True, _TOLD)
