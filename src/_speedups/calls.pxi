@@ -430,7 +430,7 @@ cdef class AsyncCall:
         self.executor = executor
         inbox.begin_wait()  # before the coroutine can run, and a call of its be posted
         try:
-            call_soon(loop, begin_task, loop, coroutine, self, no_result)
+            _call_soon(loop, begin_task, (loop, coroutine, self, no_result))
         except RuntimeError:
             self.executor = None
             inbox.end_wait()

@@ -286,13 +286,17 @@ def call_soon(loop, callback, *args):
 
     Raises RuntimeError if the loop is closed.
     """
+    _call_soon(loop, callback, args)
+
+
+cdef int _call_soon(object loop, object callback, tuple args) except -1:
     # By the way by which the call that this thread runs is going to tell its loop, if that is `loop`.
     cdef SyncCall call = _this_thread().call
     cdef WakeChannel channel = None if call is None else call.channel
     cdef _Callback item
     if channel is None or channel.generation != _generation or channel.loop() is not loop:
         loop.call_soon_threadsafe(callback, *args)
-        return
+        return 0
     if loop._closed if channel.has_reader else loop.is_closed():
         raise RuntimeError("Event loop is closed")
     item = _Callback.__new__(_Callback)
@@ -301,6 +305,7 @@ def call_soon(loop, callback, *args):
     item.context = PyContext_CopyCurrent()
     if not channel.send(item):
         raise RuntimeError("Event loop is closed")
+    return 0
 
 
 cdef WakeChannel _wake_channel(object loop):

@@ -142,11 +142,7 @@ cdef class _Promises:
 
     cdef inline int push(self, object item) except -1:
         if self.order == _HOOKED:
-            self.enter_hook()
-            try:
-                self._put(item)
-            finally:
-                self.leave_hook()
+            self.push_by_hook(item)
         else:
             self.items.append(item)
             self.count += 1
@@ -166,12 +162,23 @@ cdef class _Promises:
             item = self.items.pop()
             self.count -= 1
         else:
-            self.enter_hook()
-            try:
-                item = self._get()
-            finally:
-                self.leave_hook()
+            item = self.pull_by_hook()
         return item
+
+    cdef int push_by_hook(self, object item) except -1:
+        self.enter_hook()
+        try:
+            self._put(item)
+        finally:
+            self.leave_hook()
+        return 0
+
+    cdef object pull_by_hook(self):
+        self.enter_hook()
+        try:
+            return self._get()
+        finally:
+            self.leave_hook()
 
     cdef int enter_hook(self) except -1:
         # The mutex is re-entrant only so that this can be an error, and no deadlock.

@@ -101,7 +101,7 @@ cdef inline object _assignment(object wrapped, Py_ssize_t index, bint is_functio
 
 
 cdef int _adopt_names(dict namespace, object cls, object wrapped) except -1:
-    names = None if _is_bare(wrapped) else getattr(wrapped, "__dict__", None)
+    names = getattr(wrapped, "__dict__", None)
     if names:
         defined = cls.__dict__
         for name, value in names.items():
@@ -197,7 +197,8 @@ cdef class _Wrapper:
             value = _assignment(wrapped, index, is_function)
             if value is not _MISSING:
                 namespace[_ASSIGNMENTS[index]] = value
-        _adopt_names(namespace, _partial, wrapped)
+        if not _is_bare(wrapped):
+            _adopt_names(namespace, _partial, wrapped)
         namespace["__wrapped__"] = wrapped
         return namespace
 
