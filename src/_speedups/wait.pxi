@@ -1,4 +1,4 @@
-# What a task is suspended on while it awaits a `SyncCall` or its turn at a queue.
+# What a task is suspended on while it awaits a `SyncCall`, or waits at a queue.
 #
 # A `_Wait` answers asyncio's future protocol, and that is all there is where asgiref has a concurrent
 # Future, the future it is wrapped in, and a shield around that. One is made for each ``await`` and

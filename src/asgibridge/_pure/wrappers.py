@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
 # What, in a function's __dict__, inspect would go by.
@@ -87,8 +87,9 @@ class SyncWrapper:
 
     __slots__ = ()
 
-    __call__: Callable[..., Any]
-    func: Any
+    if TYPE_CHECKING:
+        __call__: Callable[..., Any]
+        func: Any
 
     def __get__(self, parent: Any, objtype: Any) -> functools.partial[Any]:
         return _bind(self.__call__, parent, self.func)
@@ -99,8 +100,9 @@ class AsyncWrapper:
 
     __slots__ = ()
 
-    __call__: Callable[..., Any]
-    awaitable: Any
+    if TYPE_CHECKING:
+        __call__: Callable[..., Any]
+        awaitable: Any
 
     def __get__(self, parent: Any, objtype: Any) -> functools.partial[Any]:
         return _bind(self.__call__, parent, self.awaitable)
