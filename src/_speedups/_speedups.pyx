@@ -19,8 +19,8 @@ beside it says to which.
 CPython opens all critical sections of a thread that waits for a lock of its own, and to let go of a
 reference can be such a wait, if another thread has made the object and the count of all others than
 that goes below zero. So in a section a reference is let go of as the last thing, or of an object of
-which we hold one that was taken there; queues, whose turns are in the lines of others, have a guard
-beside it.
+which we hold one that was taken there; queues, whose lines hold waiters of other threads, have a
+guard beside it.
 """
 
 cimport cython
@@ -43,48 +43,8 @@ from contextvars import Context, ContextVar, copy_context
 from asgibridge._process import fork as _fork
 from asgibridge._process import queue_errors as _queue_errors
 from asgibridge._process import threads as _threads
+from asgibridge._process.items import FutureCall as _FutureCall
 from asgibridge._waits import deadlocks as _deadlocks
-
-__all__ = [
-    "AsyncCall",
-    "AsyncWrapper",
-    "ContextStorage",
-    "CurrentThreadExecutor",
-    "FutureCall",
-    "Home",
-    "Inbox",
-    "PoolInbox",
-    "QueueCore",
-    "SyncCall",
-    "SyncWrapper",
-    "TaskContext",
-    "ThreadSensitiveExecutor",
-    "ThreadStorage",
-    "WakeChannel",
-    "adopt",
-    "are_same",
-    "at_home",
-    "attach_reader",
-    "awaiting",
-    "begin_task",
-    "call_soon",
-    "collect_timings",
-    "counts",
-    "current_home",
-    "details",
-    "drive",
-    "end_idle_workers",
-    "idle_workers",
-    "is_async_def",
-    "now",
-    "peek",
-    "placement",
-    "report_slow",
-    "restore_context",
-    "running",
-    "set_idle_seconds",
-    "start_run",
-]
 
 # As in `_process.fork`, but read without a look into a dictionary. A file descriptor, thread or frame
 # of another generation is not there.
@@ -130,9 +90,7 @@ include "wakeups.pxi"
 include "renewal.pxi"
 include "workers.pxi"
 include "pool.pxi"
-include "future_call.pxi"
 include "executors.pxi"
-include "storage.pxi"
 include "waiters.pxi"
 include "promises.pxi"
 include "queue.pxi"

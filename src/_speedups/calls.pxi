@@ -153,7 +153,9 @@ cdef class SyncCall:
             outer_started = _begin_to_count(tally, &self.started)
             self.thread_ident = tally.thread_ident
             if self.submitted and self.started:
-                asgibridge_note_wait(tally, self.started - self.submitted)
+                asgibridge_note(
+                    &tally.waiting_time, tally.waiting, self.started - self.submitted
+                )
         try:
             if self.guard is not None:
                 self.guard.begins(self)
@@ -439,22 +441,10 @@ cdef class AsyncCall:
         :param no_result: the error if the coroutine ends without setting the outcome.
         """
         cdef Inbox inbox = (<_CurrentThread?>executor).inbox
-        cdef _Beginning beginning
-        cdef WakeChannel channel
         self.executor = executor
         inbox.begin_wait()  # before the coroutine can run, and a call of its be posted
         try:
-            channel = _channel_to(loop)
-            if channel is None:
-                loop.call_soon_threadsafe(begin_task, loop, coroutine, self, no_result)
-            else:
-                beginning = _Beginning.__new__(_Beginning)
-                beginning.coroutine = coroutine
-                beginning.call_result = self
-                beginning.no_result = no_result
-                beginning.context = PyContext_CopyCurrent()
-                if not channel.send(beginning):
-                    raise RuntimeError("Event loop is closed")
+            _call_soon(loop, begin_task, (loop, coroutine, self, no_result))
         except RuntimeError:
             self.executor = None
             inbox.end_wait()

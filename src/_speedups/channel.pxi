@@ -1,8 +1,8 @@
 # From any thread to the tasks of one loop.
 #
-# Finished calls are queued, and the first of them wakes the loop, once, for all that have come by
-# the time it looks. ``idle`` is put back before the loop looks, so a call that it does not see any
-# more has found it and wakes it again.
+# Finished calls are queued, and the first of them wakes the loop, once, for all that are there when
+# the loop looks. The loop sets ``idle`` before it looks: a call that comes too late for this look
+# finds it set, and wakes the loop again.
 #
 # **Two ways to wake.** ``loop.call_soon_threadsafe`` to begin with. A loop that is woken more often
 # than `_BEFORE_READER` times gets a reader: an eventfd (elsewhere a pipe) that is one ``write`` for
@@ -37,52 +37,47 @@ cdef extern from *:
         #define ASGIBRIDGE_WAKE ASGIBRIDGE_NO_DESCRIPTOR
       #endif
     #endif
-    #if ASGIBRIDGE_WAKE == ASGIBRIDGE_EVENTFD
-      #include <sys/eventfd.h>
-      #include <stdint.h>
-      #include <unistd.h>
-      static int asgibridge_wake_open(int fds[2]) {
-          fds[0] = fds[1] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-          return fds[0] < 0 ? -1 : 0;
-      }
-      static void asgibridge_wake_close(int fds[2]) { close(fds[0]); }
-      static void asgibridge_wake_signal(int fds[2]) {
-          uint64_t one = 1;
-          if (write(fds[1], &one, sizeof one) < 0) { /* full: it is readable, then */ }
-      }
-      static void asgibridge_wake_clear(int fds[2]) {
-          uint64_t count;
-          if (read(fds[0], &count, sizeof count) < 0) { /* somebody has done it */ }
-      }
-    #elif ASGIBRIDGE_WAKE == ASGIBRIDGE_PIPE
-      #include <fcntl.h>
-      #include <unistd.h>
-      static int asgibridge_wake_open(int fds[2]) {
-          int i;
-          if (pipe(fds) < 0) return -1;
-          for (i = 0; i < 2; i++) {
-              if (fcntl(fds[i], F_SETFD, FD_CLOEXEC) < 0 ||
-                  fcntl(fds[i], F_SETFL, O_NONBLOCK) < 0) {
-                  close(fds[0]);
-                  close(fds[1]);
-                  return -1;
-              }
-          }
-          return 0;
-      }
-      static void asgibridge_wake_close(int fds[2]) { close(fds[0]); close(fds[1]); }
-      static void asgibridge_wake_signal(int fds[2]) {
-          if (write(fds[1], "", 1) < 0) { /* full: it is readable, then */ }
-      }
-      static void asgibridge_wake_clear(int fds[2]) {
-          char bytes[64];
-          while (read(fds[0], bytes, sizeof bytes) == (ssize_t)sizeof bytes) {}
-      }
-    #else
+    #if ASGIBRIDGE_WAKE == ASGIBRIDGE_NO_DESCRIPTOR
       static int asgibridge_wake_open(int fds[2]) { (void)fds; return -1; }
       static void asgibridge_wake_close(int fds[2]) { (void)fds; }
       static void asgibridge_wake_signal(int fds[2]) { (void)fds; }
       static void asgibridge_wake_clear(int fds[2]) { (void)fds; }
+    #else
+      #include <stdint.h>
+      #include <unistd.h>
+      static void asgibridge_wake_close(int fds[2]) {
+          close(fds[0]);
+          if (fds[1] != fds[0]) close(fds[1]);
+      }
+      static void asgibridge_wake_signal(int fds[2]) {
+          uint64_t one = 1;  /* what an eventfd takes, and a pipe as well */
+          if (write(fds[1], &one, sizeof one) < 0) { /* full: it is readable, then */ }
+      }
+      static void asgibridge_wake_clear(int fds[2]) {
+          uint64_t counts[8];  /* an eventfd gives one, a pipe all that it has */
+          while (read(fds[0], counts, sizeof counts) == (ssize_t)sizeof counts) {}
+      }
+      #if ASGIBRIDGE_WAKE == ASGIBRIDGE_EVENTFD
+        #include <sys/eventfd.h>
+        static int asgibridge_wake_open(int fds[2]) {
+            fds[0] = fds[1] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+            return fds[0] < 0 ? -1 : 0;
+        }
+      #else
+        #include <fcntl.h>
+        static int asgibridge_wake_open(int fds[2]) {
+            int i;
+            if (pipe(fds) < 0) return -1;
+            for (i = 0; i < 2; i++) {
+                if (fcntl(fds[i], F_SETFD, FD_CLOEXEC) < 0 ||
+                    fcntl(fds[i], F_SETFL, O_NONBLOCK) < 0) {
+                    asgibridge_wake_close(fds);
+                    return -1;
+                }
+            }
+            return 0;
+        }
+      #endif
     #endif
     """
     int asgibridge_wake_open(int* fds)
@@ -123,8 +118,6 @@ cdef class WakeChannel:
         self.generation = _generation
         self.finished = []
         self.idle = True
-        self.has_reader = False
-        self.wakes = 0
 
     def __dealloc__(self):
         # Not by the numbers: where __cinit__ was refused its arguments they are 0, standard input.
@@ -241,8 +234,6 @@ cdef class WakeChannel:
                     (<SyncCall>call).woken(directly)
                 elif type(call) is _Callback:
                     (<_Callback>call).wake_in(loop, directly)
-                elif type(call) is _Beginning:
-                    (<_Beginning>call).wake_in(loop, directly)
                 elif type(call) is _Waiter:
                     (<_Waiter>call).woken(directly)
                 else:
@@ -271,13 +262,18 @@ cdef class _Callback:
     cdef object context
 
     cdef int wake_in(self, object loop, bint directly) except -1:
+        cdef tuple args = self.args
         if loop is None:
             return 0
         if not directly:
-            loop.call_soon(self.callback, *self.args, context=self.context)
+            loop.call_soon(self.callback, *args, context=self.context)
             return 0
         try:
-            self.context.run(self.callback, *self.args)
+            if self.callback is begin_task and _takes_context:
+                # The task gets the context itself, which is neither entered here nor copied.
+                _begin(args[0], args[1], args[2], args[3], self.context)
+            else:
+                self.context.run(self.callback, *args)
         except Exception as error:
             loop.call_exception_handler(
                 {"message": f"Exception in callback {self.callback!r}", "exception": error}
@@ -290,28 +286,26 @@ def call_soon(loop, callback, *args):
 
     Raises RuntimeError if the loop is closed.
     """
-    cdef WakeChannel channel = _channel_to(loop)
+    _call_soon(loop, callback, args)
+
+
+cdef int _call_soon(object loop, object callback, tuple args) except -1:
+    # By the way by which the call that this thread runs is going to tell its loop, if that is `loop`.
+    cdef SyncCall call = _this_thread().call
+    cdef WakeChannel channel = None if call is None else call.channel
     cdef _Callback item
-    if channel is None:
+    if channel is None or channel.generation != _generation or channel.loop() is not loop:
         loop.call_soon_threadsafe(callback, *args)
-        return
+        return 0
+    if loop._closed if channel.has_reader else loop.is_closed():
+        raise RuntimeError("Event loop is closed")
     item = _Callback.__new__(_Callback)
     item.callback = callback
     item.args = args
-    item.context = copy_context()
+    item.context = PyContext_CopyCurrent()
     if not channel.send(item):
         raise RuntimeError("Event loop is closed")
-
-
-cdef WakeChannel _channel_to(object loop):
-    # By which the call that this thread runs is going to tell `loop`; None if it is another loop's.
-    cdef SyncCall call = _this_thread().call
-    cdef WakeChannel channel = None if call is None else call.channel
-    if channel is None or channel.generation != _generation or channel.loop() is not loop:
-        return None
-    if loop._closed if channel.has_reader else loop.is_closed():
-        raise RuntimeError("Event loop is closed")
-    return channel
+    return 0
 
 
 cdef WakeChannel _wake_channel(object loop):

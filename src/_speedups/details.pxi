@@ -37,13 +37,11 @@ def details(thing):
     if type(thing) is Inbox:
         inbox = <Inbox>thing
         with cython.critical_section(inbox):
-            items = inbox.items[inbox.begin:]
-        return {"kind": "inbox", "items": items}
+            return {"kind": "inbox", "items": inbox.items[inbox.begin:]}
     if type(thing) is PoolInbox:
         pool = <PoolInbox>thing
         with cython.critical_section(pool):
-            items = pool.items[pool.begin:]
-        return {"kind": "inbox", "items": items}
+            return {"kind": "inbox", "items": pool.items[pool.begin:]}
     if type(thing) is AsyncCall:
         return {"kind": "outcome", "executor": (<AsyncCall>thing).executor}
     if type(thing) is _Drive:
@@ -53,7 +51,5 @@ def details(thing):
 
 def idle_workers():
     """How many threads wait for a next lease."""
-    cdef Py_ssize_t n
     with cython.critical_section(_idle):
-        n = len(_idle.inboxes)
-    return n
+        return len(_idle.inboxes)

@@ -1,4 +1,4 @@
-# How a coroutine begins on an event loop for a thread, and how its outcome comes back.
+# On which event loop a thread's coroutine begins, how it begins, and how its outcome comes back.
 
 cdef extern from *:
     """
@@ -85,31 +85,13 @@ cdef class _Drive:
     cdef object task
     cdef bint is_over
 
-    # Whoever looks at the task sees the function it is about.
-
-    @property
-    def __name__(self):
-        return getattr(self.awaitable, "__name__", type(self).__name__)
-
-    @property
-    def __qualname__(self):
-        return getattr(self.awaitable, "__qualname__", type(self).__name__)
-
-    @property
-    def cr_frame(self):
-        return getattr(self.awaitable, "cr_frame", None)
-
-    @property
-    def cr_code(self):
-        return getattr(self.awaitable, "cr_code", None)
-
-    @property
-    def cr_await(self):
-        return getattr(self.awaitable, "cr_await", None)
-
-    @property
-    def cr_running(self):
-        return getattr(self.awaitable, "cr_running", False)
+    def __getattr__(self, name):
+        # Whoever looks at the task sees the function it is about.
+        if name in ("__name__", "__qualname__"):
+            return getattr(self.awaitable, name, type(self).__name__)
+        if name in ("cr_frame", "cr_code", "cr_await", "cr_running"):
+            return getattr(self.awaitable, name, None)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __await__(self):
         return self
@@ -234,8 +216,6 @@ cdef class _Drive:
 
 
 _DROPPED = "the event loop was dropped before the async function had ended"
-
-
 cdef object _dropped = RuntimeError(_DROPPED)
 
 
@@ -269,38 +249,6 @@ def drive(call_result, task_context, context, awaitable):
 cdef dict _tasks = asyncio.tasks.__dict__  # nest_asyncio puts another Task there
 cdef object _create_task = asyncio.BaseEventLoop.create_task
 cdef bint _is_eager = sys.version_info >= (3, 12)
-
-
-@cython.final
-@cython.freelist(16)
-cdef class _Beginning:
-    # `begin_task`, on its way to the loop.
-    cdef object coroutine
-    cdef object call_result
-    cdef object no_result
-    cdef object context
-
-    cdef int wake_in(self, object loop, bint directly) except -1:
-        coroutine, call_result, context = self.coroutine, self.call_result, self.context
-        if loop is None:
-            return 0
-        if not directly:
-            loop.call_soon(
-                begin_task, loop, coroutine, call_result, self.no_result, context=context
-            )
-            return 0
-        try:
-            if _takes_context:
-                _begin(loop, coroutine, call_result, self.no_result, context)
-            else:
-                context.run(begin_task, loop, coroutine, call_result, self.no_result)
-        except Exception as error:
-            loop.call_exception_handler(
-                {"message": f"Exception in callback {begin_task!r}", "exception": error}
-            )
-        return 0
-
-
 cdef bint _takes_context = sys.version_info >= (3, 11)
 
 

@@ -37,7 +37,7 @@ cdef class _CurrentThread:
         """
         cdef _CurrentThread executor
         future = Future()
-        call = FutureCall(future, fn, args, kwargs)
+        call = _FutureCall(future, fn, args, kwargs)
         executor = self.find_serving()
         while True:
             if (self if executor is None else executor).is_mine():
@@ -169,7 +169,7 @@ cdef class _ThreadSensitive:
         Raises RuntimeError after `shutdown`.
         """
         future = Future()
-        if not self.add(FutureCall(future, fn, args, kwargs)):
+        if not self.add(_FutureCall(future, fn, args, kwargs)):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return future
 

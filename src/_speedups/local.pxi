@@ -17,9 +17,10 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
-    /* What a Local has at one home, if it is not much: (home, name, value, name, value, ...), all
-       names interned. A write makes this one object (which the interpreter recycles) where a dict
-       takes three. It is immutable, because contexts share it. */
+    /* What a Local has at one home is a tuple. **Few** attributes are (home, name, value, name,
+       value, ...), all names interned: a write makes this one object (which the interpreter
+       recycles) where a dict takes three. **Many**, and those whose names are not plain strings,
+       are (home, dict). Neither is changed, because contexts share it. */
     #define ASGIBRIDGE_FEW (1 + 2 * 8)
 
     /* Where the name is, -1 if it is not there, or -2 if it takes more than identity to tell. */
@@ -54,18 +55,10 @@ cdef extern from *:
     Py_ssize_t ASGIBRIDGE_FEW
     Py_ssize_t asgibridge_few_index(object few, object name)
     object asgibridge_few_with(object few, Py_ssize_t index, object name, object value)
-    bint PyTuple_CheckExact(object of)
     Py_ssize_t PyTuple_GET_SIZE(object of)
     PyObject* PyTuple_GET_ITEM(object of, Py_ssize_t index)
     bint PyUnicode_CheckExact(object of)
     bint PyUnicode_CHECK_INTERNED(object of)
-
-
-@cython.final
-cdef class _ManyAttributes:
-    # If it is more, or has names that are not plain strings; immutable, too.
-    cdef object home
-    cdef dict data
 
 
 cdef inline bint _belongs_to_python(object key):
@@ -96,23 +89,22 @@ cdef inline bint _has_type(local, key):
 
 
 cdef inline object _current(object variable):
-    # What is set in the current context at this thread's home, as few or _ManyAttributes, or None.
+    # What is set in the current context at this thread's home, or None.
     cdef PyObject* found = NULL
     cdef void* thread
-    cdef PyObject* home
     PyContextVar_Get(variable, NULL, &found)
     current = <object>found
     Py_XDECREF(found)
     if current is None:
         return None
-    if PyTuple_CheckExact(current):
-        home = PyTuple_GET_ITEM(current, 0)
-    else:
-        home = <PyObject*>(<_ManyAttributes>current).home
     thread = asgibridge_thread_get()
-    if thread is not NULL and home is <PyObject*>(<_Thread>thread).home:
+    if thread is not NULL and PyTuple_GET_ITEM(current, 0) is <PyObject*>(<_Thread>thread).home:
         return current
     return None  # also if this thread has no home yet: then nothing was set at it
+
+
+cdef inline bint _is_few(object current):
+    return PyTuple_GET_SIZE(current) != 2
 
 
 cdef Py_ssize_t _index(object few, object name) except -2:
@@ -120,11 +112,7 @@ cdef Py_ssize_t _index(object few, object name) except -2:
     if index != -2:
         return index
     # Not interned, or a subclass's, which may compare as it likes: as a dict does it.
-    return _numbered(few).get(name, -1)
-
-
-cdef dict _numbered(tuple few):
-    return {few[index]: index for index in range(1, len(few), 2)}
+    return {each: 2 * number + 1 for number, each in enumerate(few[1::2])}.get(name, -1)
 
 
 cdef object _value(object current, object name):
@@ -133,11 +121,11 @@ cdef object _value(object current, object name):
     cdef PyObject* value
     if current is None:
         return _MISSING
-    if PyTuple_CheckExact(current):
+    if _is_few(current):
         index = _index(current, name)
         return _MISSING if index < 0 else <object>PyTuple_GET_ITEM(current, index + 1)
     # Borrowed from a dict that `current` keeps and nobody changes.
-    value = PyDict_GetItemWithError((<_ManyAttributes>current).data, name)
+    value = PyDict_GetItemWithError(<object>PyTuple_GET_ITEM(current, 1), name)
     return _MISSING if value is NULL else <object>value
 
 
@@ -149,16 +137,9 @@ cdef dict _copied(object current):
     # As a dict of its own.
     if current is None:
         return {}
-    if PyTuple_CheckExact(current):
+    if _is_few(current):
         return dict(zip(current[1::2], current[2::2]))
-    return (<_ManyAttributes>current).data.copy()
-
-
-cdef _ManyAttributes _many(dict data):
-    cdef _ManyAttributes many = _ManyAttributes.__new__(_ManyAttributes)
-    many.home = _this_thread().home
-    many.data = data
-    return many
+    return (<dict>current[1]).copy()
 
 
 cdef object _with(object current, object name, object value):
@@ -167,13 +148,13 @@ cdef object _with(object current, object name, object value):
     if PyUnicode_CheckExact(name):
         if current is None:
             return (_this_thread().home, _interned(name), value)
-        if PyTuple_CheckExact(current):
+        if _is_few(current):
             index = _index(current, name)
             if index >= 0 or PyTuple_GET_SIZE(current) < ASGIBRIDGE_FEW:
                 return asgibridge_few_with(current, index, _interned(name), value)
     data = _copied(current)
     data[name] = value
-    return _many(data)
+    return (_this_thread().home, data)
 
 
 cdef class ContextStorage:
@@ -201,7 +182,7 @@ cdef class ContextStorage:
     def __setattr__(self, key, value):
         cdef Py_ssize_t index
         current = _current(self.variable)
-        if current is not None and PyTuple_CheckExact(current):
+        if current is not None and _is_few(current):
             index = asgibridge_few_index(current, key)
             if index > 0:  # the usual case, and nothing to refuse
                 current = asgibridge_few_with(current, index, key, value)

@@ -1,4 +1,4 @@
-# Who waits for what a queue keeps, what is promised to whom, and who is woken.
+# What a queue keeps and in what order, who waits for it, what is promised to whom, who is woken.
 #
 # The state machine, its guarantees and the reasons are written in the pure twin; here is what is
 # different.
@@ -7,7 +7,7 @@
 # runs Python code or lets go of the GIL. Without the GIL that is not enough: to let go of a
 # reference to an object that another thread has made can mean to wait for a lock of CPython's, with
 # which it is handed to its owner, and a thread that waits for a lock lets go of all its critical
-# sections. Turns are let go of in here, by other threads than made them. So code that changes more
+# sections. Waiters are let go of in here, by other threads than made them. So code that changes more
 # than one thing holds the queue's guard, too (`lock`), which no such wait lets go of; the critical
 # section alone is for code that looks at one thing or sets one.
 #
@@ -17,12 +17,28 @@
 #
 # Whether a task's loop is closed can't be seen inside a section (asking runs Python code), so a
 # waiter is promised first and the promise broken afterwards.
+#
+# **The items** lie in a list with a mark where they begin, as in `queue.SimpleQueue`. Nothing that is
+# done with it makes an object that the collector counts, so no finalizer comes in the middle; and
+# the collector sees the items, as it would not in memory of our own.
 
+cdef extern from "Python.h":
+    int PyList_SetSlice(object list, Py_ssize_t low, Py_ssize_t high, PyObject* items) except -1
+
+cdef object _UnsupportedOperation = _queue_errors.UnsupportedOperation
 cdef object _QueueShutDown = _queue_errors.QueueShutDown
-cdef object _NOTHING = _queue_errors.NOTHING
 cdef object _sleep = time.sleep
 cdef object _RLock = threading.RLock
-cdef object _allocate_lock = threading._allocate_lock
+
+cdef enum:
+    _FIFO = 0
+    _LIFO = 1
+    _HOOKED = 2
+
+cdef enum:
+    # Places of items that were taken before anything is moved. Arbitrary: a move costs a call, and
+    # these places cost half a kilobyte for each queue.
+    _CUT = 64
 
 cdef extern from *:
     """
@@ -83,10 +99,15 @@ cdef extern from *:
     void asgibridge_guard_unlock(asgibridge_guard* guard)
 
 
-cdef class _Promises(_Storage):
+cdef class _Promises:
     # All of it of any thread, in the section, and what is more than one step with the guard or the
     # mutex held.
     cdef asgibridge_guard guard
+    cdef list items  # from `begin` on; None before
+    cdef Py_ssize_t begin
+    cdef Py_ssize_t count
+    cdef Py_ssize_t limit
+    cdef bint is_in_hook
     cdef Py_ssize_t kept_items  # for waiters that are promised one
     cdef Py_ssize_t kept_slots
     cdef Py_ssize_t unfinished
@@ -96,10 +117,12 @@ cdef class _Promises(_Storage):
     cdef _Line joiners
     cdef _Line promised
     cdef unsigned long generation
-    # Not changed any more, but for a new one in a forked child.
+    # Not changed any more, but for a new mutex in a forked child.
+    cdef char order
     cdef object mutex  # of a queue with hooks, else None
 
     def __cinit__(self):
+        self.items = []
         self.getters = _Line.__new__(_Line)
         self.putters = _Line.__new__(_Line)
         self.joiners = _Line.__new__(_Line)
@@ -115,7 +138,105 @@ cdef class _Promises(_Storage):
             self._init(maxsize)
             self.count = self._qsize()
 
-    # In the section.
+    # In the section: the items.
+
+    cdef inline int push(self, object item) except -1:
+        if self.order == _HOOKED:
+            self.push_by_hook(item)
+        else:
+            self.items.append(item)
+            self.count += 1
+        return 0
+
+    cdef inline object pull(self):
+        if self.order == _FIFO:
+            item = asgibridge_swap(self.items, self.begin, None)
+            self.begin += 1
+            self.count -= 1
+            if self.begin >= _CUT and self.begin > self.count:
+                # More places are given up than items are moved: each item is moved once, on
+                # average.
+                PyList_SetSlice(self.items, 0, self.begin, NULL)
+                self.begin = 0
+        elif self.order == _LIFO:
+            item = self.items.pop()
+            self.count -= 1
+        else:
+            item = self.pull_by_hook()
+        return item
+
+    cdef int push_by_hook(self, object item) except -1:
+        self.enter_hook()
+        try:
+            self._put(item)
+        finally:
+            self.leave_hook()
+        return 0
+
+    cdef object pull_by_hook(self):
+        self.enter_hook()
+        try:
+            return self._get()
+        finally:
+            self.leave_hook()
+
+    cdef int enter_hook(self) except -1:
+        # The mutex is re-entrant only so that this can be an error, and no deadlock.
+        if self.is_in_hook:
+            raise RuntimeError(
+                "a queue's hook, or a comparison of its items, has used the queue it was called by"
+            )
+        self.is_in_hook = True
+        return 0
+
+    cdef int leave_hook(self) except -1:
+        self.is_in_hook = False
+        self.count = self._qsize()
+        return 0
+
+    cdef object front(self):
+        if self.order == _HOOKED:
+            return self._peek()
+        return self.items[self.begin if self.order == _FIFO else self.count - 1]
+
+    cdef int check_peekable(self) except -1:
+        if self.order == _HOOKED and not self._peekable():
+            raise _UnsupportedOperation(f"{type(self).__name__} cannot peek")
+        return 0
+
+    cdef list drop_all(self, list fresh, char state):
+        # All items, promised or not: a waiter that was promised one is in `state` then. Returns the
+        # items, for the caller to let go of outside of the section: the end of an object may run
+        # anybody's code.
+        cdef _Waiter waiter, before
+        cdef Py_ssize_t count = self.count
+        cdef list dropped = fresh
+        if self.order == _HOOKED:
+            self.enter_hook()
+            try:
+                if self._clearable():
+                    self._clear()
+            finally:
+                self.leave_hook()
+            while self.count > 0:
+                self.pull()
+        else:
+            dropped = self.items
+            self.items = fresh
+            self.begin = self.count = 0
+        self.unfinished = max(0, self.unfinished - (count - self.count))
+        waiter = self.promised.last
+        while waiter is not None:
+            before = waiter.before
+            if waiter.kind == _GET:
+                self.keep_no_more(waiter)
+                waiter.state = state
+                if state == _WAITING:
+                    self.getters.prepend(waiter)
+            waiter = before
+        return dropped
+
+    # In the section: who waits.
 
     cdef inline bint has_item(self) noexcept:
         return self.count > self.kept_items
@@ -169,23 +290,6 @@ cdef class _Promises(_Storage):
         else:
             self.kept_slots -= 1
         return 0
-
-    cdef list drop_all(self, list fresh, char state):
-        # All items, promised or not: a waiter that was promised one is in `state` then.
-        cdef _Waiter waiter, before
-        cdef Py_ssize_t count = self.count
-        cdef list dropped = self.drop_items(fresh)
-        self.unfinished = max(0, self.unfinished - (count - self.count))
-        waiter = self.promised.last
-        while waiter is not None:
-            before = waiter.before
-            if waiter.kind == _GET:
-                self.keep_no_more(waiter)
-                waiter.state = state
-                if state == _WAITING:
-                    self.getters.prepend(waiter)
-            waiter = before
-        return dropped
 
     cdef int forget(self) except -1:
         # In a forked child, which has no other waiters than those of the thread that forked. Another
@@ -256,7 +360,7 @@ cdef class _Promises(_Storage):
                 error = interrupt
                 is_there = waiter.ring()
             if not is_there:
-                self.withdraw_quietly(waiter)
+                self.leave(waiter, False)
             waiter = self.next_waiter()
         if error is not None:
             raise error
@@ -272,39 +376,31 @@ cdef class _Promises(_Storage):
             self.unlock()
         return waiter
 
-    cdef int withdraw_quietly(self, _Waiter waiter) except -1:
-        self.lock()
-        try:
-            with cython.critical_section(self):
-                if waiter.state == _PROMISED:
-                    self.keep_no_more(waiter)
-                elif waiter.line is not None:
-                    waiter.line.remove(waiter)
-                waiter.state = _OVER
-        finally:
-            self.unlock()
-        return 0
-
-    cdef int withdraw(self, _Waiter waiter) except -1:
-        # The waiter waits no more; what was kept for it goes to the next waiter.
-        self.withdraw_quietly(waiter)
-        waiter.item = None
-        self.wake(self.next_waiter())
-        return 0
-
-    cdef bint is_late(self, _Waiter waiter) except -1:
-        # The waiter's time is over. True: nothing was kept for it, and it has left its line.
-        cdef bint late = False
+    cdef bint leave(self, _Waiter waiter, bint if_in_line) except -1:
+        # The waiter waits no more, and nothing is kept for it; with `if_in_line`, only if nothing
+        # is kept for it yet and it was not told to look. Returns whether it has left.
+        cdef bint has_left = True
         self.lock()
         try:
             with cython.critical_section(self):
                 if waiter.state == _WAITING:
                     waiter.line.remove(waiter)
+                elif if_in_line:
+                    has_left = False
+                elif waiter.state == _PROMISED:
+                    self.keep_no_more(waiter)
+                if has_left:
                     waiter.state = _OVER
-                    late = True
         finally:
             self.unlock()
-        return late
+        return has_left
+
+    cdef int withdraw(self, _Waiter waiter) except -1:
+        # The waiter waits no more; what was kept for it goes to the next waiter.
+        self.leave(waiter, False)
+        waiter.item = None
+        self.wake(self.next_waiter())
+        return 0
 
     cdef bint reclaim(self) except -1:
         # Takes back what was promised to a task whose loop was closed before the task could take
@@ -397,58 +493,21 @@ cdef class _Promises(_Storage):
         except BaseException:
             if item is not _NOTHING:
                 many = [item]
-            if many:
-                self.put_back(many)
-            raise
-        return 0
-
-    cdef int put_back(self, list many) except -1:
-        cdef _Waiter woken
-        self.lock()
-        try:
-            with cython.critical_section(self):
-                for item in reversed(many):
-                    self.put_back_first(item)
-                woken = self.promise()
-        finally:
-            self.unlock()
-        if woken is not None:
+            self.lock()
+            try:
+                with cython.critical_section(self):
+                    for item in reversed(many or ()):
+                        if self.order == _FIFO:
+                            self.items.insert(self.begin, item)
+                            self.count += 1
+                        else:
+                            self.push(item)
+                    woken = self.promise()
+            finally:
+                self.unlock()
             self.wake(woken)
-        return 0
-
-    cdef object take_outcome(self, _Waiter waiter):
-        item = waiter.item
-        waiter.item = None
-        return None if waiter.kind == _PUT else item
-
-    cdef object wait(self, _Waiter waiter, object timeout):
-        # The calling thread sleeps until the waiter has its outcome. NOTHING: the time-out came
-        # first.
-        if threading._allocate_lock is not _allocate_lock:
-            raise RuntimeError(
-                "threading was monkey-patched after asgibridge.queue was imported, and waiting in "
-                "compiled code would block every greenlet: patch first, then import"
-            )
-        deadline = None
-        if timeout is not None:
-            deadline = _monotonic() + timeout
-        waiter.make_bed()
-        try:
-            while self.advance(waiter):
-                if not waiter.sleep(deadline) and self.is_late(waiter):
-                    return _NOTHING
-        except BaseException:
-            self.withdraw(waiter)
             raise
-        return self.take_outcome(waiter)
-
-    cdef _Waiter new_waiter(self, char kind, object item, Py_ssize_t most):
-        cdef _Waiter waiter = _Waiter.__new__(_Waiter)
-        waiter.queue = self
-        waiter.kind = kind
-        waiter.item = item
-        waiter.most = most
-        return waiter
+        return 0
 
 
 cdef _Waiter _tell(_Line line):

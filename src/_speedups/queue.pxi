@@ -111,6 +111,14 @@ cdef class QueueCore(_Promises):
             raise _QueueShutDown()
         return many
 
+    cdef _Waiter new_waiter(self, char kind, object item, Py_ssize_t most):
+        cdef _Waiter waiter = _Waiter.__new__(_Waiter)
+        waiter.queue = self
+        waiter.kind = kind
+        waiter.item = item
+        waiter.most = most
+        return waiter
+
     def _offer(self, item):
         """Put ``item`` if there is room now; returns whether there was."""
         return self.offer(item)
@@ -170,7 +178,7 @@ cdef class QueueCore(_Promises):
         if not self.offer(item):
             if not block:
                 raise _QueueFull()
-            if self.wait(self.new_waiter(_PUT, item, -1), timeout) is _NOTHING:
+            if self.new_waiter(_PUT, item, -1).wait(timeout) is _NOTHING:
                 raise _QueueFull()
 
     def sync_get(self, block=True, timeout=None):
@@ -183,7 +191,7 @@ cdef class QueueCore(_Promises):
             _check_timeout(timeout)
         item = self.fetch()
         if item is _NOTHING and block:
-            item = self.wait(self.new_waiter(_GET, None, -1), timeout)
+            item = self.new_waiter(_GET, None, -1).wait(timeout)
         if item is _NOTHING:
             raise _QueueEmpty()
         return item
@@ -205,7 +213,7 @@ cdef class QueueCore(_Promises):
         self.check_peekable()
         item = self.look()
         if item is _NOTHING and block:
-            item = self.wait(self.new_waiter(_PEEK, None, -1), timeout)
+            item = self.new_waiter(_PEEK, None, -1).wait(timeout)
         if item is _NOTHING:
             raise _QueueEmpty()
         return item
@@ -224,23 +232,21 @@ cdef class QueueCore(_Promises):
             _check_timeout(timeout)
         many = self.fetch_many(most)
         if not many and block:
-            many = self.wait(self.new_waiter(_GET, None, most), timeout)
+            many = self.new_waiter(_GET, None, most).wait(timeout)
         if many is _NOTHING or not many:
             raise _QueueEmpty()
         return many
 
     def sync_join(self):
         """Wait until as many items are done (`task_done`) as were put. Blocks the thread."""
-        self.wait(self.new_waiter(_JOIN, None, -1), None)
+        self.new_waiter(_JOIN, None, -1).wait(None)
 
     def qsize(self):
         """How many items `get_nowait` could take now."""
-        cdef Py_ssize_t size
         if self.generation != _generation:
             self.forget()
         with cython.critical_section(self):
-            size = self.count - self.kept_items
-        return max(0, size)
+            return max(0, self.count - self.kept_items)
 
     def empty(self):
         """Whether `get_nowait` would find nothing now."""
@@ -248,21 +254,17 @@ cdef class QueueCore(_Promises):
 
     def full(self):
         """Whether `put_nowait` would find no room now."""
-        cdef bint has_room
         if self.generation != _generation:
             self.forget()
         with cython.critical_section(self):
-            has_room = self.has_room()
-        return not has_room
+            return not self.has_room()
 
     @property
     def maxsize(self):
-        """How many items there is room for; 0 or less is no limit. It may be changed: those who
-        wait for room get it in order, and items beyond a smaller limit stay."""
-        cdef Py_ssize_t limit
+        """How many items there is room for; 0 or less is no limit. It may be changed: waiting puts
+        get new room in order, and items beyond a smaller limit stay."""
         with cython.critical_section(self):
-            limit = self.limit
-        return limit
+            return self.limit
 
     @maxsize.setter
     def maxsize(self, value):
@@ -274,34 +276,26 @@ cdef class QueueCore(_Promises):
     @property
     def unfinished_tasks(self):
         """How many items were put for which `task_done` has not been called."""
-        cdef Py_ssize_t unfinished
         with cython.critical_section(self):
-            unfinished = self.unfinished
-        return unfinished
+            return self.unfinished
 
     @property
     def is_shutdown(self):
         """Whether `shutdown` has been called."""
-        cdef bint is_down
         with cython.critical_section(self):
-            is_down = self.is_down
-        return is_down
+            return self.is_down
 
     @property
     def getting(self):
         """How many wait to get or to peek."""
-        return self.size_of(self.getters)
+        with cython.critical_section(self):
+            return self.getters.size
 
     @property
     def putting(self):
         """How many wait to put."""
-        return self.size_of(self.putters)
-
-    cdef Py_ssize_t size_of(self, _Line line) except -1:
-        cdef Py_ssize_t size
         with cython.critical_section(self):
-            size = line.size
-        return size
+            return self.putters.size
 
     def task_done(self):
         """One item that was taken is done with; ValueError if none is left."""
@@ -328,10 +322,10 @@ cdef class QueueCore(_Promises):
         self.drop(False, _WAITING)
 
     def shutdown(self, immediate=False):
-        """Let nothing be put any more; who gets is refused when the queue is empty.
+        """Refuse each put from now on, and each get once the queue is empty.
 
-        Whoever waits in vain is woken to a QueueShutDown. With ``immediate``, the items are dropped
-        as by `clear`. May be called again.
+        A wait that is in vain raises QueueShutDown. With ``immediate``, the items are dropped as by
+        `clear`. May be called again.
         """
         if immediate:
             self.drop(True, _TOLD)

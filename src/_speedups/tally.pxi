@@ -1,14 +1,14 @@
 # What is counted of the calls, and when each began: for `asgibridge.workers.stats` and
 # `asgibridge.debug`.
 #
-# Each thread has a tally that it alone writes to, so that counting takes no lock; who reads adds
-# them up. A tally is never freed: when its thread ends it is there for the next one, and goes on
-# from what it shows, since only the sum means anything. So there are never more than threads were
-# alive at once. `_tallies`, the chain of them, and who owns one, change under `lock`, which nobody
-# waits in: a few instructions, none of them Python's.
+# Each thread has a tally, and alone writes to it, so counting takes no lock; a reader adds them up. A
+# tally is never freed: when its thread ends, the next new thread takes it and counts on from what it
+# shows, since only the sum means anything. So there are never more tallies than threads were alive
+# at once. `_tallies`, the chain of them, and `is_taken` change under `_tallies_lock`, which is held
+# for a few instructions, none of them Python's.
 #
-# **Time.** The clock is read when a call is put into an inbox, begins and ends, unless nobody wants
-# to know (`collect_timings`). All together is 1 % of a hop.
+# **Time.** The clock is read when a call is put into an inbox, begins and ends, unless
+# `collect_timings` was told not to. The three readings are 1 % of a hop.
 #
 # A forked child begins at zero.
 
@@ -61,13 +61,9 @@ cdef extern from *:
         while (i < asgibridge_bounds_count && spent > asgibridge_bounds[i]) i++;
         return i;
     }
-    static inline void asgibridge_note_wait(asgibridge_tally *tally, long long spent) {
-        asgibridge_add(&tally->waiting_time, spent);
-        asgibridge_add(&tally->waiting[asgibridge_bucket(spent)], 1);
-    }
-    static inline void asgibridge_note_run(asgibridge_tally *tally, long long spent) {
-        asgibridge_add(&tally->running_time, spent);
-        asgibridge_add(&tally->running[asgibridge_bucket(spent)], 1);
+    static inline void asgibridge_note(long long *total, long long *buckets, long long spent) {
+        asgibridge_add(total, spent);
+        asgibridge_add(&buckets[asgibridge_bucket(spent)], 1);
     }
     """
     ctypedef struct asgibridge_tally:
@@ -87,8 +83,7 @@ cdef extern from *:
     long long asgibridge_get(long long* place) nogil
     void asgibridge_put(long long* place, long long value) nogil
     void asgibridge_add(long long* place, long long value) nogil
-    void asgibridge_note_wait(asgibridge_tally* tally, long long spent) nogil
-    void asgibridge_note_run(asgibridge_tally* tally, long long spent) nogil
+    void asgibridge_note(long long* total, long long* buckets, long long spent) nogil
     long long* asgibridge_bounds
     int asgibridge_bounds_count
     int ASGIBRIDGE_BUCKETS
@@ -152,11 +147,10 @@ cdef void _give_tally_back(asgibridge_tally* tally) noexcept:
 
 def _forget_tallies():
     # In a forked child: only this thread is there, and another may have held the lock.
-    cdef asgibridge_tally* tally
     cdef int i
     cdef long long mine = <long long>PyThread_get_thread_ident()
     _begin_tallies()
-    tally = _tallies
+    cdef asgibridge_tally* tally = _tallies
     while tally is not NULL:
         tally.is_taken = tally.is_taken and tally.thread_ident == mine
         if not tally.is_taken:
@@ -171,6 +165,14 @@ def _forget_tallies():
 _fork.at_fork(_forget_tallies)
 
 
+cdef asgibridge_tally* _first_tally() noexcept:
+    # In front of which others may be put, never behind.
+    PyThread_acquire_lock(_tallies_lock, 1)
+    tally = _tallies
+    PyThread_release_lock(_tallies_lock)
+    return tally
+
+
 def counts():
     """The calls submitted, started, finished and cancelled before they began, and their times.
 
@@ -182,11 +184,9 @@ def counts():
     cdef int i
     cdef list waiting = [0] * (asgibridge_bounds_count + 1)
     cdef list running = [0] * (asgibridge_bounds_count + 1)
-    # What comes last first: nothing has finished that was not submitted.
+    # The last step of a call first, so that no call is seen as finished and not as submitted.
     for part in range(4):
-        PyThread_acquire_lock(_tallies_lock, 1)
-        tally = _tallies  # in front of which others may be put, never behind
-        PyThread_release_lock(_tallies_lock)
+        tally = _first_tally()
         while tally is not NULL:
             if part == 0:
                 finished += asgibridge_get(&tally.finished)
@@ -225,12 +225,9 @@ def running():
 
     If timings are collected.
     """
-    cdef asgibridge_tally* tally
+    cdef asgibridge_tally* tally = _first_tally()
     cdef long long since, ident
     cdef list found = []
-    PyThread_acquire_lock(_tallies_lock, 1)
-    tally = _tallies
-    PyThread_release_lock(_tallies_lock)
     while tally is not NULL:
         since = asgibridge_get(&tally.since)
         ident = asgibridge_get(&tally.thread_ident)
@@ -275,7 +272,7 @@ cdef inline int _end_to_count(
     asgibridge_add(&tally.finished, 1)
     if started:
         spent = asgibridge_now() - started
-        asgibridge_note_run(tally, spent)
+        asgibridge_note(&tally.running_time, tally.running, spent)
         if _slow and spent >= _slow:
             _tell_slow(function, spent)
     return 0

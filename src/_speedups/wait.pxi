@@ -1,4 +1,4 @@
-# What a task is suspended on while it awaits a `SyncCall` or its turn at a queue.
+# What a task is suspended on while it awaits a `SyncCall`, or waits at a queue.
 #
 # A `_Wait` answers asyncio's future protocol, and that is all there is where asgiref has a concurrent
 # Future, the future it is wrapped in, and a shield around that. One is made for each ``await`` and
@@ -67,16 +67,12 @@ cdef class _Wait:
             self.others.append((callback, context))
 
     def remove_done_callback(self, callback):
-        cdef list kept = []
-        cdef int removed = 0
-        pairs = [] if self.callback is None else [(self.callback, self.context)]
+        cdef list pairs = [] if self.callback is None else [(self.callback, self.context)]
+        cdef list kept
         if self.others is not None:
             pairs += self.others
-        for pair in pairs:
-            if pair[0] == callback:
-                removed += 1
-            else:
-                kept.append(pair)
+        kept = [pair for pair in pairs if not pair[0] == callback]
+        removed = len(pairs) - len(kept)
         if removed and not self.is_done:  # the comparison can have done anything
             self.callback = self.context = None
             if kept:

@@ -3,10 +3,12 @@
 # the middle at no cost, however many waits run out of time.
 #
 # A thread is woken with the GIL held on purpose: letting go of it would let the woken thread take
-# its one item and lie down again, where it can find a hundred a moment later.
+# its one item and sleep again, where it can find a hundred a moment later.
 
 cdef object _running_loop = asyncio._get_running_loop
 cdef object _monotonic = time.monotonic
+cdef object _allocate_lock = threading._allocate_lock
+cdef object _NOTHING = _queue_errors.NOTHING
 
 cdef enum:  # what a waiter is for
     _GET = 0
@@ -28,7 +30,7 @@ cdef enum:
 @cython.final
 @cython.freelist(4)
 cdef class _Line:
-    # Turns in order. Of any thread, in the queue's section.
+    # Waiters in order. Of any thread, in the queue's section.
     cdef _Waiter first
     cdef _Waiter last
     cdef Py_ssize_t size
@@ -102,13 +104,6 @@ cdef class _Waiter(_Wait):
             asgibridge_unlock(self.sleep_lock, False)
             PyThread_free_lock(self.sleep_lock)
 
-    cdef int make_bed(self) except -1:
-        self.sleep_lock = PyThread_allocate_lock()
-        if self.sleep_lock is NULL:
-            raise MemoryError("can't allocate lock")
-        PyThread_acquire_lock(self.sleep_lock, 0)
-        return 0
-
     cdef bint sleep(self, object deadline) except -1:
         # Until rung (1) or the deadline (0), a time.monotonic() or None. On the owner's thread.
         cdef PyLockStatus status
@@ -168,10 +163,8 @@ cdef class _Waiter(_Wait):
 
     def is_in_line(self):
         # Whether it waits, and nothing is kept for it yet. From any thread.
-        cdef bint is_waiting
         with cython.critical_section(self.queue):
-            is_waiting = self.state == _WAITING
-        return is_waiting
+            return self.state == _WAITING
 
     def wake(self):
         self.woken(False)
@@ -199,4 +192,32 @@ cdef class _Waiter(_Wait):
         except BaseException:
             self.queue.withdraw(self)
             raise
-        return self.queue.take_outcome(self)
+        return self.take_outcome()
+
+    cdef object wait(self, object timeout):
+        # As ``await``, on a thread, which sleeps meanwhile. NOTHING: the time-out came first.
+        if threading._allocate_lock is not _allocate_lock:
+            raise RuntimeError(
+                "threading was monkey-patched after asgibridge.queue was imported, and waiting in "
+                "compiled code would block every greenlet: patch first, then import"
+            )
+        deadline = None
+        if timeout is not None:
+            deadline = _monotonic() + timeout
+        self.sleep_lock = PyThread_allocate_lock()
+        if self.sleep_lock is NULL:
+            raise MemoryError("can't allocate lock")
+        PyThread_acquire_lock(self.sleep_lock, 0)
+        try:
+            while self.queue.advance(self):
+                if not self.sleep(deadline) and self.queue.leave(self, True):
+                    return _NOTHING
+        except BaseException:
+            self.queue.withdraw(self)
+            raise
+        return self.take_outcome()
+
+    cdef object take_outcome(self):
+        item = self.item
+        self.item = None
+        return None if self.kind == _PUT else item

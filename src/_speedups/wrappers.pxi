@@ -77,7 +77,6 @@ cdef dict _wrapper_names = dict.fromkeys(
         "func", "context", "_thread_sensitive", "_executor",
     )
 )
-cdef dict _bound_names = dict.fromkeys((*_ASSIGNMENTS, "__wrapped__"))
 # What, in a function's __dict__, inspect would go by.
 cdef frozenset _SAY_MORE = frozenset(
     ("_is_coroutine", "_is_coroutine_marker", "_partialmethod", "__partialmethod__")
@@ -164,6 +163,7 @@ cdef class _Wrapper:
     cdef PyObject* seen[_MOST_ASSIGNMENTS]
 
     cdef object bind(self, object wrapped, object parent):
+        cdef Py_ssize_t index
         cdef dict namespace
         bound = _partial(self.__call__, parent)
         if not (_reads_fields and _is_bare(wrapped)):
@@ -172,7 +172,10 @@ cdef class _Wrapper:
             namespace = self.template.copy()
         else:
             namespace = self.namespace_of(wrapped)
-            self.keep(wrapped, namespace.copy())
+            old = self.template  # held, because its end may run anybody's code
+            self.template = namespace.copy()
+            for index in range(len(_ASSIGNMENTS)):
+                self.seen[index] = <PyObject*>namespace[_ASSIGNMENTS[index]]
         PyObject_GenericSetDict(bound, namespace, NULL)
         return bound
 
@@ -186,23 +189,13 @@ cdef class _Wrapper:
                 return False
         return True
 
-    cdef int keep(self, object wrapped, dict template) except -1:
-        cdef Py_ssize_t index
-        for index in range(len(_ASSIGNMENTS)):
-            self.seen[index] = <PyObject*>template[_ASSIGNMENTS[index]]
-        old = self.template  # held, because its end may run anybody's code
-        self.template = template
-        return 0
-
     cdef dict namespace_of(self, object wrapped):
         cdef Py_ssize_t index
         cdef bint is_function = _reads_fields and PyFunction_Check(wrapped)
-        cdef dict namespace = _bound_names.copy()
+        cdef dict namespace = {}
         for index in range(len(_ASSIGNMENTS)):
             value = _assignment(wrapped, index, is_function)
-            if value is _MISSING:
-                del namespace[_ASSIGNMENTS[index]]
-            else:
+            if value is not _MISSING:
                 namespace[_ASSIGNMENTS[index]] = value
         if not _is_bare(wrapped):
             _adopt_names(namespace, _partial, wrapped)

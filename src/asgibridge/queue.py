@@ -9,12 +9,12 @@ methods of `queue.Queue` and of `asyncio.Queue`.
 **Guarantees**, for any number of threads and event loops at once:
 
 * First in, first out (or as the variant says), and each item is got exactly once.
-* Who waits is served in order, and nobody passes them: what is put belongs to the first that waits
-  to get, a place that becomes free to the first that waits to put.
-* A get that is cancelled, interrupted (Ctrl-C) or out of time has taken nothing, and a put has put
-  nothing; what it would have had is the next one's. Both may be cancelled at any moment.
-* An event loop that is closed while its tasks wait takes nothing with it. What was promised to one
-  of them is found by the next who looks.
+* Waiters are served in order, and no newcomer passes them: a new item belongs to the first waiting
+  get, and a place that becomes free to the first waiting put.
+* A get that is cancelled, interrupted (Ctrl-C) or out of time has taken nothing, and such a put has
+  put nothing; the next waiter gets the item or the place. Both may be cancelled at any moment.
+* An event loop that is closed while its tasks wait takes nothing with it: the next get or put finds
+  the item or the place that was promised to one of these tasks.
 * A forked child has the items, and none of the parent's waiting threads.
 * An event loop is woken once, however many of its tasks have something to do; a queue on which
   nobody waits wakes nobody. A task that finds an item goes on without another turn of its loop.

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 import pytest
 
 from asgibridge import _pure
+from asgibridge._process.items import FutureCall
 
 pytestmark = pytest.mark.slow
 
@@ -226,15 +227,15 @@ def awaiting(kernel):
 def future_call(kernel):
     for target in (function, lambda: 1 // 0):
         future = Future()
-        call = kernel.FutureCall(future, target, (), {})
+        call = FutureCall(future, target, (), {})
         call.run()
         call.deliver()
         future.exception()
     future = Future()
-    kernel.FutureCall(future, function, (), {}).cancel()
+    FutureCall(future, function, (), {}).cancel()
     assert future.cancelled()
     future = Future()
-    kernel.FutureCall(future, function, (), {}).fail(ValueError())
+    FutureCall(future, function, (), {}).fail(ValueError())
     raises(ValueError, future.result)
 
 

@@ -48,7 +48,7 @@ from typing import Any
 from .. import _kernel, sync
 from .._process import cpython, fork, threads
 from .._process.handover import take
-from .._process.items import Item
+from .._process.items import FutureCall, Item
 from .._waits import names
 from ..sync import AsyncToSync, SyncToAsync
 from .variables import Side
@@ -237,7 +237,7 @@ class Partner:
         self._has_own_loop = True
         home = kernel.current_home()
         inbox = kernel.Inbox()
-        inbox.put(kernel.FutureCall(Future(), self._run, (home, context), {}))
+        inbox.put(FutureCall(Future(), self._run, (home, context), {}))
         inbox.close()
         worker = threads.Worker(inbox)
         try:

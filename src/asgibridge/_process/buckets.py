@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["BOUNDS"]
-
 BOUNDS: tuple[float, ...] = (
     *(float(f"{digits}e{power}") for power in range(-5, 2) for digits in ("1", "2.5", "5")),
     100.0,

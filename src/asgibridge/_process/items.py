@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
 
 
 class Item(Protocol):
@@ -19,3 +21,69 @@ class Item(Protocol):
     def cancel(self) -> None:
         """It will not run: let `deliver` say so."""
         return
+
+
+class FutureCall:
+    """What ``submit`` makes: a call of ``function(*args, **kwargs)`` for ``future``.
+
+    Of the thread that runs it or gives it up, whichever took it out of the inbox.
+    """
+
+    __slots__ = ("_call", "_error", "_future", "_value")
+
+    def __init__(
+        self,
+        future: Future[Any],
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._future: Future[Any] | None = future
+        self._call: tuple[Any, Any, Any] | None = (function, args, kwargs)
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Call the function, unless the future was cancelled."""
+        call, self._call = self._call, None
+        if self._future is None or call is None:
+            return
+        if not self._future.set_running_or_notify_cancel():
+            self._future = None
+            return
+        function, args, kwargs = call
+        del call
+        try:
+            self._value = function(*args, **kwargs)
+        except BaseException as error:
+            self._error = error
+        finally:
+            del function, args, kwargs
+
+    def deliver(self) -> None:
+        """Tell the future."""
+        future, self._future = self._future, None
+        value, error = self._value, self._error
+        self._value = self._error = None
+        if future is None:
+            return
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+        del future, value, error, self
+
+    def cancel(self) -> None:
+        """Give it up, in place of `run`."""
+        future, self._future = self._future, None
+        self._call = None
+        if future is not None:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+
+    def fail(self, error: BaseException) -> None:
+        """Have the future raise ``error``, in place of `run`."""
+        self._call = None
+        if self._future is not None and self._future.set_running_or_notify_cancel():
+            self._error = error
+            self.deliver()

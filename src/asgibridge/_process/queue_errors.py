@@ -12,18 +12,6 @@ import queue
 import sys
 from enum import Enum
 
-__all__ = [
-    "NOTHING",
-    "AsyncQueueShutDown",
-    "Nothing",
-    "QueueEmpty",
-    "QueueFull",
-    "QueueShutDown",
-    "SyncQueueShutDown",
-    "UnsupportedOperation",
-    "check_timeout",
-]
-
 
 class Nothing(Enum):
     """The type of `NOTHING`, so that type checkers can tell it from an item."""

@@ -13,7 +13,6 @@ from .cores import placement
 from .details import details, idle_workers
 from .drive import begin_task, drive
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
-from .future_call import FutureCall
 from .home import Home, at_home, current_home
 from .inbox import Inbox
 from .local import ContextStorage, ThreadStorage, peek
@@ -29,7 +28,6 @@ __all__ = [
     "AsyncWrapper",
     "ContextStorage",
     "CurrentThreadExecutor",
-    "FutureCall",
     "Home",
     "Inbox",
     "PoolInbox",

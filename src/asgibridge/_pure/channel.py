@@ -1,10 +1,13 @@
 """The way from any thread to the tasks of one event loop.
 
-Finished calls are chained, and the first of them wakes the loop, once, for all that have come
-by the time it looks. Neither side takes a lock: ``_idle`` holds one token; who finishes a call
-and gets the token wakes the loop; the loop puts the token back *before* it empties the chain,
-so a call that it does not see any more has found the token. If the loop is closed there is
-nobody left to tell, and the call is dropped.
+Finished calls are chained. The first of them wakes the loop, once, for all that are in the chain
+when the loop looks. Neither side takes a lock; ``_idle`` holds one token.
+
+A thread that has finished a call: 1. appends the call; 2. takes the token, and if it was there,
+wakes the loop. The loop: 1. puts the token back; 2. empties the chain. If a call is appended too
+late for the loop's step 2, the token is back, and the thread wakes the loop again.
+
+If the loop is closed, nobody is left to be told, and the call is dropped.
 """
 
 from __future__ import annotations
@@ -15,8 +18,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
-
-__all__ = ["WakeChannel", "attach_reader", "call_soon", "wake_channel"]
 
 
 class Woken(Protocol):

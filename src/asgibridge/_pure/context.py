@@ -21,8 +21,6 @@ from collections.abc import Collection
 from operator import is_
 from typing import Any
 
-__all__ = ["are_same", "restore_context"]
-
 _MISSING = object()
 _get_referents = getattr(gc, "get_referents", None)
 if sysconfig.get_config_var("Py_GIL_DISABLED"):

@@ -10,8 +10,6 @@ from .calls import AsyncCall, SyncCall
 from .inbox import Inbox
 from .pool import PoolInbox
 
-__all__ = ["details", "idle_workers"]
-
 
 def details(thing: Any) -> dict[str, Any] | None:
     """What a kernel's object is about, as a dict of its ``kind`` and more; None for any other.

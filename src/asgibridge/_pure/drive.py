@@ -1,4 +1,4 @@
-"""How a coroutine begins on an event loop for a thread, and how its outcome comes back."""
+"""On which event loop a thread's coroutine begins, how, and how its outcome comes back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import Any
 from .._process.cpython import HAS_TASK_PARTS
 from .._waits import names
 from .context import restore_context
-
-__all__ = ["begin_task", "drive"]
 
 
 def begin_task(loop: Any, coroutine: Any, call_result: Any, no_result: str) -> None:

@@ -31,10 +31,9 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from .._process import fork, threads
-from .._process.items import Item
+from .._process.items import FutureCall, Item
 from .._process.threads import Worker
 from .calls import SyncCall, TaskContext
-from .future_call import FutureCall
 from .home import this_thread
 from .inbox import Inbox
 

@@ -1,8 +1,8 @@
 """Where a `Local` keeps its attributes.
 
-`ContextStorage` (a plain Local): one context variable, whose value is the attributes' dict and the
-home (`.home`) at which it was set. It is never changed, only replaced by a changed copy, because
-contexts share it. Set at one home, it does not exist at another.
+`ContextStorage` (a plain Local): one context variable, whose value is a home (`.home`) and the dict
+of the attributes that were set at it. The dict is never changed, only replaced by a changed copy,
+because contexts share it. Set at one home, it does not exist at another.
 
 `ThreadStorage` (thread-critical): in a thread without a running event loop one namespace for the
 thread; in a thread with one, a namespace per context, which other threads cannot reach because each
@@ -15,24 +15,14 @@ from __future__ import annotations
 
 import threading
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Optional
 
 from .._process.cpython import running_loop
 from .home import Home, this_thread
 
-__all__ = ["ContextStorage", "ThreadStorage", "peek"]
-
 _setattr = object.__setattr__
-
-
-class _Attributes:
-    """A Local's attributes at one home; immutable."""
-
-    __slots__ = ("data", "home")
-
-    def __init__(self, home: Home, data: dict[str, Any]) -> None:
-        self.home = home
-        self.data = data
+_Attributes = tuple[Optional[Home], dict[str, Any]]  # at that home; immutable
+_NONE: _Attributes = (None, {})
 
 
 class _ThreadNamespace(threading.local):
@@ -47,28 +37,21 @@ def _missing(local: object, key: str) -> NoReturn:
     raise AttributeError(f"{type(local).__name__.lstrip('_')!r} object has no attribute {key!r}")
 
 
-def _copy(attributes: _Attributes | None) -> _Attributes:
-    home = this_thread.home
-    if attributes is not None and attributes.home is home:
-        return _Attributes(home, attributes.data.copy())
-    return _Attributes(home, {})
-
-
 class ContextStorage:
     """Attributes that follow the chain of calls, wherever it goes."""
 
     __slots__ = ("__variable", "__weakref__")  # mangled: any other name is the user's
 
-    __variable: ContextVar[_Attributes | None]
+    __variable: ContextVar[_Attributes]
 
     def __init__(self) -> None:
-        _setattr(self, "_ContextStorage__variable", ContextVar("asgibridge.local", default=None))
+        _setattr(self, "_ContextStorage__variable", ContextVar("asgibridge.local", default=_NONE))
 
     def __getattr__(self, key: str) -> Any:
-        attributes = self.__variable.get()
-        if attributes is not None and attributes.home is this_thread.home:
+        home, data = self.__variable.get()
+        if home is this_thread.home:
             try:
-                return attributes.data[key]
+                return data[key]
             except KeyError:
                 pass
         _missing(self, key)
@@ -76,16 +59,17 @@ class ContextStorage:
     def __setattr__(self, key: str, value: Any) -> None:
         if key == "_data":
             raise AttributeError("Cannot set attribute '_data' on Local")
-        attributes = _copy(self.__variable.get())
-        attributes.data[key] = value
-        self.__variable.set(attributes)
+        home, data = self.__variable.get()
+        here = this_thread.home
+        self.__variable.set((here, {**(data if home is here else {}), key: value}))
 
     def __delattr__(self, key: str) -> None:
-        attributes = _copy(self.__variable.get())
-        if key not in attributes.data:
+        home, data = self.__variable.get()
+        if home is not this_thread.home or key not in data:
             _missing(self, key)
-        del attributes.data[key]
-        self.__variable.set(attributes)
+        data = data.copy()
+        del data[key]
+        self.__variable.set((home, data))
 
 
 def peek(local: Any, key: str, default: Any) -> Any:
@@ -95,10 +79,8 @@ def peek(local: Any, key: str, default: Any) -> Any:
     """
     if not isinstance(local, ContextStorage):
         return getattr(local, key, default)
-    attributes = local._ContextStorage__variable.get()
-    if attributes is None or attributes.home is not this_thread.home:
-        return default
-    return attributes.data.get(key, default)
+    home, data = local._ContextStorage__variable.get()
+    return data.get(key, default) if home is this_thread.home else default
 
 
 class ThreadStorage:

@@ -1,6 +1,9 @@
-"""Who waits for what a queue keeps, what is promised to whom, and who is woken.
+"""What a queue keeps and in what order, who waits for it, what is promised to whom, who is woken.
 
 A wait is a **waiter** (`waiters._Waiter`), and goes through the states that are drawn there.
+
+**Items.** First in first out and last in first out are kept here; any other order is a subclass's,
+which overrides the hooks. A hook runs with the queue's lock held, and must not use the queue.
 
 **Promises, no hand-over.** Nothing is handed to a sleeper. A waiter to get is promised *an* item, a
 waiter to put *a* free place. Both stay in the queue, counted (``_kept_items``, ``_kept_slots``) as
@@ -26,9 +29,10 @@ by ``call_soon``; any other by its loop's `WakeChannel`, once for all tasks that
 the loop looks. A waiter that is woken for nothing looks at its state and waits on; waking twice
 does no harm.
 
-**A loop that was closed** is noticed by the thread that wakes: the promise is broken, and the next
-waiter gets it. A loop may be closed between the wake-up and the task's next step, too: so every get
-that finds the queue empty, and every put that finds it full, looks at the oldest promise.
+**Closed loops.** The thread that wakes a task notices that its loop is closed, breaks the promise,
+and promises it to the next waiter. A loop may also be closed between the wake-up and the task's
+next step: so each get that finds the queue empty, and each put that finds it full, looks at the
+oldest promise.
 
 **Locks.** Everything but a task's future is guarded by ``_lock``, which is re-entrant because a
 finalizer or a signal handler can put at any moment; each step's reads and writes are ordered so
@@ -49,14 +53,13 @@ any other has to be woken by `shutdown`, or the interpreter waits for it.
 
 from __future__ import annotations
 
+import operator
 import threading
-import time
 from collections import OrderedDict, deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._process import fork
-from .._process.queue_errors import NOTHING, QueueShutDown
-from .storage import _Storage
+from .._process.queue_errors import QueueShutDown, UnsupportedOperation
 from .waiters import (
     _GET,
     _JOIN,
@@ -71,18 +74,24 @@ from .waiters import (
     _Waiter,
 )
 
-__all__: list[str] = []
+_FIFO, _LIFO, _HOOKED = range(3)
 
 
-class _Promises(_Storage):
+class _Promises:
+    # Of any thread, with the lock held.
     __slots__ = (
+        "_count",
         "_generation",
         "_getters",
         "_is_down",
+        "_is_in_hook",
+        "_items",
         "_joiners",
         "_kept_items",
         "_kept_slots",
+        "_limit",
         "_lock",
+        "_order_",
         "_promised",
         "_putters",
         "_unfinished",
@@ -93,16 +102,110 @@ class _Promises(_Storage):
         self._kept_slots = 0
         self._unfinished = 0
         self._is_down = False
-        # Turns in order. A dict's first key is slow to find when many before it were removed.
+        # In order. A dict's first key is slow to find when many before it were removed.
         self._getters: _Line = OrderedDict()
         self._putters: _Line = OrderedDict()
         self._joiners: _Line = OrderedDict()
         self._promised: _Line = OrderedDict()
         self._generation = fork.generation
         self._lock = threading.RLock()
-        super().__init__(maxsize, order)
+        self._limit = operator.index(maxsize)
+        self._order_ = order
+        self._items: deque[Any] = deque()
+        self._is_in_hook = False
+        self._count = 0
+        if order == _HOOKED:
+            self._init(maxsize)
+            self._count = self._qsize()
 
-    # With the lock held.
+    # With the lock held: the items.
+
+    if TYPE_CHECKING:  # the hooks of a subclass; called with the lock held
+
+        def _init(self, maxsize: int) -> None: ...
+        def _qsize(self) -> int: ...
+        def _put(self, item: Any) -> None: ...
+        def _get(self) -> Any: ...
+        def _peekable(self) -> bool: ...
+        def _peek(self) -> Any: ...
+        def _clearable(self) -> bool: ...
+        def _clear(self) -> None: ...
+
+    def _push(self, item: Any) -> None:
+        if self._order_ == _HOOKED:
+            self._enter_hook()
+            try:
+                self._put(item)
+            finally:
+                self._leave_hook()
+        else:
+            self._items.append(item)
+            self._count += 1
+
+    def _pull(self) -> Any:
+        if self._order_ == _HOOKED:
+            self._enter_hook()
+            try:
+                item = self._get()
+            finally:
+                self._leave_hook()
+        else:
+            item = self._items.popleft() if self._order_ == _FIFO else self._items.pop()
+            self._count -= 1
+        return item
+
+    def _enter_hook(self) -> None:
+        # The lock is re-entrant, so a hook that uses its queue is no deadlock; it has to be an
+        # error.
+        if self._is_in_hook:
+            raise RuntimeError(
+                "a queue's hook, or a comparison of its items, has used the queue it was called by"
+            )
+        self._is_in_hook = True
+
+    def _leave_hook(self) -> None:
+        self._is_in_hook = False
+        self._count = self._qsize()
+
+    def _front(self) -> Any:
+        if self._order_ == _HOOKED:
+            return self._peek()
+        return self._items[0 if self._order_ == _FIFO else -1]
+
+    def _check_peekable(self) -> None:
+        if self._order_ == _HOOKED and not self._peekable():
+            raise UnsupportedOperation(f"{type(self).__name__} cannot peek")
+
+    def _drop_all(self, state: int) -> deque[Any]:
+        # All items, promised or not: a waiter that was promised one is in `state` then. Returns the
+        # items, for the caller to let go of without the lock: the end of an object may run
+        # anybody's code.
+        count = self._count
+        dropped = self._items
+        if self._order_ == _HOOKED:
+            self._enter_hook()
+            try:
+                if self._clearable():
+                    self._clear()
+            finally:
+                self._leave_hook()
+            while self._count > 0:
+                self._pull()
+        else:
+            self._items = deque()
+            self._count = 0
+        self._unfinished = max(0, self._unfinished - (count - self._count))
+        for waiter in reversed(list(self._promised)):
+            if waiter.kind == _GET:
+                self._keep_no_more(waiter)
+                waiter.state = state
+                if state == _WAITING:
+                    waiter.line = self._getters
+                    self._getters[waiter] = None
+                    self._getters.move_to_end(waiter, last=False)
+        return dropped
+
+    # With the lock held: who waits.
 
     def _has_item(self) -> bool:
         return self._count > self._kept_items
@@ -156,21 +259,6 @@ class _Promises(_Storage):
         else:
             self._kept_slots -= 1
 
-    def _drop_all(self, state: int) -> deque[Any]:
-        # All items, promised or not: a waiter that was promised one is in `state` then.
-        count = self._count
-        dropped = self._drop_items()
-        self._unfinished = max(0, self._unfinished - (count - self._count))
-        for waiter in reversed(list(self._promised)):
-            if waiter.kind == _GET:
-                self._keep_no_more(waiter)
-                waiter.state = state
-                if state == _WAITING:
-                    waiter.line = self._getters
-                    self._getters[waiter] = None
-                    self._getters.move_to_end(waiter, last=False)
-        return dropped
-
     def _forget(self) -> None:
         # In a forked child, which has no other waiters than those of the thread that forked.
         # Another thread of the parent may have held the lock.
@@ -201,7 +289,7 @@ class _Promises(_Storage):
                 error = interrupt
                 is_there = waiter.ring()
             if not is_there:
-                self._withdraw_quietly(waiter)
+                self._leave(waiter, False)
             # A waiter that joins a line after this look has found nothing to be had.
             is_last = not (self._getters or self._putters or self._joiners)
             waiter = None if is_last else self._next_waiter()
@@ -217,34 +305,27 @@ class _Promises(_Storage):
         with self._lock:
             return self._promise()
 
-    def _withdraw_quietly(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: _Waiter, if_in_line: bool) -> bool:
+        # The waiter waits no more, and nothing is kept for it; with `if_in_line`, only if nothing
+        # is kept for it yet and it was not told to look. Returns whether it has left.
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
-            if waiter.state == _PROMISED:
-                self._keep_no_more(waiter)
-            elif waiter.line is not None:
+            if waiter.state == _WAITING and waiter.line is not None:
                 del waiter.line[waiter]
                 waiter.line = None
+            elif if_in_line:
+                return False
+            elif waiter.state == _PROMISED:
+                self._keep_no_more(waiter)
             waiter.state = _OVER
+            return True
 
     def _withdraw(self, waiter: _Waiter) -> None:
         # The waiter waits no more; what was kept for it goes to the next waiter.
-        self._withdraw_quietly(waiter)
+        self._leave(waiter, False)
         waiter.item = None
         self._wake(self._next_waiter())
-
-    def _is_late(self, waiter: _Waiter) -> bool:
-        # The waiter's time is over. True: nothing was kept for it, and it has left its line.
-        if self._generation != fork.generation:
-            self._forget()
-        with self._lock:
-            if waiter.state != _WAITING or waiter.line is None:
-                return False
-            del waiter.line[waiter]
-            waiter.line = None
-            waiter.state = _OVER
-            return True
 
     def _reclaim(self) -> bool:
         # Takes back what was promised to a task whose loop was closed before the task could take
@@ -323,36 +404,16 @@ class _Promises(_Storage):
         try:
             self._wake(woken)
         except BaseException:
-            if got:
-                self._put_back(got)
+            with self._lock:
+                for item in reversed(got):
+                    if self._order_ == _FIFO:
+                        self._items.appendleft(item)
+                        self._count += 1
+                    else:
+                        self._push(item)
+                again = self._promise()
+            self._wake(again)
             raise
-
-    def _put_back(self, many: list[Any]) -> None:
-        with self._lock:
-            for item in reversed(many):
-                self._put_back_first(item)
-            woken = self._promise()
-        if woken is not None:
-            self._wake(woken)
-
-    def _take_outcome(self, waiter: _Waiter) -> Any:
-        item, waiter.item = waiter.item, None
-        return None if waiter.kind == _PUT else item
-
-    def _wait(self, waiter: _Waiter, timeout: float | None) -> Any:
-        # The calling thread sleeps until the waiter has its outcome. NOTHING: the time-out came
-        # first.
-        deadline = None if timeout is None else time.monotonic() + timeout
-        waiter.sleep_lock = threading.Lock()
-        waiter.sleep_lock.acquire()
-        try:
-            while self._advance(waiter):
-                if not waiter.sleep(deadline) and self._is_late(waiter):
-                    return NOTHING
-        except BaseException:
-            self._withdraw(waiter)
-            raise
-        return self._take_outcome(waiter)
 
 
 def _tell(line: _Line) -> _Waiter:

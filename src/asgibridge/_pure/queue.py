@@ -1,6 +1,6 @@
 """Message queues, as the shell's classes use them: each method that a task or a thread calls.
 
-Who waits, for what, and who is woken is in `promises`; in what order items are kept, in `storage`.
+What is kept in what order, who waits for it and who is woken is in `promises`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from .._process.queue_errors import (
 )
 from .promises import _Promises
 from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Waiter
-
-__all__ = ["QueueCore"]
 
 
 class QueueCore(_Promises):
@@ -148,7 +146,7 @@ class QueueCore(_Promises):
         if not self._offer(item):
             if not block:
                 raise QueueFull
-            if self._wait(_Waiter(self, _PUT, item, None), timeout) is NOTHING:
+            if _Waiter(self, _PUT, item, None).wait(timeout) is NOTHING:
                 raise QueueFull
 
     def sync_get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -161,7 +159,7 @@ class QueueCore(_Promises):
             check_timeout(timeout)
         item = self._fetch()
         if item is NOTHING and block:
-            item = self._wait(_Waiter(self, _GET, None, None), timeout)
+            item = _Waiter(self, _GET, None, None).wait(timeout)
         if item is NOTHING:
             raise QueueEmpty
         return item
@@ -183,7 +181,7 @@ class QueueCore(_Promises):
         self._check_peekable()
         item = self._look()
         if item is NOTHING and block:
-            item = self._wait(_Waiter(self, _PEEK, None, None), timeout)
+            item = _Waiter(self, _PEEK, None, None).wait(timeout)
         if item is NOTHING:
             raise QueueEmpty
         return item
@@ -203,14 +201,14 @@ class QueueCore(_Promises):
             check_timeout(timeout)
         many = self._fetch_many(n)
         if not many and block:
-            many = self._wait(_Waiter(self, _GET, None, _most(n)), timeout)
+            many = _Waiter(self, _GET, None, _most(n)).wait(timeout)
         if not many or isinstance(many, Nothing):
             raise QueueEmpty
         return many
 
     def sync_join(self) -> None:
         """Wait until as many items are done (`task_done`) as were put. Blocks the thread."""
-        self._wait(_Waiter(self, _JOIN, None, None), None)
+        _Waiter(self, _JOIN, None, None).wait(None)
 
     def qsize(self) -> int:
         """How many items `get_nowait` could take now."""
@@ -230,8 +228,8 @@ class QueueCore(_Promises):
 
     @property
     def maxsize(self) -> int:
-        """How many items there is room for; 0 or less is no limit. It may be changed: those who
-        wait for room get it in order, and items beyond a smaller limit stay."""
+        """How many items there is room for; 0 or less is no limit. It may be changed: waiting puts
+        get new room in order, and items beyond a smaller limit stay."""
         return self._limit
 
     @maxsize.setter
@@ -278,10 +276,10 @@ class QueueCore(_Promises):
         self._drop(False, _WAITING)
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Let nothing be put any more; who gets is refused when the queue is empty.
+        """Refuse each put from now on, and each get once the queue is empty.
 
-        Whoever waits in vain is woken to a QueueShutDown. With ``immediate``, the items are dropped
-        as by `clear`. May be called again.
+        A wait that is in vain raises QueueShutDown. With ``immediate``, the items are dropped as by
+        `clear`. May be called again.
         """
         if immediate:
             self._drop(True, _TOLD)

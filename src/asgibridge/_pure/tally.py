@@ -1,12 +1,12 @@
 """What is counted of the calls, and when each began.
 
-For `asgibridge.workers.stats` and `asgibridge.debug`. Each thread has a tally that it alone writes
-to, so that counting takes no lock; who reads adds them up. When its thread ends it is there for the
-next one, and goes on from what it shows, since only the sum means anything: there are never more
-than threads were alive at once.
+For `asgibridge.workers.stats` and `asgibridge.debug`. Each thread has a tally, and alone writes to
+it, so counting takes no lock; a reader adds them up. When a thread ends, the next new thread takes
+its tally and counts on from what it shows, since only the sum means anything: there are never more
+tallies than threads were alive at once.
 
-The clock is read when a call is put into an inbox, begins and ends, if that is wanted
-(`collect_timings`): by default it is not, because in Python that takes a twentieth of a hop.
+The clock is read when a call is put into an inbox, begins and ends, if `collect_timings` was told
+so. By default it is not, because the three readings take a twentieth of a hop in Python.
 
 A forked child begins at zero.
 """
@@ -20,8 +20,6 @@ from typing import Any
 
 from .._process import threads
 from .._process.buckets import BOUNDS
-
-__all__ = ["collect_timings", "counts", "now", "report_slow", "running"]
 
 
 class Tally:
@@ -90,7 +88,7 @@ def counts() -> tuple[int, int, int, int, tuple[float, list[int]], tuple[float, 
     A time is a pair: seconds altogether, and how many calls there were in each of the buckets.
     """
     tallies = list(all_tallies)
-    # What comes last first: nothing has finished that was not submitted.
+    # The last step of a call first, so that no call is seen as finished and not as submitted.
     finished = sum(tally.finished for tally in tallies)
     running = [sum(column) for column in zip(*[tally.running for tally in tallies])]
     running_time = sum(tally.running_time for tally in tallies)

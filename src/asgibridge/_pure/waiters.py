@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from .._process import fork
 from .._process.cpython import running_loop
+from .._process.queue_errors import NOTHING
 from .channel import WakeChannel, wake_channel
 
 if TYPE_CHECKING:
     from .promises import _Promises
-
-__all__: list[str] = []
 
 _GET, _PEEK, _PUT, _JOIN = range(4)
 _NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
@@ -145,7 +144,26 @@ class _Waiter:
             raise
         finally:
             self.future = None
-        return queue._take_outcome(self)
+        return self.take_outcome()
+
+    def wait(self, timeout: float | None) -> Any:
+        # As ``await``, on a thread, which sleeps meanwhile. NOTHING: the time-out came first.
+        queue = self.queue
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.sleep_lock = threading.Lock()
+        self.sleep_lock.acquire()
+        try:
+            while queue._advance(self):
+                if not self.sleep(deadline) and queue._leave(self, True):
+                    return NOTHING
+        except BaseException:
+            queue._withdraw(self)
+            raise
+        return self.take_outcome()
+
+    def take_outcome(self) -> Any:
+        item, self.item = self.item, None
+        return None if self.kind == _PUT else item
 
 
 _Line = OrderedDict[_Waiter, None]

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["AsyncWrapper", "SyncWrapper", "adopt", "is_async_def"]
-
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
 # What, in a function's __dict__, inspect would go by.
 _SAY_MORE = frozenset(

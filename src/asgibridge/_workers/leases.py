@@ -40,7 +40,7 @@ from typing import Any, Protocol, TypeVar
 from .._kernel import kernel
 from .._loops import kept
 from .._process import fork
-from .._process.items import Item
+from .._process.items import FutureCall, Item
 from .._waits import deadlocks
 from .pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
 
@@ -269,7 +269,7 @@ class Lease(Executor):
         call = functools.partial(fn, *args, **kwargs)
         if self._family.keeps:  # nothing stays in the thread's own contextvars.Context
             call = functools.partial(kernel.at_home, self._home, self._context.run, call)
-        item = kernel.FutureCall(future, call, (), {})
+        item = FutureCall(future, call, (), {})
         with self._lock:
             self._renew_after_fork()
             self._hold(item)
