@@ -20,7 +20,7 @@ help:
 	@echo "                  (BENCHFLAGS=--update; '--quick --lenient': in a minute)"
 	@echo "make bench-queue  the message queues: janus's, culsans's, aiologic's, the library's and ours"
 	@echo "make bench-site   a Django site under uvicorn and load, on asgiref and on asgibridge; its part"
-	@echo "                  of docs/benchmarks.md (BENCHFLAGS=--quick; '--before HEAD~5'; --placement)"
+	@echo "                  of docs/benchmarks.md (BENCHFLAGS=--quick; '--before HEAD~5')"
 	@echo "make bench-tools  the communicator, and iteration over sync generators"
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"

@@ -85,7 +85,8 @@ def before(commit: str) -> Contest:
     """
     sha = _run("finding the commit", ["git", "rev-parse", "--verify", f"{commit}^{{commit}}"])
     package = _build(sha)
-    # A thread's placement moves the unpinned rows more than any code does.
+    # Older commits put a woken worker on its waker's core by default, which moves the unpinned rows
+    # more than any code does.
     same = {"ASGIBRIDGE_PLACEMENT": "scheduler"}
     return Contest(
         Side("now", same),
@@ -96,15 +97,6 @@ def before(commit: str) -> Contest:
         ),
         f"before: {sha[:12]}; ASGIBRIDGE_PLACEMENT=scheduler on both sides",
     )
-
-
-def placements() -> Contest:
-    """Woken workers on their waker's core against the scheduler's choice of a core."""
-    waker, scheduler = (
-        Side(name, {"ASGIBRIDGE_PLACEMENT": name}) for name in ("waker", "scheduler")
-    )
-    about = "ASGIBRIDGE_PLACEMENT=waker against ASGIBRIDGE_PLACEMENT=scheduler"
-    return Contest(waker, scheduler, about, ("compiled",))
 
 
 def _run(step: str, command: list[str], **more: str) -> str:

@@ -1,7 +1,7 @@
 """The macro-benchmark: a Django site under uvicorn and load, on asgiref and on asgibridge in turn.
 
     python bench/macro.py [--quick] [--loops asyncio] [--rounds 3] [--add] [--json FILE] [--no-docs]
-    python bench/macro.py --before COMMIT | --placement [--processes 2] [--views five,template]
+    python bench/macro.py --before COMMIT [--processes 2] [--views five,template]
 
 A round starts a server for each of asgiref, the pure kernel, the compiled one, that with kept
 workers, and the ceiling (asgiref with every hop made a plain call: see site/benchsite/inlined.py),
@@ -16,10 +16,9 @@ Exits with 2 if something cannot be measured.
 
 ``--before COMMIT`` takes each of ours now and at that commit in turn, as paired.py does, with
 ASGIBRIDGE_PLACEMENT=scheduler on both sides; the exit status is 1 if requests per second, CPU time
-or memory are worse by more than 3 % beyond the spread of the commit against itself. ``--placement``
-compares ASGIBRIDGE_PLACEMENT=waker with scheduler in the same way, on the compiled kernel, and
-holds nothing against either. Neither writes to docs/, nor do ``--processes``, which has uvicorn
-start so many (its ``--workers``), and ``--views``.
+or memory are worse by more than 3 % beyond the spread of the commit against itself. It does
+not write to docs/, and nor do ``--processes``, which has uvicorn start so many (its ``--workers``),
+and ``--views``.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import compare
 import report
 import site_load as load
-from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before, placements, rows
+from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before, rows
 from implementations import OURS, available
 from results import Measured, Results, conditions
 from site_report import FOLDER, PREFIX, VIEWS
@@ -196,8 +195,6 @@ def chosen_loops(only: str | None, parser: argparse.ArgumentParser) -> list[str]
 
 
 def chosen_contest(options: argparse.Namespace) -> Contest | None:
-    if options.placement:
-        return placements()
     if options.before:
         try:
             return before(options.before)
@@ -222,9 +219,7 @@ def main() -> None:
     parser.add_argument("--pin", action="store_true", help="server on core 0, load on core 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/ as it is")
-    contests = parser.add_mutually_exclusive_group()
-    contests.add_argument("--before", metavar="COMMIT", help="ours now and at that commit")
-    contests.add_argument("--placement", action="store_true", help="waker against scheduler")
+    parser.add_argument("--before", metavar="COMMIT", help="ours now and at that commit")
     options = parser.parse_args()
     for name in options.views.split(","):
         if name not in VIEWS:

@@ -24,7 +24,6 @@ guard beside it.
 """
 
 cimport cython
-from cpython.mem cimport PyMem_RawFree
 from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 
@@ -83,7 +82,6 @@ include "channel.pxi"
 include "wait.pxi"
 include "calls.pxi"
 include "drive.pxi"
-include "cores.pxi"
 include "inbox.pxi"
 include "parking.pxi"
 include "wakeups.pxi"

@@ -104,7 +104,6 @@ cdef class Inbox:
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
     cdef bint has_baton  # see wakeups.pxi, which both are of
     cdef Inbox next_queued
-    cdef asgibridge_core* core  # see cores.pxi; NULL if this is no worker's
     cdef bint is_frame  # of the owner: it waits in `serve_on`
     cdef object loop  # of the owner: what a frame waits for
     cdef Inbox outer  # of the owner: the inbox of the call that a frame is in, while it waits
@@ -221,14 +220,11 @@ cdef class Inbox:
         if ASGIBRIDGE_CAN_RENEW and type(worker) is _Worker and self.when_idle is None:
             self.fingerprint = _Fingerprint.__new__(_Fingerprint)
             self.fingerprint.begin(worker)
-        self.core = asgibridge_core_new()
         try:
             self.run()
         finally:
             thread.served = outer
             self.wake_other()
-            PyMem_RawFree(self.core)
-            self.core = NULL
             if self.fingerprint is not None:
                 self.fingerprint.end()
 

@@ -19,7 +19,6 @@ cdef int get_up(Inbox inbox) except -1:
     # Who wakes it may have let go of the GIL to unlock the sleep lock.
     with nogil:
         PyThread_acquire_lock_timed(inbox.sleep_lock, -1, 0)
-    asgibridge_core_leave(inbox.core)
     if ASGIBRIDGE_HAS_GIL:
         arrive(inbox)
     return 0
@@ -34,7 +33,6 @@ cdef int park(Inbox inbox) except -1:
     if other is not None:
         inbox.to_wake = None
         other_sleep_lock = other.sleep_lock
-        asgibridge_core_bring(other.core)
     if inbox.fingerprint is not None or inbox.when_idle is not None:
         patience = <long long>(IDLE_SECONDS * 1000000.0)
     elif inbox.is_frame:
@@ -48,7 +46,6 @@ cdef int park(Inbox inbox) except -1:
                 other_sleep_lock = NULL
             status = PyThread_acquire_lock_timed(inbox.sleep_lock, patience, 1)
         if status == PY_LOCK_ACQUIRED:
-            asgibridge_core_leave(inbox.core)
             with cython.critical_section(inbox):
                 inbox.is_resting = False
             if ASGIBRIDGE_HAS_GIL:

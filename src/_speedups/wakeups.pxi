@@ -1,37 +1,36 @@
 # Workers are woken one at a time.
 #
-# A loop that has many calls in flight would wake a worker with each, all of which then wait for the
-# GIL that the loop has: whenever the loop lets go of it, for a socket, say, one of them is woken in
-# vain, and every hand-over costs the time of a wake-up. So only one worker is on its way at a time.
-# It has the *baton*; who is to be woken meanwhile queues behind it. ::
+# A loop that has many calls in flight would wake a worker with each of them. All of these workers then
+# wait for the GIL, which the loop has: whenever the loop lets go of it, for a socket say, one of them
+# is woken in vain. So only one worker is on its way at a time. It has the *baton*; a worker that is
+# to be woken meanwhile queues behind it. ::
 #
 #     parked --wake_worker()--> queued --pass_on() of the one before--> on its way --> running
 #                    `--nobody is on the way----------------------------^
 #
-# **Nobody waits for a call.** The baton is passed on when its holder has the GIL again, before that
-# runs anything. The next begins on the same core (cores.pxi), so it comes when the one before sleeps,
-# be it that its call is over or that it waits for a database.
+# **No call waits for another.** The bearer passes the baton on when it has the GIL again, before it
+# runs anything.
 #
-# **The loop hears of results** when nobody is on the way any more, or after 5 ms, which the
-# interpreter too takes for long: from the first of twenty results it has nothing but a place in the
-# line for the GIL. Until then its channel is *owed* a wake-up. One is owed only while somebody is on
-# the way, and whoever comes sees to it.
+# **The loop hears of results** when no worker is on its way any more, or after 5 ms. If it heard of
+# the first of twenty results at once, it would have nothing but a place in the line for the GIL. Until
+# then its channel is *owed* a wake-up. A wake-up is owed only while a worker is on its way, and the
+# worker that comes sees to it.
 #
-# **When the GIL is scarce** (another thread computes) each wake-up may take a turn of the GIL, 5 ms,
-# and it is better if all wait for it at once: if the holder needs nearly as long, all that queue are
-# woken, and nobody queues any more until a holder comes sooner. (Not after one millisecond: a busy
-# loop's own turn may take that, and a tenth of the gain was lost.)
+# **When the GIL is scarce**, because another thread computes, each wake-up may take a slice of the
+# GIL, 5 ms, and it is better if all workers wait for it at once. If the bearer needs nearly as long,
+# all that queue are woken, and no worker queues any more until a bearer comes sooner. (1 ms would be
+# too short a limit: a busy loop's own iteration may take that, and a tenth of the gain was lost.)
 #
-# **The holder comes.** It has been unlocked and wants nothing but the GIL. If an exception takes it
-# out of `park` it leaves the queue, or comes and passes on the baton. A forked child has only
-# the thread that forked: it forgets who is on the way.
+# **The bearer comes.** It has been unlocked and wants nothing but the GIL. If an exception takes it
+# out of `park`, it leaves the queue, or comes and passes the baton on. A forked child has only the
+# thread that forked, and forgets who is on the way.
 #
-# Guarded by the GIL: nothing here lets go of it but to unlock, or to wake a loop, as the last step.
-# Without one there is no queue: nobody waits for anything that wakers have.
+# The GIL guards all of this: nothing here lets go of it but to unlock a worker, or to wake a loop, as
+# the last step. Without a GIL there is no queue.
 
 cdef enum:
-    _LATE = 4000000  # nanoseconds
-    _TURN = 5000000
+    _LATE = 4000000  # nanoseconds: a little less than a slice
+    _SLICE = 5000000  # after which the interpreter takes the GIL from a thread (sys.getswitchinterval)
 
 cdef bint _is_one_coming = False  # somebody has the baton
 cdef bint _is_gil_scarce = False
@@ -66,8 +65,7 @@ cdef int wake_worker(Inbox inbox, bint hand_over) noexcept:
 cdef int give_baton(Inbox inbox, bint hand_over) noexcept:
     global _is_one_coming
     _is_one_coming = inbox.has_baton = True
-    # Who begins here has nothing from the GIL before we sleep.
-    asgibridge_unlock(inbox.sleep_lock, not asgibridge_core_bring(inbox.core) and hand_over)
+    asgibridge_unlock(inbox.sleep_lock, hand_over)
     return 0
 
 
@@ -78,7 +76,7 @@ cdef int arrive(Inbox inbox) except -1:
     if inbox.has_baton:
         inbox.has_baton = False
         pass_on()
-    if channel is not None and (not _is_one_coming or asgibridge_now() - _owed_since > _TURN):
+    if channel is not None and (not _is_one_coming or asgibridge_now() - _owed_since > _SLICE):
         _owed = None
         channel.wake_loop()
     return 0
@@ -151,10 +149,8 @@ cdef bint leave_queue(Inbox inbox) noexcept:
 
 def _forget_wakeups():
     global _is_one_coming, _is_gil_scarce, _first_queued, _last_queued, _owed
-    global asgibridge_core_generation
     _is_one_coming = _is_gil_scarce = False
     _first_queued = _last_queued = _owed = None
-    asgibridge_core_generation += 1
 
 
 _fork.at_fork(_forget_wakeups)

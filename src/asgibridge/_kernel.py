@@ -21,7 +21,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -30,23 +29,21 @@ from ._process.cpython import is_subinterpreter, threading_is_patched
 __all__ = ["IMPLEMENTATION", "kernel"]
 
 CHOICES = ("auto", "require", "off")
-PLACEMENTS = ("waker", "scheduler")
 _EXTENSION = "asgibridge._speedups"
 
 
-def _choice(variable: str = "ASGIBRIDGE_SPEEDUPS", choices: Sequence[str] = CHOICES) -> str:
-    choice = os.environ.get(variable) or choices[0]
-    if choice not in choices:
+def _choice() -> str:
+    choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
+    if choice not in CHOICES:
         raise ImportError(
-            f"{variable}={choice!r}: must be one of {', '.join(choices)} "
-            f"(or unset, for {choices[0]})"
+            f"ASGIBRIDGE_SPEEDUPS={choice!r}: must be one of {', '.join(CHOICES)} "
+            "(or unset, for auto)"
         )
     return choice
 
 
 def _load() -> tuple[ModuleType, str]:
     choice = _choice()
-    _choice("ASGIBRIDGE_PLACEMENT", PLACEMENTS)  # before there is a kernel that goes by it
     obstacle = ""
     if is_subinterpreter():
         obstacle = "this is a subinterpreter, and the compiled kernel serves only the main one"

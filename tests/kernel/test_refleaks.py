@@ -305,11 +305,6 @@ def sight(kernel):
 
 
 @plain
-def placement(kernel):
-    kernel.placement()
-
-
-@plain
 def set_idle_seconds(kernel):
     kernel.set_idle_seconds(10.0)
 
@@ -345,7 +340,6 @@ EXERCISES = {
     "call_soon": call_soon,
     "collect_timings counts details idle_workers now report_slow running": sight,
     "drive": drive,
-    "placement": placement,
     "set_idle_seconds": set_idle_seconds,
     "start_run": start_run,
 }

@@ -80,6 +80,12 @@ def test_only_processes_of_the_same_round_are_compared(before: Any) -> None:
     assert found.verdict == "slower"
 
 
+def contest_of(before: Any) -> Any:
+    """Of two sides that differ by a variable."""
+    new, old = (before.Side(name, {"MODE": name}) for name in ("new", "old"))
+    return before.Contest(new, old, "new against old", ("compiled",))
+
+
 def test_memory_that_does_not_grow_can_be_compared(before: Any) -> None:
     nothing, something = [[0.0]] * 3, [[8.0]] * 3
     assert before.judge(nothing, nothing, nothing).verdict == ""
@@ -87,20 +93,20 @@ def test_memory_that_does_not_grow_can_be_compared(before: Any) -> None:
 
 
 def test_each_side_has_each_place_in_a_round_equally_often(before: Any) -> None:
-    contest = before.placements()
+    contest = contest_of(before)
     places = Counter(
         (place, side.name)
         for number in range(6)
         for place, side in enumerate(contest.turns(number))
     )
-    names = ("waker", "scheduler", "scheduler again")
+    names = ("new", "old", "old again")
     assert places == {(place, name): 2 for place in range(3) for name in names}
     assert contest.again.environment == contest.old.environment != contest.new.environment
 
 
 def test_the_rows_are_those_that_say_how_well_something_was_done(before: Any) -> None:
     results = importlib.import_module("results")
-    contest = before.placements()
+    contest = contest_of(before)
     found = results.Results({})
     for name, pinned in (("pinned", True), ("unpinned", False)):
         measured = found.passes[name] = results.Measured(pinned, "asyncio", 7, 2)

@@ -463,7 +463,6 @@ class TestInfo:
             "original asgiref",
             "python",
             "GIL",
-            "worker placement",
             "platform",
             "event loop policy",
             "uvloop",
@@ -474,10 +473,6 @@ class TestInfo:
         assert "Policy" in lines["event loop policy"]
         assert lines["python"].split()[1] == sys.version.split()[0]
         assert lines["GIL"] in ("on", "off")
-        assert lines["worker placement"] in (
-            "waker (ASGIBRIDGE_PLACEMENT=waker)",
-            "scheduler (ASGIBRIDGE_PLACEMENT=waker)",
-        )
 
     def test_says_that_there_is_no_kernel_and_why(self, output):
         lines = output("info", ASGIBRIDGE_SPEEDUPS="maybe").splitlines()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from .calls import AsyncCall, SyncCall, TaskContext, awaiting
 from .channel import WakeChannel, attach_reader, call_soon
 from .context import are_same, restore_context
-from .cores import placement
 from .details import details, idle_workers
 from .drive import begin_task, drive
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
@@ -55,7 +54,6 @@ __all__ = [
     "is_async_def",
     "now",
     "peek",
-    "placement",
     "report_slow",
     "restore_context",
     "running",

@@ -18,31 +18,24 @@ from .install import is_installed, real_asgiref_loaded
 
 def lines() -> Iterator[str]:
     """The report on this process, line by line."""
-    kernel, placement = _kernel()
     yield f"asgibridge: {__version__} (answers for asgiref {ASGIREF_VERSION})"
-    yield f"kernel: {kernel}"
+    yield f"kernel: {_kernel()}"
     yield f"installed as asgiref: {'yes' if is_installed() else 'no'}"
     yield f"original asgiref: {_original()}"
     yield f"python: {platform.python_implementation()} {platform.python_version()}"
     yield f"GIL: {'on' if is_gil_enabled() else 'off'}"
-    yield f"worker placement: {placement}"
     yield f"platform: {platform.platform()}"
     yield f"event loop policy: {_policy()}"
     yield f"uvloop: {_uvloop()}"
 
 
-def _kernel() -> tuple[str, str]:
-    """The kernel and its placement of workers."""
+def _kernel() -> str:
     try:
-        from .._kernel import IMPLEMENTATION, kernel
+        from .._kernel import IMPLEMENTATION
     except ImportError as error:
-        return f"none: {error}", "none"
+        return f"none: {error}"
     speedups = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
-    placement = os.environ.get("ASGIBRIDGE_PLACEMENT") or "waker"
-    return (
-        f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={speedups})",
-        f"{kernel.placement()} (ASGIBRIDGE_PLACEMENT={placement})",
-    )
+    return f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={speedups})"
 
 
 def _original() -> str:
