@@ -81,6 +81,29 @@ class TestCounts:
         asyncio.run(main())
         assert changes(before, workers.stats()) == (2, 2, 2, 0)
 
+    @pytest.mark.thread_unsafe(reason="no thread can be started")
+    @pytest.mark.parametrize("kind", ["fresh", "keep", "pooled"])
+    def test_a_call_whose_thread_cannot_be_started(self, monkeypatch, kind):
+        """It is given up, and waits in no figure for ever."""
+
+        async def main():
+            def refuse(_thread):
+                raise RuntimeError("no thread")
+
+            async with ThreadSensitiveContext(policy=None if kind == "pooled" else kind):
+                call = sync_to_async(nothing, thread_sensitive=kind != "pooled")
+                with monkeypatch.context() as patched:
+                    patched.setattr(threading.Thread, "start", refuse)
+                    workers.end_idle_workers()
+                    with pytest.raises(RuntimeError, match="no thread"):
+                        await call()
+
+        before = workers.stats()
+        asyncio.run(main())
+        after = workers.stats()
+        submitted, started, finished, cancelled = changes(before, after)
+        assert (started, finished, submitted - cancelled) == (0, 0, 0)
+
     def test_running_queued_and_cancelled(self):
         begun, end = threading.Event(), threading.Event()
 

@@ -110,23 +110,26 @@ def _executor_of(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
 def _send_to_executor(
     loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor
 ) -> Any:
-    if type(executor) is _kernel.kernel.ThreadSensitiveExecutor:
-        sent = executor.send(call)
-        if sent is None:
-            raise _would_deadlock("Single thread executor already being used")
-        if not sent:
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        if call.is_blocked:
-            _raise_if_never_run(call)
-        return call
-    if type(executor) is Lease:
-        if executor.owns_current_thread():
-            raise _would_deadlock("Single thread executor already being used")
-        sent = executor.send(call, loop)
-        if call.is_blocked:
-            _raise_if_never_run(call)
-        return sent
-    return _send_to_foreign(loop, call, executor)
+    sent: Any = call
+    try:
+        if type(executor) is _kernel.kernel.ThreadSensitiveExecutor:
+            accepted = executor.send(call)
+            if accepted is None:
+                raise _would_deadlock("Single thread executor already being used")
+            if not accepted:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+        elif type(executor) is Lease:
+            if executor.owns_current_thread():
+                raise _would_deadlock("Single thread executor already being used")
+            sent = executor.send(call, loop)
+        else:
+            return _send_to_foreign(loop, call, executor)
+    except BaseException:
+        call.cancel()  # it may be counted already: no thread could be started
+        raise
+    if call.is_blocked:
+        _raise_if_never_run(call)
+    return sent
 
 
 def _raise_if_never_run(call: kernel.SyncCall) -> None:
@@ -175,7 +178,7 @@ def _send_to_foreign(
 def _run_in_executor(
     loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor | None, function: Any
 ) -> kernel.SyncCall:
-    call.place = executor or cpython.default_executor_of(loop)
+    call.place = cpython.default_executor_of(loop) if executor is None else executor
     call.accept()
     try:
         future = loop.run_in_executor(executor, function)
