@@ -257,9 +257,8 @@ cdef class WakeChannel:
 @cython.freelist(16)
 cdef class _Callback:
     # What goes to a loop by the same way as a finished call.
-    cdef object callback
+    cdef object callback, context
     cdef tuple args
-    cdef object context
 
     cdef int wake_in(self, object loop, bint directly) except -1:
         cdef tuple args = self.args

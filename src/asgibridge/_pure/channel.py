@@ -13,11 +13,12 @@ If the loop is closed, nobody is left to be told, and the call is dropped.
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
+
+from .home import this_thread
 
 
 class Woken(Protocol):
@@ -93,23 +94,16 @@ def attach_reader(loop: asyncio.AbstractEventLoop) -> None:
         pass  # a loop of slots: each thread makes a channel of its own
 
 
-class _Cache(threading.local):
-    channel: WakeChannel | None = None
-
-
-_cache = _Cache()
-
-
 def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
     """The channel of the loop that runs on this thread.
 
     A thread that goes to and fro between loops gets a new one each time; two channels for a loop
     cost a wake-up, not correctness.
     """
-    channel = _cache.channel
+    channel = this_thread.channel
     if channel is None or channel._loop() is not loop:
         channel = getattr(loop, "_asgibridge_channel", None)
         if type(channel) is not WakeChannel:  # the compiled kernel's, until we were patched
             channel = WakeChannel(loop)
-        _cache.channel = channel
+        this_thread.channel = channel
     return channel
