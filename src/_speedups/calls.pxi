@@ -5,14 +5,6 @@ cdef class TaskContext(list):
 
     cdef public bint is_cancelled
 
-    def outermost(self):
-        """The task that the function itself waits for; None if there is none. From any thread."""
-        return next(iter(self), None)
-
-    def innermost(self):
-        """The task of the innermost frame; None if there is none. From any thread."""
-        return next(reversed(self), None)
-
 
 @cython.final
 @cython.freelist(32)
@@ -88,27 +80,27 @@ cdef class SyncCall:
         # Whether the loop knows of all calls that have finished. Only a hint, for the GIL's sake.
         return ASGIBRIDGE_HAS_GIL and self.channel is not None and self.channel.idle
 
-    cdef bint take_function(self) except -1:
-        # False if somebody else has it.
+    cdef bint take_function(self, error) except -1:
+        # False if somebody else has it. With the error in one step: the thread may find the call
+        # taken, and deliver it, as soon as it is.
         cdef bint is_ours
+        cdef object function, shown
         with cython.critical_section(self):
             is_ours = not self.is_taken
-            self.is_taken = True
-        if is_ours:
-            self.is_given_up()
-        return is_ours
-
-    cdef int is_given_up(self) except -1:
-        # Taken, and not to be run.
-        with cython.critical_section(self):
-            function, shown = self.function, self.shown
-            self.function = self.shown = None
+            if is_ours:
+                self.is_taken = True
+                function, shown = self.function, self.shown
+                self.function = self.shown = None
+                if error is not None:
+                    self.error = error
+        if not is_ours:
+            return False
         function = shown = None
         if self.is_counted:
             asgibridge_add(&_this_thread().tally.cancelled, 1)
         if self.guard is not None:
             self.guard.given_up(self)
-        return 0
+        return True
 
     cdef inline void count(self) noexcept:
         # As submitted, if it was not yet. In a critical section: it lets nobody else run.
@@ -140,9 +132,7 @@ cdef class SyncCall:
             outer_started = _begin_to_count(tally, &self.started)
             self.thread_ident = tally.thread_ident
             if self.submitted and self.started:
-                asgibridge_note(
-                    &tally.waiting_time, tally.waiting, self.started - self.submitted
-                )
+                asgibridge_note(&tally.waiting_time, tally.waiting, self.started - self.submitted)
         try:
             if self.guard is not None:
                 self.guard.begins(self)
@@ -224,8 +214,7 @@ cdef class SyncCall:
 
     def cancel(self):
         """Give up a call that the thread will not run any more, in place of `run`. Any thread."""
-        if self.take_function():
-            self.error = asyncio.CancelledError()
+        self.take_function(asyncio.CancelledError())
 
     cdef int put_into(self, Inbox inbox) except -1:
         with cython.critical_section(self):
@@ -263,18 +252,8 @@ cdef class SyncCall:
 
         From any thread. The task is told at once.
         """
-        cdef bint is_ours
-        if self.task_context is None:
+        if self.task_context is None or not self.take_function(error):
             return False
-        # In one step: the thread may find it taken, and deliver it, as soon as it is.
-        with cython.critical_section(self):
-            is_ours = not self.is_taken
-            if is_ours:
-                self.is_taken = True
-                self.error = error
-        if not is_ours:
-            return False
-        self.is_given_up()
         self.deliver()
         return True
 
@@ -287,7 +266,7 @@ cdef class SyncCall:
         self.is_abandoned = True
         if self.is_done:  # cancelled in the moment it was woken
             self.report()
-        return self.take_function()
+        return self.take_function(None)
 
     def wake(self):
         """The call has run: wake the task. On the loop's thread."""

@@ -56,14 +56,6 @@ class TaskContext(_List):
     is_cancelled = False
     """Whether the task that awaits the call has been cancelled."""
 
-    def outermost(self) -> asyncio.Task[Any] | None:
-        """The task that the function itself waits for; None if there is none. From any thread."""
-        return next(iter(self), None)
-
-    def innermost(self) -> asyncio.Task[Any] | None:
-        """The task of the innermost frame; None if there is none. From any thread."""
-        return next(reversed(self), None)
-
 
 class SyncCall:
     """A call of ``function()`` on another thread, awaited by a task of ``loop``.
