@@ -67,10 +67,8 @@ cdef class SyncCall:
 
     def call_by(self, caller):
         """Have ``caller(function)`` called, if the call has no context. As `call_instead`."""
-        if self.context is not None:
-            return False
-        self.function = functools.partial(caller, self.function)
-        return True
+        if self.context is None:
+            self.function = functools.partial(caller, self.function)
 
     def accept(self):
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
@@ -204,7 +202,7 @@ cdef class SyncCall:
         # The channel is let go, or one that nobody empties any more would be in a cycle with us.
         cdef WakeChannel channel = self.take_channel()
         if channel is not None:
-            channel.send(self)
+            channel.post(self)
 
     cdef WakeChannel take_channel(self):
         with cython.critical_section(self):

@@ -92,6 +92,7 @@ cdef object _weakref = weakref.ref
 cdef object _attached = weakref.WeakKeyDictionary()
 
 
+@cython.final
 cdef class WakeChannel:
     """The way from other threads to the tasks that wait on one event loop."""
 
@@ -118,11 +119,8 @@ cdef class WakeChannel:
         if self.has_descriptor and self.generation == _generation:
             asgibridge_wake_close(self.fds)
 
-    def post(self, call):
+    cpdef int post(self, object call) except -1:
         """Tell the loop that ``call`` has run. From any thread."""
-        self.send(call)
-
-    cdef int send(self, object call) except -1:
         # 0 if the loop is closed and this call dropped with all others; nobody may have noticed yet.
         return self.wake_loop() if self.push(call) else 1
 
@@ -291,7 +289,7 @@ cdef int _call_soon(object loop, object callback, tuple args) except -1:
     item.callback = callback
     item.args = args
     item.context = PyContext_CopyCurrent()
-    if not channel.send(item):
+    if not channel.post(item):
         raise RuntimeError("Event loop is closed")
     return 0
 

@@ -30,6 +30,7 @@ exception. Nothing outlives its call because a thread is idle or the garbage col
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Generator
 from concurrent.futures import InvalidStateError
 from contextvars import Context
@@ -45,12 +46,8 @@ if TYPE_CHECKING:
     from .executors import CurrentThreadExecutor
     from .inbox import Inbox
 
-    _List = list[asyncio.Task[Any]]
-else:
-    _List = list
 
-
-class TaskContext(_List):
+class TaskContext(list[asyncio.Task[Any]]):
     """The tasks that a call's function waits for in `async_to_sync`, innermost last."""
 
     is_cancelled = False
@@ -138,13 +135,10 @@ class SyncCall:
         self._work = [function]
         self._context = None
 
-    def call_by(self, caller: Callable[[Callable[[], Any]], Any]) -> bool:
+    def call_by(self, caller: Callable[[Callable[[], Any]], Any]) -> None:
         """Have ``caller(function)`` called, if the call has no context. As `call_instead`."""
-        if self._context is not None:
-            return False
-        function = self._work[0]
-        self._work = [lambda: caller(function)]
-        return True
+        if self._context is None:
+            self._work = [functools.partial(caller, self._work[0])]
 
     def accept(self) -> None:
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""

@@ -1,14 +1,12 @@
 """What is counted of the calls, and when each began.
 
-For `asgibridge.workers.stats` and `asgibridge.debug`. Each thread has a tally, and alone writes to
-it, so counting takes no lock; a reader adds them up. When a thread ends, the next new thread takes
-its tally and counts on from what it shows, since only the sum means anything: there are never more
-tallies than threads were alive at once.
+Each thread has a tally, and alone writes to it, so counting takes no lock; a reader adds them up.
+When a thread ends, the next new thread takes its tally and counts on, since only the sum means
+anything: there are never more tallies than threads were alive at once. A forked child begins at
+zero.
 
 The clock is read when a call is put into an inbox, begins and ends, if `collect_timings` was told
 so. By default it is not, because the three readings take a twentieth of a hop in Python.
-
-A forked child begins at zero.
 """
 
 from __future__ import annotations
