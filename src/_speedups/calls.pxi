@@ -5,18 +5,6 @@ cdef class TaskContext(list):
 
     cdef public bint is_cancelled
 
-    def outermost(self):
-        """The task that the function itself waits for; None if there is none. From any thread."""
-        for task in self:
-            return task
-        return None
-
-    def innermost(self):
-        """The task of the innermost frame; None if there is none. From any thread."""
-        for task in reversed(self):
-            return task
-        return None
-
 
 @cython.final
 @cython.freelist(32)
@@ -42,25 +30,20 @@ cdef class SyncCall:
     cdef long long submitted
     cdef public object guard
     cdef public object place  # for dumps: the executor that is to run it, if it is in no inbox yet
-    cdef object context
-    cdef object threadlocal
-    cdef object home
+    cdef object context, threadlocal, home
     # Of the thread that runs it; a mere look is free to all.
     cdef readonly bint has_begun
-    cdef long long thread_ident
-    cdef long long started
+    cdef long long thread_ident, started
     # Of any thread, under the critical section.
     cdef Inbox inbox  # where it was put last; None if nowhere yet, or if that has many threads
     cdef readonly TaskContext task_context  # nothing changes it
     # Handed from one thread to the other: the worker's until it delivers, then the loop's.
     cdef WakeChannel channel
-    cdef object value
-    cdef object error
+    cdef object value, error
     # Of the loop's thread.
     cdef object loop
     cdef _Wait wait
-    cdef bint is_done
-    cdef bint is_abandoned
+    cdef bint is_done, is_abandoned
     cdef readonly bint is_blocked  # written where it is posted, before
 
     def __cinit__(self, loop, function, shown=None, context=None, threadlocal=None):
@@ -84,10 +67,8 @@ cdef class SyncCall:
 
     def call_by(self, caller):
         """Have ``caller(function)`` called, if the call has no context. As `call_instead`."""
-        if self.context is not None:
-            return False
-        self.function = functools.partial(caller, self.function)
-        return True
+        if self.context is None:
+            self.function = functools.partial(caller, self.function)
 
     def accept(self):
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
@@ -97,34 +78,27 @@ cdef class SyncCall:
         # Whether the loop knows of all calls that have finished. Only a hint, for the GIL's sake.
         return ASGIBRIDGE_HAS_GIL and self.channel is not None and self.channel.idle
 
-    cdef bint take_function(self) except -1:
-        # False if somebody else has it.
+    cdef bint take_function(self, error) except -1:
+        # False if somebody else has it. With the error in one step: the thread may find the call
+        # taken, and deliver it, as soon as it is.
         cdef bint is_ours
+        cdef object function, shown
         with cython.critical_section(self):
             is_ours = not self.is_taken
-            self.is_taken = True
-        if is_ours:
-            self.is_given_up()
-        return is_ours
-
-    cdef int is_given_up(self) except -1:
-        # Taken, and not to be run.
-        with cython.critical_section(self):
-            function, shown = self.function, self.shown
-            self.function = self.shown = None
+            if is_ours:
+                self.is_taken = True
+                function, shown = self.function, self.shown
+                self.function = self.shown = None
+                if error is not None:
+                    self.error = error
+        if not is_ours:
+            return False
         function = shown = None
         if self.is_counted:
             asgibridge_add(&_this_thread().tally.cancelled, 1)
         if self.guard is not None:
             self.guard.given_up(self)
-        return 0
-
-    cdef object begin(self):
-        # By who is going to run it; None if somebody else has it.
-        with cython.critical_section(self):
-            function = None if self.is_taken else self.function
-            self.is_taken = True
-        return function
+        return True
 
     cdef inline void count(self) noexcept:
         # As submitted, if it was not yet. In a critical section: it lets nobody else run.
@@ -136,14 +110,17 @@ cdef class SyncCall:
         if _timing:
             self.submitted = asgibridge_now()
 
-    cdef int execute(self) except -1:
+    cpdef object run(self):
+        """Run the function, unless it was given up. On the thread it was sent to."""
         cdef _Thread thread
         cdef SyncCall outer
         cdef asgibridge_tally* tally
         cdef long long outer_started = 0
-        function = self.begin()
+        with cython.critical_section(self):
+            function = None if self.is_taken else self.function
+            self.is_taken = True
         if function is None:
-            return 0
+            return
         thread = _this_thread()
         tally = thread.tally
         outer = thread.call
@@ -153,9 +130,7 @@ cdef class SyncCall:
             outer_started = _begin_to_count(tally, &self.started)
             self.thread_ident = tally.thread_ident
             if self.submitted and self.started:
-                asgibridge_note(
-                    &tally.waiting_time, tally.waiting, self.started - self.submitted
-                )
+                asgibridge_note(&tally.waiting_time, tally.waiting, self.started - self.submitted)
         try:
             if self.guard is not None:
                 self.guard.begins(self)
@@ -180,12 +155,11 @@ cdef class SyncCall:
             shown = None
             if self.guard is not None:
                 self.guard.ends(self)
-        return 0
 
     cdef inline object run_in_context(self, _Thread thread, object function):
         # The same as the shell's ``SyncToAsync.thread_handler``, which is there to be overridden.
         cdef dict names = self.threadlocal.__dict__
-        cdef object outer_loop = None, outer_pid = None, outer_task_context = None
+        cdef object outer_loop, outer_pid, outer_task_context
         cdef bint is_outermost = not names
         if not is_outermost:
             outer_loop = names.get("main_event_loop")
@@ -214,7 +188,7 @@ cdef class SyncCall:
 
     def __call__(self):
         """Run the function, and return or raise what it does: for an executor of somebody's own."""
-        self.execute()
+        self.run()
         return self.take_outcome() if self.has_begun else None
 
     def finish(self, value, error):
@@ -223,12 +197,12 @@ cdef class SyncCall:
         self.error = error
         self.woken(False)
 
-    cdef int send_back(self) except -1:
+    cpdef object deliver(self):
+        """Tell the waiting task. On the thread that ran it."""
         # The channel is let go, or one that nobody empties any more would be in a cycle with us.
         cdef WakeChannel channel = self.take_channel()
         if channel is not None:
-            channel.send(self)
-        return 0
+            channel.post(self)
 
     cdef WakeChannel take_channel(self):
         with cython.critical_section(self):
@@ -236,18 +210,9 @@ cdef class SyncCall:
             self.channel = None
         return channel
 
-    def run(self):
-        """Run the function, unless it was given up. On the thread it was sent to."""
-        self.execute()
-
-    def deliver(self):
-        """Tell the waiting task. On the thread that ran it."""
-        self.send_back()
-
     def cancel(self):
         """Give up a call that the thread will not run any more, in place of `run`. Any thread."""
-        if self.take_function():
-            self.error = asyncio.CancelledError()
+        self.take_function(asyncio.CancelledError())
 
     cdef int put_into(self, Inbox inbox) except -1:
         with cython.critical_section(self):
@@ -285,19 +250,9 @@ cdef class SyncCall:
 
         From any thread. The task is told at once.
         """
-        cdef bint is_ours
-        if self.task_context is None:
+        if self.task_context is None or not self.take_function(error):
             return False
-        # In one step: the thread may find it taken, and deliver it, as soon as it is.
-        with cython.critical_section(self):
-            is_ours = not self.is_taken
-            if is_ours:
-                self.is_taken = True
-                self.error = error
-        if not is_ours:
-            return False
-        self.is_given_up()
-        self.send_back()
+        self.deliver()
         return True
 
     def revoke(self):
@@ -309,7 +264,7 @@ cdef class SyncCall:
         self.is_abandoned = True
         if self.is_done:  # cancelled in the moment it was woken
             self.report()
-        return self.take_function()
+        return self.take_function(None)
 
     def wake(self):
         """The call has run: wake the task. On the loop's thread."""
@@ -363,12 +318,8 @@ cdef class SyncCall:
         value, error = self.value, self.error
         self.value = self.error = None
         if error is not None and not isinstance(error, asyncio.CancelledError):
-            self.loop.call_exception_handler(
-                {
-                    "message": "a sync_to_async call whose awaiting task was cancelled raised",
-                    "exception": error,
-                }
-            )
+            message = "a sync_to_async call whose awaiting task was cancelled raised"
+            self.loop.call_exception_handler({"message": message, "exception": error})
         return 0
 
 
@@ -395,10 +346,7 @@ cdef class AsyncCall:
     """
 
     # Of the loop's thread until it is done, then of the waiting thread.
-    cdef object callback
-    cdef object executor
-    cdef object value
-    cdef object error
+    cdef object callback, executor, value, error
     cdef bint is_done
 
     def __init__(self):

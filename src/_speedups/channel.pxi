@@ -1,26 +1,20 @@
-# From any thread to the tasks of one loop.
+# From any thread to the tasks of one loop. ``idle`` is the pure kernel's token.
 #
-# Finished calls are queued, and the first of them wakes the loop, once, for all that are there when
-# the loop looks. The loop sets ``idle`` before it looks: a call that comes too late for this look
-# finds it set, and wakes the loop again.
-#
-# **Two ways to wake.** ``loop.call_soon_threadsafe`` to begin with. A loop that is woken more often
-# than `_BEFORE_READER` times gets a reader: an eventfd (elsewhere a pipe) that is one ``write`` for
-# the worker, with the GIL held, and one ``read`` for the loop, where asyncio's own socket pair takes
-# a handle, a ``send`` that lets go of the GIL in the worst moment, and two ``recv``. Only on
-# asyncio's selector loops: uvloop's own way is as fast, Proactor has none.
+# **Two ways to wake.** ``loop.call_soon_threadsafe`` to begin with. The wake-up number
+# `_BEFORE_READER` gives the loop a reader: an eventfd (elsewhere a pipe) that is one ``write`` for
+# the worker, with the GIL held, and one ``read`` for the loop. asyncio's own socket pair takes a
+# handle, a ``send`` that lets go of the GIL in the worst moment, and two ``recv``. Only asyncio's
+# selector loops get one: uvloop's own way is as fast, Proactor has none.
 #
 # **The descriptor's life.** The channel owns it. The loop's registration holds the channel, and so
 # does every call in flight, so the number cannot belong to somebody else's file when a late worker
-# writes to it, nor be closed while it is registered. Closing the loop drops the registration. In a
-# forked child it is neither written to (the parent would wake up) nor closed (a daemon may have
-# closed everything, and opened something else under that number).
+# writes to it, nor be closed while it is registered. In a forked child it is neither written to (the
+# parent would wake up) nor closed (a daemon may have opened something else under that number).
 #
 # **Waking a task** is calling its wake-up in its own context, then and there, without another turn
-# of the loop. Only the call at hand has left the queue meanwhile: if a wake-up raises
-# KeyboardInterrupt or SystemExit the rest comes in the loop's next turn. In debug mode each goes
-# through ``call_soon``, so that slow tasks keep their name, and under nest_asyncio, so that a loop
-# run inside a wake-up finds them.
+# of the loop. If a wake-up raises KeyboardInterrupt or SystemExit, the rest comes in the loop's next
+# turn. ``call_soon`` does it in debug mode, so that slow tasks keep their name, and under
+# nest_asyncio, so that a loop run inside a wake-up finds the others.
 
 cdef extern from *:
     """
@@ -98,6 +92,7 @@ cdef object _weakref = weakref.ref
 cdef object _attached = weakref.WeakKeyDictionary()
 
 
+@cython.final
 cdef class WakeChannel:
     """The way from other threads to the tasks that wait on one event loop."""
 
@@ -124,11 +119,8 @@ cdef class WakeChannel:
         if self.has_descriptor and self.generation == _generation:
             asgibridge_wake_close(self.fds)
 
-    def post(self, call):
+    cpdef int post(self, object call) except -1:
         """Tell the loop that ``call`` has run. From any thread."""
-        self.send(call)
-
-    cdef int send(self, object call) except -1:
         # 0 if the loop is closed and this call dropped with all others; nobody may have noticed yet.
         return self.wake_loop() if self.push(call) else 1
 
@@ -159,15 +151,10 @@ cdef class WakeChannel:
                     loop.call_soon_threadsafe(self._drain, context=Context())
                     return 1
                 except BaseException as error:
-                    # A RecursionError is a RuntimeError, and leaves no frame to ask the loop in.
-                    if (
-                        isinstance(error, RecursionError)
-                        or not isinstance(error, RuntimeError)
-                        or not loop.is_closed()
-                    ):
-                        # Not told: the next one tries again, for all.
+                    # Not so a RecursionError, which leaves no frame to ask the loop in.
+                    if not (type(error) is RuntimeError and loop.is_closed()):
                         with cython.critical_section(self):
-                            self.idle = True
+                            self.idle = True  # not told: the next one tries again, for all
                         raise
         fresh = []
         with cython.critical_section(self):
@@ -257,9 +244,8 @@ cdef class WakeChannel:
 @cython.freelist(16)
 cdef class _Callback:
     # What goes to a loop by the same way as a finished call.
-    cdef object callback
+    cdef object callback, context
     cdef tuple args
-    cdef object context
 
     cdef int wake_in(self, object loop, bint directly) except -1:
         cdef tuple args = self.args
@@ -303,15 +289,14 @@ cdef int _call_soon(object loop, object callback, tuple args) except -1:
     item.callback = callback
     item.args = args
     item.context = PyContext_CopyCurrent()
-    if not channel.send(item):
+    if not channel.post(item):
         raise RuntimeError("Event loop is closed")
     return 0
 
 
 cdef WakeChannel _wake_channel(object loop):
-    # The channel of the loop that runs on this thread. A thread that goes to and fro between loops
-    # gets a new one each time, as long as it has no reader; two for a loop cost a wake-up, not
-    # correctness.
+    # A thread that goes to and fro between loops gets a new one each time, as long as it has no
+    # reader.
     cdef _Thread thread = _this_thread()
     cdef WakeChannel channel = thread.channel
     if channel is not None and channel.generation == _generation and channel.loop() is loop:

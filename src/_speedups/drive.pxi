@@ -32,20 +32,14 @@ cdef extern from *:
         return error;
     #endif
     }
-    static void asgibridge_set_send(
-        PyTypeObject *type, int (*send)(PyObject *, PyObject *, PyObject **)
-    ) {
     #if PY_VERSION_HEX >= 0x030A0000
-        type->tp_as_async->am_send = (sendfunc)(void (*)(void))send;
+      #define asgibridge_set_send(type, send) \
+          (type)->tp_as_async->am_send = (sendfunc)(void (*)(void))(send)
     #else
-        (void)type;
-        (void)send;
+      #define asgibridge_set_send(type, send) ((void)(type), (void)(send))
     #endif
-    }
     """
-    void asgibridge_set_send(
-        PyTypeObject* type, int (*send)(object, object, PyObject**) except -1
-    )
+    void asgibridge_set_send(PyTypeObject* type, int (*send)(object, object, PyObject**) except -1)
     int asgibridge_send(object iterator, object value, PyObject** result)
     object asgibridge_take_error()
     bint PyCoro_CheckExact(object coroutine)
@@ -54,9 +48,9 @@ cdef extern from *:
 
 cdef object _iterator_of(awaitable):
     # What ``await`` iterates over.
-    if PyCoro_CheckExact(awaitable):
-        return awaitable
-    if isinstance(awaitable, _GeneratorType) and awaitable.gi_code.co_flags & _ITERABLE_COROUTINE:
+    if PyCoro_CheckExact(awaitable) or (
+        isinstance(awaitable, _GeneratorType) and awaitable.gi_code.co_flags & _ITERABLE_COROUTINE
+    ):
         return awaitable
     try:
         get = type(awaitable).__await__
@@ -76,13 +70,10 @@ cdef object _current_task = asyncio.current_task
 cdef class _Drive:
     # The coroutine of `drive`. What a native one can't do: tell that it was thrown into, closed or
     # dropped before its first step. Of the loop's thread.
-    cdef object call
-    cdef object task_context
+    cdef object call, task_context, awaitable, task
     cdef list context
-    cdef object awaitable
     cdef object iterator  # None before the first step
     cdef object loop  # which runs it, if that is known
-    cdef object task
     cdef bint is_over
 
     def __getattr__(self, name):
@@ -100,12 +91,9 @@ cdef class _Drive:
         return self
 
     def __next__(self):
-        return self.step(None)
+        return self.send(None)
 
-    def send(self, value):
-        return self.step(value)
-
-    cdef object step(self, value):
+    cpdef object send(self, value):
         cdef bint is_over
         found = self.advance(value, &is_over)
         if is_over:
@@ -186,11 +174,11 @@ cdef class _Drive:
             return None
         result = <object>found
         Py_DECREF(result)
-        if state == 1:
-            is_over[0] = False
-            return result
-        self.finish(result, None)
-        return None
+        if state == 0:
+            self.finish(result, None)
+            return None
+        is_over[0] = False
+        return result
 
     cdef int finish(self, value, error) except -1:
         call, context, task = self.call, self.context, self.task

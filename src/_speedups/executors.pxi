@@ -38,8 +38,8 @@ cdef class _CurrentThread:
         cdef _CurrentThread executor
         future = Future()
         call = _FutureCall(future, fn, args, kwargs)
-        executor = self.find_serving()
         while True:
+            executor = self.find_serving()
             if (self if executor is None else executor).is_mine():
                 raise RuntimeError(
                     "You cannot submit onto CurrentThreadExecutor from its own thread"
@@ -48,12 +48,9 @@ cdef class _CurrentThread:
                 raise RuntimeError("CurrentThreadExecutor already quit or is broken")
             if executor.inbox.add(call, 0, False):
                 return future
-            executor = self.find_serving()
 
     cdef bint is_mine(self):
-        return (
-            self.thread_ident == PyThread_get_thread_ident() and self.generation == _generation
-        )
+        return self.thread_ident == PyThread_get_thread_ident() and self.generation == _generation
 
     cdef _CurrentThread find_serving(self):
         cdef _CurrentThread executor = self
@@ -147,18 +144,11 @@ cdef class _ThreadSensitive:
             worker = self.worker
         return worker
 
-    cdef int set_worker(self, object worker, Inbox served, Py_ssize_t lease) except -1:
+    cdef int change(self, worker, Inbox served, Inbox inbox, Py_ssize_t lease) except -1:
         with cython.critical_section(self):
-            old = self.worker
-            old_served = self.served
+            old, old_served, old_inbox = self.worker, self.served, self.inbox
             self.worker = worker
             self.served = served
-            self.lease = lease
-        return 0
-
-    cdef int set_inbox(self, Inbox inbox, Py_ssize_t lease) except -1:
-        with cython.critical_section(self):
-            old = self.inbox
             self.inbox = inbox
             self.lease = lease
         return 0
@@ -212,12 +202,10 @@ cdef class _ThreadSensitive:
             inbox = take_idle(self.avoided)
             if inbox is None:
                 return False
-            self.set_worker(inbox.fingerprint.worker, inbox, inbox.lease)
-            self.set_inbox(inbox, inbox.lease)
+            self.change(inbox.fingerprint.worker, inbox, inbox, inbox.lease)
             if self.put(item, False):
                 return True
-            self.set_worker(None, None, 0)  # the exit has closed it just now
-            self.set_inbox(None, 0)
+            self.change(None, None, None, 0)  # the exit has closed it just now
         return False
 
     cdef int start_worker(self, object item) except -1:
@@ -230,15 +218,15 @@ cdef class _ThreadSensitive:
         worker = _Worker(inbox, after=old_worker)
         # Known before it runs: the item may ask who owns the thread it is on. But nobody else may
         # put anything in as long as the start can fail.
-        self.set_worker(worker, inbox, 0)
+        self.change(worker, inbox, self.inbox, 0)
         try:
             worker.start()
         except BaseException:
             # Or a signal handler has raised, and it has started after all: let it end.
             inbox.shut()
-            self.set_worker(old_worker, old_served, old_lease)
+            self.change(old_worker, old_served, self.inbox, old_lease)
             raise
-        self.set_inbox(inbox, 0)
+        self.change(worker, inbox, inbox, 0)
         return 0
 
     def owns_current_thread(self):
@@ -292,15 +280,12 @@ cdef class _ThreadSensitive:
         On ``loop``'s thread. Returns what to await for that; None if it is done already, or cannot
         be waited for because this is that thread.
         """
+        cdef _LeaseEnd renewal = self.begin_to_end()
         cdef SyncCall call
-        cdef _LeaseEnd renewal
-        renewal = self.begin_to_end()
         if renewal is None:
             return None
         call = SyncCall(loop, renewal)
-        if not self.put(call, True) or self.is_mine():
-            return None
-        return call
+        return call if self.put(call, True) and not self.is_mine() else None
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """Refuse further calls and let the thread go when it has run those it has.
@@ -310,8 +295,7 @@ cdef class _ThreadSensitive:
         """
         cdef Inbox inbox
         cdef Py_ssize_t lease
-        cdef _LeaseEnd renewal
-        renewal = self.begin_to_end()
+        cdef _LeaseEnd renewal = self.begin_to_end()
         if renewal is None:
             return
         inbox, worker = self.current_inbox(), self.current_worker()
@@ -355,7 +339,7 @@ cdef class _ThreadSensitive:
                 return None
             if self.renewal is None:
                 if let_go(inbox, self.lease):
-                    self.set_inbox(None, 0)
+                    self.change(self.worker, self.served, None, 0)
                     return None
                 self.renewal = _renewal(inbox, None)
         return self.renewal
@@ -366,8 +350,7 @@ cdef class _ThreadSensitive:
         lock = threading.RLock()
         old = self.lock
         self.lock = lock
-        self.set_worker(None, None, 0)
-        self.set_inbox(None, 0)
+        self.change(None, None, None, 0)
         self.generation = _generation
         return 0
 

@@ -307,7 +307,7 @@ cdef class Inbox:
             if type(item) is SyncCall:
                 call = <SyncCall>item
                 item = None
-                call.execute()
+                call.run()
                 asgibridge_count_up(&self.finished)
                 channel = call.take_channel()
                 # Let go of the call before the loop hears of it: it holds the loop, which might

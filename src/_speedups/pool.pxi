@@ -130,11 +130,11 @@ cdef class PoolInbox:
             if type(item) is SyncCall:
                 call = <SyncCall>item
                 item = None
-                call.execute()
+                call.run()
                 # Before the task is told: what that sends next needs no other thread than this.
                 self.is_free()
                 try:
-                    call.send_back()
+                    call.deliver()
                 except BaseException as error:
                     # Not the call's: a callback has raised SystemExit, say. It costs nobody else
                     # anything, and not even the thread.

@@ -1,16 +1,10 @@
-# What is counted of the calls, and when each began: for `asgibridge.workers.stats` and
-# `asgibridge.debug`.
+# What is counted of the calls, and when each began.
 #
-# Each thread has a tally, and alone writes to it, so counting takes no lock; a reader adds them up. A
-# tally is never freed: when its thread ends, the next new thread takes it and counts on from what it
-# shows, since only the sum means anything. So there are never more tallies than threads were alive
-# at once. `_tallies`, the chain of them, and `is_taken` change under `_tallies_lock`, which is held
-# for a few instructions, none of them Python's.
-#
-# **Time.** The clock is read when a call is put into an inbox, begins and ends, unless
-# `collect_timings` was told not to. The three readings are 1 % of a hop.
-#
-# A forked child begins at zero.
+# A tally is never freed. `_tallies`, the chain of them, and `is_taken` change under `_tallies_lock`,
+# which is held for a few instructions, none of them Python's. The clock is read unless
+# `collect_timings` was told not to: the three readings are 1 % of a hop.
+
+from libc.stdlib cimport calloc
 
 from asgibridge._process.buckets import BOUNDS as _BOUNDS
 
@@ -56,27 +50,19 @@ cdef extern from *:
 
     static long long asgibridge_bounds[ASGIBRIDGE_BUCKETS];
     static int asgibridge_bounds_count = 0;
-    static inline int asgibridge_bucket(long long spent) {
+    static inline void asgibridge_note(long long *total, long long *buckets, long long spent) {
         int i = 0;
         while (i < asgibridge_bounds_count && spent > asgibridge_bounds[i]) i++;
-        return i;
-    }
-    static inline void asgibridge_note(long long *total, long long *buckets, long long spent) {
         asgibridge_add(total, spent);
-        asgibridge_add(&buckets[asgibridge_bucket(spent)], 1);
+        asgibridge_add(&buckets[i], 1);
     }
     """
     ctypedef struct asgibridge_tally:
         asgibridge_tally* next
         int is_taken
-        long long thread_ident
-        long long since
-        long long submitted
-        long long started
-        long long finished
-        long long cancelled
-        long long waiting_time
-        long long running_time
+        long long thread_ident, since
+        long long submitted, started, finished, cancelled
+        long long waiting_time, running_time
         long long* waiting
         long long* running
     long long asgibridge_now() nogil
@@ -87,9 +73,6 @@ cdef extern from *:
     long long* asgibridge_bounds
     int asgibridge_bounds_count
     int ASGIBRIDGE_BUCKETS
-
-cdef extern from "stdlib.h":
-    void* calloc(size_t count, size_t size) nogil
 
 cdef asgibridge_tally* _tallies = NULL
 cdef PyThread_type_lock _tallies_lock = NULL
@@ -181,7 +164,7 @@ def counts():
     cdef asgibridge_tally* tally
     cdef long long submitted = 0, started = 0, finished = 0, cancelled = 0
     cdef long long waiting_time = 0, running_time = 0
-    cdef int i
+    cdef int part, i
     cdef list waiting = [0] * (asgibridge_bounds_count + 1)
     cdef list running = [0] * (asgibridge_bounds_count + 1)
     # The last step of a call first, so that no call is seen as finished and not as submitted.
@@ -248,13 +231,6 @@ def report_slow(seconds, report):
     _slow = <long long>(seconds * 1e9)
 
 
-cdef int _tell_slow(object function, long long spent) except -1:
-    report = _when_slow
-    if report is not None:
-        _threads.call_and_report(report, function, spent * 1e-9)  # it costs nobody else anything
-    return 0
-
-
 cdef inline long long _begin_to_count(asgibridge_tally* tally, long long* started) noexcept:
     # Returns what `_end_to_count` is to put back.
     cdef long long outer = tally.since
@@ -274,5 +250,7 @@ cdef inline int _end_to_count(
         spent = asgibridge_now() - started
         asgibridge_note(&tally.running_time, tally.running, spent)
         if _slow and spent >= _slow:
-            _tell_slow(function, spent)
+            report = _when_slow
+            if report is not None:  # what it raises costs nobody else anything
+                _threads.call_and_report(report, function, spent * 1e-9)
     return 0

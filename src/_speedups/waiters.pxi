@@ -150,7 +150,7 @@ cdef class _Waiter(_Wait):
         if self.channel.generation != _generation:
             self.loop.call_soon_threadsafe(self.wake)
             return True
-        return self.channel.send(self)
+        return self.channel.post(self)
 
     cdef bint has_survived(self):
         # Whether its thread is in this process: each fork since then was by that thread.

@@ -19,7 +19,7 @@ async def cancel_inner_task(
     On the thread of ``loop``, in the task that was cancelled. Returns whether to wait for the
     function: False if there is none, or it was cancelled too.
     """
-    inner = task_context.outermost()
+    inner = next(iter(task_context), None)
     if inner is None:
         return False
     inner_loop = inner.get_loop()

@@ -1,32 +1,26 @@
 """A call on its way to a thread, a call on its way to an event loop, and the way back.
 
-`SyncCall`, a task's call of a sync function
-    There is one class for all of them: thread-sensitive, pooled, leased, limited, in an executor of
-    somebody's own. One object is the item in the thread's inbox, the awaitable that the task waits
-    on, and the slot for the result. It carries the user's function, for names (``shown``), and the
-    function to call, in a list of one: whoever pops that owns the call, be it the thread that runs
-    it or the task that gives it up. So the function runs once or not at all. ::
+`SyncCall`, a task's call of a sync function, in whatever thread
+    One object is the item in the thread's inbox, the awaitable of the task, and the slot for the
+    result. It has the function to call in a list of one: whoever pops that owns the call, be it the
+    thread that runs it or the task that gives it up. So the function runs once or not at all. ::
 
         accepted --(put)--> queued --run()--> running --deliver()--> delivered --await--> taken
            '----------------`----revoke(), fail(), cancel()----> given up
 
-    A call is counted when it is *accepted*: when it is put into an inbox, or before, if it has to
-    wait for a token or for a worker. The waiting task is woken through its loop's `WakeChannel`. A
-    cancelled wait ends at once and leaves the call alone, as `asyncio.shield` does; the call can be
-    awaited again.
+    A cancelled wait ends at once and leaves the call alone, as `asyncio.shield` does; the call can
+    be awaited again.
 
-    What is particular about some calls is the business of their ``guard``, an object of the
-    shell's with these methods, or None: ``begins(call)`` and ``ends(call)``, on the thread, around
-    the function; ``given_up(call)``, once, on any thread, if the function will never run;
-    ``blocker(call)``, for `SyncCall.blocked_by`, while the call is in no inbox of ours.
+    Some calls have a ``guard``, an object of the shell's with these methods: ``begins(call)`` and
+    ``ends(call)``, on the thread, around the function; ``given_up(call)``, once, on any thread, if
+    the function will never run; ``blocker(call)``, for `SyncCall.blocked_by`, while the call is in
+    no inbox of ours.
 
 `TaskContext`, what a call's function waits for
-    The tasks that the function waits for in `async_to_sync`, innermost last. To searches for
-    deadlocks it stands for the call. To agents it is asgiref's ``task_context``, a list.
+    To searches for deadlocks it stands for the call. To agents it is asgiref's ``task_context``.
 
 `AsyncCall`, a thread's call of an async function
-    The slot that the coroutine's outcome goes to; the thread serves its CurrentThreadExecutor
-    meanwhile, which the done callback stops.
+    The slot for the coroutine's outcome. The thread serves its CurrentThreadExecutor meanwhile.
 
 References: the functions and their arguments are dropped before the result is delivered, and the
 result when it is taken; an exception's traceback refers to our frames, so none of those keeps the
@@ -36,6 +30,7 @@ exception. Nothing outlives its call because a thread is idle or the garbage col
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Generator
 from concurrent.futures import InvalidStateError
 from contextvars import Context
@@ -51,28 +46,12 @@ if TYPE_CHECKING:
     from .executors import CurrentThreadExecutor
     from .inbox import Inbox
 
-    _List = list[asyncio.Task[Any]]
-else:
-    _List = list
 
-
-class TaskContext(_List):
+class TaskContext(list[asyncio.Task[Any]]):
     """The tasks that a call's function waits for in `async_to_sync`, innermost last."""
 
     is_cancelled = False
     """Whether the task that awaits the call has been cancelled."""
-
-    def outermost(self) -> asyncio.Task[Any] | None:
-        """The task that the function itself waits for; None if there is none. From any thread."""
-        for task in self:
-            return task
-        return None
-
-    def innermost(self) -> asyncio.Task[Any] | None:
-        """The task of the innermost frame; None if there is none. From any thread."""
-        for task in reversed(self):
-            return task
-        return None
 
 
 class SyncCall:
@@ -129,10 +108,8 @@ class SyncCall:
         self._context = context
         self._threadlocal = threadlocal
         self._home = this_thread.home
-        # Lists what the function waits for; None of a call that is not the user's.
-        self.task_context: TaskContext | None = None
-        if context is not None:
-            self.task_context = TaskContext()
+        # None of a call that is not the user's.
+        self.task_context: TaskContext | None = None if context is None else TaskContext()
         self.guard: Any = None
         self._is_counted: bool | None = False  # None: it is not to be
         self._submitted = self._started = 0.0
@@ -158,13 +135,10 @@ class SyncCall:
         self._work = [function]
         self._context = None
 
-    def call_by(self, caller: Callable[[Callable[[], Any]], Any]) -> bool:
+    def call_by(self, caller: Callable[[Callable[[], Any]], Any]) -> None:
         """Have ``caller(function)`` called, if the call has no context. As `call_instead`."""
-        if self._context is not None:
-            return False
-        function = self._work[0]
-        self._work = [lambda: caller(function)]
-        return True
+        if self._context is None:
+            self._work = [functools.partial(caller, self._work[0])]
 
     def accept(self) -> None:
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
@@ -353,16 +327,11 @@ class SyncCall:
             del error, self
 
     def _report(self) -> None:
-        value, error = self._value, self._error
+        error = self._error
         self._value = self._error = None
-        del value
         if error is not None and not isinstance(error, asyncio.CancelledError):
-            self._loop.call_exception_handler(
-                {
-                    "message": "a sync_to_async call whose awaiting task was cancelled raised",
-                    "exception": error,
-                }
-            )
+            message = "a sync_to_async call whose awaiting task was cancelled raised"
+            self._loop.call_exception_handler({"message": message, "exception": error})
         del error
 
 

@@ -13,11 +13,12 @@ If the loop is closed, nobody is left to be told, and the call is dropped.
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
+
+from .home import this_thread
 
 
 class Woken(Protocol):
@@ -44,20 +45,15 @@ class WakeChannel:
         except IndexError:
             return  # somebody has woken the loop, and it has not looked yet
         loop = self._loop()
-        try:
-            if loop is not None:
+        if loop is not None:
+            try:
                 loop.call_soon_threadsafe(self._drain)
                 return
-        except BaseException as error:
-            # A RecursionError is a RuntimeError, and leaves no frame to ask the loop in.
-            if (
-                isinstance(error, RecursionError)
-                or not isinstance(error, RuntimeError)
-                or (loop is not None and not loop.is_closed())
-            ):
-                # Not told: the next one tries again, for all.
-                self._idle.append(True)
-                raise
+            except BaseException as error:
+                # Not so a RecursionError, which leaves no frame to ask the loop in.
+                if not (type(error) is RuntimeError and loop.is_closed()):
+                    self._idle.append(True)  # not told: the next one tries again, for all
+                    raise
         self._finished.clear()
         self._idle.append(True)
 
@@ -84,20 +80,12 @@ def attach_reader(loop: asyncio.AbstractEventLoop) -> None:
 
     For a loop that will be used for long, while it is not running: it takes a file descriptor.
     """
-    # There is no cheaper way than the loop's own, in Python: only a channel that stays the same.
-    # The loop keeps it, and nothing else does: what finishes as the loop closes stays in its chain,
-    # and a call refers to its loop.
+    # In Python no way is cheaper than the loop's own: only the channel stays the same. The loop
+    # alone keeps it: what finishes as that closes stays in its chain, and a call knows its loop.
     try:
         loop._asgibridge_channel = WakeChannel(loop)  # type: ignore[attr-defined]
     except AttributeError:
         pass  # a loop of slots: each thread makes a channel of its own
-
-
-class _Cache(threading.local):
-    channel: WakeChannel | None = None
-
-
-_cache = _Cache()
 
 
 def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
@@ -106,10 +94,10 @@ def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
     A thread that goes to and fro between loops gets a new one each time; two channels for a loop
     cost a wake-up, not correctness.
     """
-    channel = _cache.channel
+    channel = this_thread.channel
     if channel is None or channel._loop() is not loop:
         channel = getattr(loop, "_asgibridge_channel", None)
         if type(channel) is not WakeChannel:  # the compiled kernel's, until we were patched
             channel = WakeChannel(loop)
-        _cache.channel = channel
+        this_thread.channel = channel
     return channel

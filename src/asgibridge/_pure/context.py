@@ -5,11 +5,10 @@ the caller's. "Changed" means: is another object. Values are never compared with
 run anybody's code and may raise (asgiref #577).
 
 A context is an immutable hash trie (a HAMT) in a box: copying shares the trie, setting replaces it.
-So two contexts with the same trie are equal, and in the usual case, nothing set at all, that is all
-there is to find out, whether there is one variable or a thousand. The trie is no Python attribute;
-`gc.get_referents` shows it, among other things: an entered context also refers to the one entered
-before it. Where there is no such function the walk over all variables gives the same answer. With
-the GIL off there is one, but it stops all threads: 27 µs with three of them busy, more than a walk.
+So two contexts with the same trie are equal, which is the usual case. `gc.get_referents` shows the
+trie (and the context that was entered before). Where there is no such function the walk over all
+variables gives the same answer. With the GIL off there is one, but it stops all threads: 27 µs with
+three of them busy, more than a walk.
 """
 
 from __future__ import annotations

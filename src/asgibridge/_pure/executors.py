@@ -1,25 +1,18 @@
 """The two executors that thread-sensitive code runs on.
 
 `CurrentThreadExecutor`
-    A frame of sync code that waits for async code, lending its thread: it lives on that thread's
-    stack, from the start of an `AsyncToSync` call to its end, and serves its inbox in between. When
-    the async code has ended its inbox is closed; a call that comes later (from a task that outlives
-    the frame) is refused, and goes to the next frame out that is still `serving`.
+    A frame of sync code that waits for async code, lending its thread: from the start of an
+    `AsyncToSync` call to its end. Then its inbox is closed; a call that comes later (from a task
+    that outlives the frame) is refused, and goes to the next frame out that is still `serving`.
 
 `ThreadSensitiveExecutor`
     One thread, started at the first call, for all the calls of a ThreadSensitiveContext or of the
-    process. Its state (the worker, its inbox, whether it was shut down) is guarded by its lock; no
-    foreign code runs under it. A call it accepted is run even if `shutdown` follows; a dropped
-    executor lets its thread end. At interpreter exit and after a fork the worker is gone but the
-    executor is not shut down: the next call starts another worker, which first waits for the old
-    one's end, so that there is never more than one.
+    process. No foreign code runs under its lock. A call it accepted is run even if `shutdown`
+    follows; a dropped executor lets its thread end. At interpreter exit and after a fork the worker
+    is gone but the executor is not shut down: the next call starts another worker, which first
+    waits for the old one's end, so that there is never more than one.
 
-A thread that has served its executor, or one top-level run, ends. (The compiled kernel can make it
-as good as new, and keeps it for the next.)
-
-Both are `concurrent.futures.Executor`: ``submit`` is for others; our own hops are posted, with no
-Future. Either can be asked to run a call from its own thread, which could only wait for itself:
-`CurrentThreadExecutor.submit` and the shell's "would deadlock" say so instead.
+``submit`` is for others; our own hops are posted, with no Future.
 """
 
 from __future__ import annotations
@@ -69,8 +62,8 @@ class CurrentThreadExecutor(Executor):
         """
         future: Future[_R] = Future()
         call = FutureCall(future, fn, args, kwargs)
-        executor = self.serving()
         while True:
+            executor = self.serving()
             if (executor or self).owns_current_thread():
                 raise RuntimeError(
                     "You cannot submit onto CurrentThreadExecutor from its own thread"
@@ -79,7 +72,6 @@ class CurrentThreadExecutor(Executor):
                 raise RuntimeError("CurrentThreadExecutor already quit or is broken")
             if executor.post(call):
                 return future
-            executor = self.serving()
 
     def owns_current_thread(self) -> bool:
         """Whether this is the thread that the executor lends out."""
@@ -239,12 +231,8 @@ class ThreadSensitiveExecutor(Executor):
         be fit to be called twice. From any thread.
         """
         self.shutdown(wait=False)
-        worker = self._worker
-        if (
-            worker is None
-            or self._generation != fork.generation
-            or not worker.call_at_its_end(when_over)
-        ):
+        worker = self._worker if self._generation == fork.generation else None
+        if worker is None or not worker.call_at_its_end(when_over):
             when_over()
 
     def retire(self, loop: asyncio.AbstractEventLoop) -> SyncCall | None:
@@ -254,10 +242,8 @@ class ThreadSensitiveExecutor(Executor):
         be waited for because this is that thread.
         """
         last: SyncCall | None = None
-        inbox = self._inbox
-        is_idle = inbox is None or inbox.posted == inbox.finished
-        if not (is_idle or self.owns_current_thread()):
-            last = SyncCall(loop, _nothing)
+        if not (self.is_idle() or self.owns_current_thread()):
+            last = SyncCall(loop, lambda: None)
             last._is_counted = None  # it is no user's
             with self._lock:
                 if self._is_shut_down or not self.post(last):
@@ -295,7 +281,3 @@ class ThreadSensitiveExecutor(Executor):
         inbox = getattr(self, "_inbox", None)
         if inbox is not None and not inbox.closed and self._generation == fork.generation:
             inbox.close()
-
-
-def _nothing() -> None:
-    pass

@@ -22,6 +22,7 @@ from .tally import Tally
 
 if TYPE_CHECKING:
     from .calls import SyncCall
+    from .channel import WakeChannel
 
 
 class Home:
@@ -50,6 +51,7 @@ class _Thread(threading.local):
     def __init__(self) -> None:
         self.home = Home()
         self.call: SyncCall | None = None  # which it is running
+        self.channel: WakeChannel | None = None  # of the loop that last ran here
         try:
             self.tally = tally.free.pop()
         except IndexError:

@@ -1,14 +1,12 @@
 """What is counted of the calls, and when each began.
 
-For `asgibridge.workers.stats` and `asgibridge.debug`. Each thread has a tally, and alone writes to
-it, so counting takes no lock; a reader adds them up. When a thread ends, the next new thread takes
-its tally and counts on from what it shows, since only the sum means anything: there are never more
-tallies than threads were alive at once.
+Each thread has a tally, and alone writes to it, so counting takes no lock; a reader adds them up.
+When a thread ends, the next new thread takes its tally and counts on, since only the sum means
+anything: there are never more tallies than threads were alive at once. A forked child begins at
+zero.
 
 The clock is read when a call is put into an inbox, begins and ends, if `collect_timings` was told
 so. By default it is not, because the three readings take a twentieth of a hop in Python.
-
-A forked child begins at zero.
 """
 
 from __future__ import annotations
@@ -24,19 +22,6 @@ from .._process.buckets import BOUNDS
 
 class Tally:
     """One thread's. Times are in seconds; 0 is none."""
-
-    __slots__ = (
-        "cancelled",
-        "finished",
-        "running",
-        "running_time",
-        "since",
-        "started",
-        "submitted",
-        "thread_ident",
-        "waiting",
-        "waiting_time",
-    )
 
     def __init__(self) -> None:
         self.since = 0.0
@@ -71,8 +56,9 @@ class Tally:
             spent = time.monotonic() - started
             self.running_time += spent
             self.running[bisect_left(BOUNDS, spent)] += 1
-            if _slow and spent >= _slow:
-                _tell_slow(function, spent)
+            report = _when_slow
+            if _slow and spent >= _slow and report is not None:
+                threads.call_and_report(report, function, spent)  # it costs nobody else anything
 
 
 all_tallies: list[Tally] = []
@@ -90,22 +76,15 @@ def counts() -> tuple[int, int, int, int, tuple[float, list[int]], tuple[float, 
     tallies = list(all_tallies)
     # The last step of a call first, so that no call is seen as finished and not as submitted.
     finished = sum(tally.finished for tally in tallies)
-    running = [sum(column) for column in zip(*[tally.running for tally in tallies])]
-    running_time = sum(tally.running_time for tally in tallies)
+    buckets = [sum(column) for column in zip(*[tally.running for tally in tallies])]
+    running = sum(tally.running_time for tally in tallies), buckets
     tallies = list(all_tallies)
     started = sum(tally.started for tally in tallies)
-    waiting = [sum(column) for column in zip(*[tally.waiting for tally in tallies])]
-    waiting_time = sum(tally.waiting_time for tally in tallies)
+    buckets = [sum(column) for column in zip(*[tally.waiting for tally in tallies])]
+    waiting = sum(tally.waiting_time for tally in tallies), buckets
     cancelled = sum(tally.cancelled for tally in tallies)
     submitted = sum(tally.submitted for tally in list(all_tallies))
-    return (
-        submitted,
-        started,
-        finished,
-        cancelled,
-        (waiting_time, waiting),
-        (running_time, running),
-    )
+    return submitted, started, finished, cancelled, waiting, running
 
 
 def collect_timings(on: bool) -> None:
@@ -137,9 +116,3 @@ def report_slow(seconds: float, report: Callable[[Any, float], object] | None) -
     _slow = 0.0
     _when_slow = report
     _slow = seconds
-
-
-def _tell_slow(function: Any, spent: float) -> None:
-    report = _when_slow
-    if report is not None:
-        threads.call_and_report(report, function, spent)  # it costs nobody else anything
