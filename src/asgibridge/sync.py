@@ -36,7 +36,8 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
 from . import _kernel, observers
 from ._bridge import routes, state
@@ -58,6 +59,7 @@ else:
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
+    from typing_extensions import Unpack
 
     from .limiters import CapacityLimiter
 
@@ -88,12 +90,8 @@ else:
         return func
 
 
-class _Marked:
-    pass
-
-
 # What markcoroutinefunction sets, at a fifth of its cost: it looks for a method's function first.
-_MARK: tuple[str, Any] = vars(markcoroutinefunction(_Marked())).popitem()  # type: ignore[type-var]
+_MARK: tuple[str, Any] = vars(markcoroutinefunction(SimpleNamespace())).popitem()  # type: ignore[type-var]
 
 _get_ident = threading.get_ident
 
@@ -426,7 +424,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         # Have `thread_handler` called, with what asgiref passes.
         if type(child) is not functools.partial:
             child = functools.partial(child)
-        run_child = functools.partial(_run_in_context, context, kernel.current_home())
+        run_child = functools.partial(kernel.at_home, kernel.current_home(), context.run)
         call.call_instead(
             functools.partial(
                 self.thread_handler, loop, exc_info, call.task_context, run_child, child
@@ -475,11 +473,6 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
 _THREAD_HANDLER = SyncToAsync.thread_handler
 
 
-def _run_in_context(context: contextvars.Context, home: kernel.Home, child: Callable[[], _R]) -> _R:
-    __traceback_hide__ = True
-    return kernel.at_home(home, context.run, child)  # type: ignore[no-any-return]
-
-
 @overload
 def async_to_sync(
     *, force_new_loop: bool = False
@@ -505,28 +498,24 @@ def async_to_sync(awaitable: Any = None, *, force_new_loop: bool = False) -> Any
     return AsyncToSync(awaitable, force_new_loop=force_new_loop)
 
 
+class _Options(TypedDict, total=False):
+    thread_sensitive: bool
+    executor: ThreadPoolExecutor | None
+    context: contextvars.Context | None
+    limiter: CapacityLimiter | None
+    thread_name: str | None
+    abandon_on_cancel: bool
+
+
 @overload
 def sync_to_async(
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
-    context: contextvars.Context | None = None,
-    limiter: CapacityLimiter | None = None,
-    thread_name: str | None = None,
-    abandon_on_cancel: bool = True,
+    **options: Unpack[_Options],
 ) -> Callable[[Callable[_P, _R]], Callable[_P, Coroutine[Any, Any, _R]]]: ...
 
 
 @overload
 def sync_to_async(
-    func: Callable[_P, _R],
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
-    context: contextvars.Context | None = None,
-    limiter: CapacityLimiter | None = None,
-    thread_name: str | None = None,
-    abandon_on_cancel: bool = True,
+    func: Callable[_P, _R], **options: Unpack[_Options]
 ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
 
 
@@ -551,17 +540,16 @@ def sync_to_async(
         and abandon_on_cancel
     ):
         return SyncToAsync(func)  # a class called with keywords takes a third longer
-    options: dict[str, Any] = {
-        "thread_sensitive": thread_sensitive,
-        "executor": executor,
-        "context": context,
-        "limiter": limiter,
-        "thread_name": thread_name,
-        "abandon_on_cancel": abandon_on_cancel,
-    }
-    if func is None:
-        return lambda f: SyncToAsync(f, **options)
-    return SyncToAsync(func, **options)
+    make: Any = functools.partial(
+        SyncToAsync,
+        thread_sensitive=thread_sensitive,
+        executor=executor,
+        context=context,
+        limiter=limiter,
+        thread_name=thread_name,
+        abandon_on_cancel=abandon_on_cancel,
+    )
+    return make if func is None else make(func)
 
 
 if os.environ.get("ASGIBRIDGE_TIMINGS") or os.environ.get("ASGIBRIDGE_WATCH"):

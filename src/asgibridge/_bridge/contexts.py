@@ -8,7 +8,6 @@ import functools
 import threading
 import weakref
 from concurrent.futures import Executor
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .. import workers
@@ -60,12 +59,7 @@ class AsyncSingleThreadContext:
             self.token = state.single_thread_context.set(self)
         return self
 
-    def __exit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self.token is None:
             return
         token, self.token = self.token, None
@@ -86,12 +80,8 @@ class AsyncSingleThreadContext:
 
     def _runs_on(self) -> Executor | PersistentLoop | None:
         # Where a top-level call runs; None: on a thread of its own, as outside of any block.
-        executors = state.executors_of_runs
         if not self._persistent_loop:
-            executor = executors.get(self)
-            if executor is None:
-                executor = executors[self] = leases.executor_of_runs()
-            return executor
+            return self._executor()
         with self._lock:
             persistent = self._persistent
             if persistent is not None and persistent.is_usable():
@@ -100,16 +90,19 @@ class AsyncSingleThreadContext:
                 return None
             if persistent is not None:
                 if persistent.is_abandoned:
-                    executors.pop(self, None)
+                    state.executors_of_runs.pop(self, None)
                 self._persistent = None
                 persistent.raise_failure()
-            executor = executors.get(self)
-            if executor is None:
-                executor = executors[self] = leases.executor_of_runs()
-            persistent = PersistentLoop(executor, state.loop_thread_executors)
+            persistent = PersistentLoop(self._executor(), state.loop_thread_executors)
             self._persistent = persistent
             weakref.finalize(self, persistent.end).atexit = False
             return persistent
+
+    def _executor(self) -> Executor:
+        executor = state.executors_of_runs.get(self)
+        if executor is None:
+            executor = state.executors_of_runs[self] = leases.executor_of_runs()
+        return executor
 
 
 class ThreadSensitiveContext:
@@ -172,12 +165,7 @@ class ThreadSensitiveContext:
                 self._owner = None if task is None else weakref.ref(task)
         return self
 
-    async def __aexit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         if self.token is None:
             return
         token, self.token = self.token, None
@@ -222,7 +210,7 @@ async def _retire(executor: Executor) -> None:
     else:  # a user put it in
         last = None
         try:
-            last = asyncio.wrap_future(executor.submit(_nothing))
+            last = asyncio.wrap_future(executor.submit(lambda: None))
         except RuntimeError:
             pass  # somebody has shut it down already
         executor.shutdown(wait=False)
@@ -278,7 +266,3 @@ class _LeavingWait:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _nothing() -> None:
-    pass

@@ -33,10 +33,12 @@ import time
 import weakref
 from asyncio import events, runners, tasks
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from .._kernel import kernel
 from .._process import cpython, fork, threads
+from .._process.handover import take
 
 IDLE_SECONDS = 10.0
 """How long a loop may lie parked: as long as a worker."""
@@ -258,10 +260,8 @@ class _KeptLoop:
         """In a forked child: let go of our copies of the descriptors."""
         loop = self.loop
         for owner in (loop._selector, loop._ssock, loop._csock):
-            try:
+            with suppress(OSError):
                 owner.close()
-            except OSError:
-                pass
         loop._closed = True
 
 
@@ -300,11 +300,7 @@ def close_idle() -> None:
 
 
 def _close_parked() -> None:
-    while True:
-        try:
-            kept = _parked.pop()
-        except IndexError:
-            return
+    while kept := take(_parked):
         kept.loop.close()
 
 
