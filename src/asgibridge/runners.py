@@ -19,11 +19,11 @@ the SIGINT handler is Python's own, ours stands in for it as long as the call ta
 Any other exception that a signal handler raises while the caller waits counts as the first of those
 two, and is raised when the coroutine has ended. Every other call in flight is not concerned.
 
-State: ``_main`` is None until the main task has begun; ``_interrupts`` is counted by the caller's
-thread only. Begun before interrupted: the interrupt cancels it through its loop. Interrupted before
-begun: the task sees the count first thing and cancels itself. Each side writes its own half before
-it reads the other's, so at least one of them sees both; and who pops ``_cancel`` does it, so that
-the task is not cancelled again in the middle of its cleaning up.
+State: ``_tasks`` holds the main task while it runs; the caller's thread alone counts
+``_interrupts``. Begun before interrupted: the interrupt cancels the task through its loop.
+Interrupted before begun: the task sees the count first thing and cancels itself. Each side writes
+its own half before it reads the other's, so at least one of them sees both; the side that pops
+``_cancel`` does it, so that the task is not cancelled again in the middle of its cleaning up.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from contextvars import Context
 from types import FrameType
 from typing import Any
 
+from ._bridge import state
 from ._kernel import kernel
 from ._loops import kept
 from ._loops.persistent import PersistentLoop, at_home
@@ -58,8 +59,6 @@ class TopLevelRun:
     """One `asyncio.run` of ``awaitable``, on behalf of a thread that serves ``executor``.
 
     :param context: the caller's context, in which the main task runs.
-    :param served: where to note, while the loop exists, who serves thread-sensitive calls of tasks
-        that did not inherit it from their context.
     """
 
     def __init__(
@@ -67,14 +66,11 @@ class TopLevelRun:
         awaitable: Awaitable[None],
         executor: CurrentThreadExecutor,
         context: Context,
-        served: dict[asyncio.AbstractEventLoop, CurrentThreadExecutor],
     ) -> None:
         self._awaitable = [awaitable]  # popped by whoever begins it, or drops it: one of them
         self._executor = executor
         self._context = context
-        self._served = served
         self._home = kernel.current_home()
-        self._main: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._interrupts = 0
         self._cancel = [True]
@@ -218,7 +214,7 @@ class TopLevelRun:
                 self._context.run,
                 kept.run,
                 self._body,
-                2,  # references to the loop: self._loop's, and that of the key in self._served
+                2,  # references to the loop: self._loop's, and that of the key in `serves`
                 self._let_go_of_loop,
                 self._workers[-1] is not None,
             )
@@ -241,7 +237,7 @@ class TopLevelRun:
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note that the caller serves the thread-sensitive calls of that loop."""
-        self._served[loop] = self._executor
+        state.loop_thread_executors[loop] = self._executor
 
     def finish(self, error: BaseException | None) -> None:
         """The main task has ended, or never will be: tell the caller."""
@@ -253,7 +249,7 @@ class TopLevelRun:
     def _let_go_of_loop(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
-            self._served.pop(loop, None)
+            state.loop_thread_executors.pop(loop, None)
 
     async def _body(self, stop: Callable[[], None] | None) -> None:
         try:
@@ -262,7 +258,6 @@ class TopLevelRun:
             assert task is not None
             self._loop = loop
             self.serves(loop)
-            self._main = (loop, task)
             self._tasks.append(task)
             if self._interrupts > 0 and take(self._cancel):
                 task.cancel()
@@ -273,7 +268,6 @@ class TopLevelRun:
         finally:
             # Nothing is left to cancel. And a loop that is known to more than the two above would
             # not be kept.
-            self._main = None
             self._tasks.clear()
             awaitable = task = loop = None  # type: ignore[assignment]
             if stop is not None:
@@ -283,10 +277,9 @@ class TopLevelRun:
     def _interrupt(self) -> None:
         # On the caller's thread, possibly in a signal handler.
         self._interrupts += 1
-        main = self._main
-        if main is not None and take(self._cancel):
-            loop, task = main
-            call_if_open(loop, task.cancel)  # if it is closed, the task has ended
+        for task in self._tasks[:]:
+            if take(self._cancel):
+                call_if_open(task.get_loop(), task.cancel)  # if it is closed, the task has ended
 
     def _take_sigint(self) -> Callable[[int, FrameType | None], None] | None:
         # Put our handler in place of Python's; None if it is not ours to replace.

@@ -41,9 +41,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
 from . import _kernel, observers
 from ._bridge import routes, state
-from ._bridge.cancelling import cancel_inner_task, outwait
 from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext
-from ._bridge.options import CallOptions
+from ._bridge.options import CallOptions, cancel_inner_task, outwait
 from ._kernel import kernel
 from ._loops.persistent import PersistentLoop
 from ._process import cpython, fork
@@ -143,7 +142,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 
     def __init__(
         self,
-        awaitable: Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]],
+        awaitable: Callable[_P, Awaitable[_R]],
         force_new_loop: bool = False,
     ) -> None:
         if not kernel.is_async_def(awaitable) and not (
@@ -199,7 +198,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
                 if is_plain
                 else routes.run_on(loop, awaitable, result, executor, _NO_RESULT)
             ):
-                run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
+                run = TopLevelRun(awaitable, executor, before.copy())
                 try:
                     interrupted = run.run(self._runs_on(), task_context)
                 finally:
@@ -239,7 +238,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         exc_info: OptExcInfo,
         task_context: list[asyncio.Task[Any]] | None,
         context: list[contextvars.Context] | None,
-        awaitable: Coroutine[Any, Any, _R] | Awaitable[_R],
+        awaitable: Awaitable[_R],
     ) -> None:
         """Await ``awaitable`` on the event loop and put its outcome into ``call_result``.
 
@@ -476,17 +475,12 @@ _THREAD_HANDLER = SyncToAsync.thread_handler
 @overload
 def async_to_sync(
     *, force_new_loop: bool = False
-) -> Callable[
-    [Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]]],
-    Callable[_P, _R],
-]: ...
+) -> Callable[[Callable[_P, Awaitable[_R]]], Callable[_P, _R]]: ...
 
 
 @overload
 def async_to_sync(
-    awaitable: Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]],
-    *,
-    force_new_loop: bool = False,
+    awaitable: Callable[_P, Awaitable[_R]], *, force_new_loop: bool = False
 ) -> Callable[_P, _R]: ...
 
 

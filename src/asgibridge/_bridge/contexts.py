@@ -93,7 +93,7 @@ class AsyncSingleThreadContext:
                     state.executors_of_runs.pop(self, None)
                 self._persistent = None
                 persistent.raise_failure()
-            persistent = PersistentLoop(self._executor(), state.loop_thread_executors)
+            persistent = PersistentLoop(self._executor())
             self._persistent = persistent
             weakref.finalize(self, persistent.end).atexit = False
             return persistent

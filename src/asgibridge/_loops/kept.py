@@ -53,7 +53,6 @@ _policy_of_other_loops: Any = None  # a policy that makes loops that can't be ke
 
 _LOOP_CLASS: Any = asyncio.SelectorEventLoop
 _asyncio_run = asyncio.run
-_asyncio_run_of_runners = runners.run
 _runner = getattr(runners, "Runner", None)  # 3.11
 _new_event_loop = events.new_event_loop
 _set_event_loop = events.set_event_loop
@@ -70,7 +69,7 @@ def _is_asyncio_untouched() -> bool:
     return (
         asyncio.run is _asyncio_run
         and asyncio.new_event_loop is _new_event_loop
-        and runners.run is _asyncio_run_of_runners
+        and runners.run is _asyncio_run
         and getattr(runners, "Runner", None) is _runner
         and events.new_event_loop is _new_event_loop
         and events.set_event_loop is _set_event_loop
@@ -251,8 +250,6 @@ class _KeptLoop:
             return
         self.since = time.monotonic()
         _parked.append(self)
-        if close_idle not in threads.when_a_worker_ends:  # twice does no harm
-            threads.when_a_worker_ends.append(close_idle)
         if _is_leaving:  # set since, and `_leave` may have emptied the list
             _close_parked()
 
@@ -315,5 +312,6 @@ def _after_fork_in_child() -> None:
         _parked.pop().forget()
 
 
+threads.when_a_worker_ends.append(close_idle)
 atexit.register(_leave)
 fork.at_fork(_after_fork_in_child)

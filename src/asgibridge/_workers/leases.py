@@ -537,10 +537,9 @@ def _item_of(entry: Held | weakref.ref[Held]) -> Held | None:
 
 
 def _forget_if_cancelled(lease: weakref.ref[Lease], item: Item, future: Future[Any]) -> None:
-    if future.cancelled():
-        found = lease()
-        if found is not None:
-            found.forget(item)
+    found = lease() if future.cancelled() else None
+    if found is not None:
+        found.forget(item)
 
 
 def executor_of_context(
