@@ -13,10 +13,6 @@ A frame that has ended is passed over, so a task may outlive the call that start
 **Which loop** runs an async function: the one that the calling thread works for, if it was brought
 here by `sync_to_async`; else a new one, on a thread of its own (`asgibridge.runners`).
 
-**Deadlocks.** A call that would have to run on the very thread whose event loop waits for it can
-never run. That is a matter of who owns which thread, so it is looked up: no flag is left behind by
-a call that failed, and none is inherited by a task that is merely scheduled from a worker.
-
 **Context.** Each side works in a copy of the other's context variables, and what it changed is set
 in the caller's before the caller goes on. ``exc_info`` travels too.
 
@@ -44,10 +40,11 @@ from ._bridge import routes, state
 from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext
 from ._bridge.options import CallOptions, cancel_inner_task, outwait
 from ._kernel import kernel
+from ._loops import kept
 from ._loops.persistent import PersistentLoop
 from ._process import cpython, fork
 from ._waits import names
-from ._workers import leases
+from ._workers.pool import pool
 from .current_thread_executor import CurrentThreadExecutor
 from .runners import TopLevelRun
 
@@ -104,7 +101,8 @@ def _go_on_under_monkey_patching() -> None:
     global _get_ident
     compiled = kernel
     if _kernel.leave_compiled_kernel():
-        leases.begin_anew()
+        pool.end_idle()
+        kernel.set_idle_seconds(kept.IDLE_SECONDS)
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
             SyncToAsync.single_thread_executor = kernel.ThreadSensitiveExecutor()
     _get_ident = threading.get_ident
@@ -320,7 +318,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
     thread_sensitive_context = state.thread_sensitive_context
 
     deadlock_context: contextvars.ContextVar[bool] = contextvars.ContextVar("deadlock_context")
-    """Here for those who read it; nothing sets it (see "Deadlocks" above)."""
+    """Here for those who read it; nothing sets it: who owns which thread is looked up."""
 
     context_to_thread_executor = state.executors_of_contexts
 

@@ -16,7 +16,6 @@ from .._loops.persistent import PersistentLoop
 from .._process import fork, threads
 from .._process.handover import call_if_open
 from .._waits import deadlocks
-from .._workers import leases
 from .._workers.leases import Lease
 from .._workers.pool import pool as worker_pool
 from . import state
@@ -101,7 +100,11 @@ class AsyncSingleThreadContext:
     def _executor(self) -> Executor:
         executor = state.executors_of_runs.get(self)
         if executor is None:
-            executor = state.executors_of_runs[self] = leases.executor_of_runs()
+            if worker_pool.is_plain_run:
+                executor = kernel.ThreadSensitiveExecutor()
+            else:
+                executor = Lease(worker_pool.family, is_counted=False)
+            state.executors_of_runs[self] = executor
         return executor
 
 
@@ -189,8 +192,9 @@ class ThreadSensitiveContext:
 
 async def _retire(executor: Executor) -> None:
     # Shut it down and wait for what it has, without a thread to wait in.
+    loop = asyncio.get_running_loop()
     if type(executor) is kernel.ThreadSensitiveExecutor:
-        last: Any = executor.retire(asyncio.get_running_loop())
+        last: Any = executor.retire(loop)
         if (
             last is not None
             and last.is_blocked
@@ -198,7 +202,6 @@ async def _retire(executor: Executor) -> None:
         ):
             last = None  # that thread waits for us: it goes when it can
     elif type(executor) is Lease:
-        loop = asyncio.get_running_loop()
         last = loop.create_future()
         is_on_its_way = executor.end(functools.partial(call_if_open, loop, _wake, last))
         if (
@@ -215,7 +218,7 @@ async def _retire(executor: Executor) -> None:
             pass  # somebody has shut it down already
         executor.shutdown(wait=False)
     if last is not None:
-        leaving = _LeavingWait(executor, last, asyncio.get_running_loop())
+        leaving = _LeavingWait(executor, last, loop)
         task = deadlocks.begin_wait(leaving)
         try:
             await last

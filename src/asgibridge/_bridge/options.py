@@ -109,9 +109,6 @@ class _Guard:
         return None
 
 
-# --- cancellation of the awaiting task -----------------------------------------------------------
-
-
 async def cancel_inner_task(
     loop: asyncio.AbstractEventLoop, task_context: kernel.TaskContext
 ) -> bool:

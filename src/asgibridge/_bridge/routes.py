@@ -147,8 +147,7 @@ def _would_deadlock(what: str) -> RuntimeError:
 class _Busy(threading.local):
     """The foreign executors whose thread-sensitive calls this thread is in the middle of."""
 
-    def __init__(self) -> None:
-        self.executors: list[Executor] = []
+    executors: tuple[Executor, ...] = ()
 
 
 _busy = _Busy()
@@ -204,7 +203,7 @@ class _OneThread:
         self._outer_tasks: Any = None
 
     def begins(self, call: kernel.SyncCall) -> None:
-        _busy.executors.append(self._executor)
+        _busy.executors += (self._executor,)
         assert call.task_context is not None
         self._outer_tasks = deadlocks.occupy(self._executor, call.task_context)
         if self._inner is not None:
@@ -214,7 +213,7 @@ class _OneThread:
         if self._inner is not None:
             self._inner.ends(call)
         deadlocks.occupy(self._executor, self._outer_tasks)
-        _busy.executors.pop()
+        _busy.executors = _busy.executors[:-1]
 
     def given_up(self, call: kernel.SyncCall) -> None:
         if self._inner is not None:

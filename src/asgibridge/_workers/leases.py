@@ -38,7 +38,6 @@ from concurrent.futures import Executor, Future
 from typing import Any, Protocol, TypeVar
 
 from .._kernel import kernel
-from .._loops import kept
 from .._process import fork
 from .._process.handover import take
 from .._process.items import FutureCall, Item
@@ -552,16 +551,3 @@ def executor_of_context(
     if pool.limit is None and not (family.keeps or family.has_hooks):
         return kernel.ThreadSensitiveExecutor(former)
     return Lease(family, is_counted=True, avoiding=former, owner=owner)
-
-
-def executor_of_runs() -> kernel.ThreadSensitiveExecutor | Lease:
-    """For the runs of an AsyncSingleThreadContext."""
-    if pool.is_plain_run:
-        return kernel.ThreadSensitiveExecutor()
-    return Lease(pool.family, is_counted=False)
-
-
-def begin_anew() -> None:
-    """`threading` has been monkey-patched: see `asgibridge.sync`."""
-    pool.end_idle()
-    kernel.set_idle_seconds(kept.IDLE_SECONDS)
