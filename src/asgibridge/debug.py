@@ -25,6 +25,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from . import _kernel
@@ -209,11 +210,9 @@ class _OnSignal:
             except Exception:
                 _logger.exception("asgibridge.debug could not dump")
             os.set_blocking(self._read, False)
-            try:
+            with suppress(BlockingIOError):
                 while os.read(self._read, 65536):
                     pass
-            except BlockingIOError:
-                pass
             os.set_blocking(self._read, True)
         os.close(self._read)
 

@@ -36,7 +36,6 @@ from contextvars import Context
 from types import FrameType
 from typing import Any
 
-from ._bridge import state
 from ._kernel import kernel
 from ._loops import kept
 from ._loops.persistent import PersistentLoop, at_home
@@ -59,6 +58,7 @@ class TopLevelRun:
     """One `asyncio.run` of ``awaitable``, on behalf of a thread that serves ``executor``.
 
     :param context: the caller's context, in which the main task runs.
+    :param served: `AsyncToSync.loop_thread_executors`.
     """
 
     def __init__(
@@ -66,10 +66,12 @@ class TopLevelRun:
         awaitable: Awaitable[None],
         executor: CurrentThreadExecutor,
         context: Context,
+        served: dict[asyncio.AbstractEventLoop, CurrentThreadExecutor],
     ) -> None:
         self._awaitable = [awaitable]  # popped by whoever begins it, or drops it: one of them
         self._executor = executor
         self._context = context
+        self._served = served
         self._home = kernel.current_home()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._interrupts = 0
@@ -214,7 +216,7 @@ class TopLevelRun:
                 self._context.run,
                 kept.run,
                 self._body,
-                2,  # references to the loop: self._loop's, and that of the key in `serves`
+                2,  # references to the loop: self._loop's, and that of the key in self._served
                 self._let_go_of_loop,
                 self._workers[-1] is not None,
             )
@@ -237,7 +239,7 @@ class TopLevelRun:
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note that the caller serves the thread-sensitive calls of that loop."""
-        state.loop_thread_executors[loop] = self._executor
+        self._served[loop] = self._executor
 
     def finish(self, error: BaseException | None) -> None:
         """The main task has ended, or never will be: tell the caller."""
@@ -249,7 +251,7 @@ class TopLevelRun:
     def _let_go_of_loop(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None:
-            state.loop_thread_executors.pop(loop, None)
+            self._served.pop(loop, None)
 
     async def _body(self, stop: Callable[[], None] | None) -> None:
         try:

@@ -196,7 +196,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
                 if is_plain
                 else routes.run_on(loop, awaitable, result, executor, _NO_RESULT)
             ):
-                run = TopLevelRun(awaitable, executor, before.copy())
+                run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
                 try:
                     interrupted = run.run(self._runs_on(), task_context)
                 finally:

@@ -8,6 +8,7 @@ import functools
 import threading
 import weakref
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import workers
@@ -212,10 +213,8 @@ async def _retire(executor: Executor) -> None:
             return
     else:  # a user put it in
         last = None
-        try:
+        with suppress(RuntimeError):  # somebody may have shut it down already
             last = asyncio.wrap_future(executor.submit(lambda: None))
-        except RuntimeError:
-            pass  # somebody has shut it down already
         executor.shutdown(wait=False)
     if last is not None:
         leaving = _LeavingWait(executor, last, loop)
