@@ -25,6 +25,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from . import _kernel
@@ -77,14 +78,6 @@ def _write(text: str, file: Writable | None) -> None:
             out.flush()
 
 
-def parse_seconds(value: str, name: str, error: type[Exception]) -> float:
-    """``value`` as a positive number of seconds; or an ``error`` that names ``name``."""
-    try:
-        return _checked(float(value))
-    except ValueError:
-        raise error(f"{name}={value!r}: must be a number of seconds above 0") from None
-
-
 def _checked(seconds: float) -> float:
     if not 0 < seconds < math.inf:
         raise ValueError(f"seconds must be a number above 0, not {seconds!r}")
@@ -106,10 +99,7 @@ def log_slow_calls(seconds: float | None) -> None:
     global _slow_seconds
     _slow_seconds = None if seconds is None else _checked(seconds)
     _need_timings()
-    if _slow_seconds is None:
-        _kernel.kernel.report_slow(0, None)
-    else:
-        _kernel.kernel.report_slow(_slow_seconds, _report_slow)
+    _kernel.kernel.report_slow(_slow_seconds or 0, None if _slow_seconds is None else _report_slow)
 
 
 def _report_slow(function: Callable[[], Any], seconds: float) -> None:
@@ -220,11 +210,9 @@ class _OnSignal:
             except Exception:
                 _logger.exception("asgibridge.debug could not dump")
             os.set_blocking(self._read, False)
-            try:
+            with suppress(BlockingIOError):
                 while os.read(self._read, 65536):
                     pass
-            except BlockingIOError:
-                pass
             os.set_blocking(self._read, True)
         os.close(self._read)
 
@@ -234,8 +222,7 @@ class _OnSignal:
 
     def forget(self) -> None:
         # In a forked child. The parent's thread reads this pipe, and would dump the parent.
-        faulthandler.unregister(self.signum)
-        os.close(self._pipe)
+        self.stop()
         os.close(self._read)
 
 
@@ -289,4 +276,9 @@ def read_environment() -> None:
     stats.read_environment()
     value = os.environ.get("ASGIBRIDGE_WATCH")
     if value:
-        watch(parse_seconds(value, "ASGIBRIDGE_WATCH", ImportError))
+        try:
+            watch(float(value))
+        except ValueError:
+            raise ImportError(
+                f"ASGIBRIDGE_WATCH={value!r}: must be a number of seconds above 0"
+            ) from None

@@ -19,11 +19,11 @@ the SIGINT handler is Python's own, ours stands in for it as long as the call ta
 Any other exception that a signal handler raises while the caller waits counts as the first of those
 two, and is raised when the coroutine has ended. Every other call in flight is not concerned.
 
-State: ``_main`` is None until the main task has begun; ``_interrupts`` is counted by the caller's
-thread only. Begun before interrupted: the interrupt cancels it through its loop. Interrupted before
-begun: the task sees the count first thing and cancels itself. Each side writes its own half before
-it reads the other's, so at least one of them sees both; and who pops ``_cancel`` does it, so that
-the task is not cancelled again in the middle of its cleaning up.
+State: ``_tasks`` holds the main task while it runs; the caller's thread alone counts
+``_interrupts``. Begun before interrupted: the interrupt cancels the task through its loop.
+Interrupted before begun: the task sees the count first thing and cancels itself. Each side writes
+its own half before it reads the other's, so at least one of them sees both; the side that pops
+``_cancel`` does it, so that the task is not cancelled again in the middle of its cleaning up.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from ._process.items import Item
 from ._process.threads import Worker
 from ._waits import deadlocks, names
 from ._workers import leases
+from ._workers.pool import is_in_hook
 from ._workers.pool import pool as worker_pool
 from .current_thread_executor import CurrentThreadExecutor
 
@@ -57,8 +58,7 @@ class TopLevelRun:
     """One `asyncio.run` of ``awaitable``, on behalf of a thread that serves ``executor``.
 
     :param context: the caller's context, in which the main task runs.
-    :param served: where to note, while the loop exists, who serves thread-sensitive calls of tasks
-        that did not inherit it from their context.
+    :param served: `AsyncToSync.loop_thread_executors`.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class TopLevelRun:
         self._context = context
         self._served = served
         self._home = kernel.current_home()
-        self._main: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._interrupts = 0
         self._cancel = [True]
@@ -119,9 +118,9 @@ class TopLevelRun:
                         pending = error
                         self._interrupt()
             finally:
-                if handler is not None:
-                    _give_sigint_back(handler)
-                    handler = None  # it refers to this run
+                if handler is not None and signals.getsignal(_SIGINT) is handler:
+                    signals.signal(_SIGINT, signals.default_int_handler)
+                handler = None  # it refers to this run
             if self._abandoned:
                 # The second interrupt struck in a sync function, which kept the exception.
                 raise KeyboardInterrupt
@@ -151,8 +150,8 @@ class TopLevelRun:
                 return
             on = None  # the block was left a moment ago
         if on is None:
-            lease = None if worker_pool.is_plain_run else leases.lease_of_a_run()
-            if lease is not None:
+            if not worker_pool.is_plain_run and not is_in_hook.get():
+                lease = leases.Lease(worker_pool.family, is_counted=False)
                 self._abandon_thread = lease.abandon
                 lease.post(_LeasedRunItem(self, lease))
                 self._started = True
@@ -166,34 +165,26 @@ class TopLevelRun:
                 self._started = worker is not None and worker.ident is not None
         else:
             assert not isinstance(on, PersistentLoop)
-            if task_context is not None:
-                why = deadlocks.chain(deadlocks.busy_with(on), mine=task_context)
-                if why is not None:
-                    raise deadlocks.would_never_run(
-                        "force_new_loop in an AsyncSingleThreadContext", why
-                    )
+            wait = deadlocks.ForeignWait(on, task_context)
+            wait.look()
             self._abandon_thread = getattr(on, "abandon", None)
             future = on.submit(self._execute_in, on)
             future.add_done_callback(self._submitted)
             self._started = True
             try:
-                self._executor.serve(deadlocks.ForeignWait(on, task_context))
-            except deadlocks.NeverRuns as error:
+                self._executor.serve(wait)
+            except deadlocks.NeverRuns:
                 # When it was submitted, the task that is in the way was in the middle of a step.
                 if not future.cancel():
                     self._executor.serve()  # it runs
                     return
                 self._started = False
-                raise RuntimeError(*error.args) from None
+                raise
 
     def _submitted(self, future: Future[None]) -> None:
         # An executor that was shut down or broke may not have run us; then it says why.
-        if future.cancelled():
-            self._error = CancelledError()
-        elif future.exception() is not None:
-            self._error = future.exception()
-        self._drop_awaitable()
-        self._executor.close()
+        error = CancelledError() if future.cancelled() else future.exception()
+        self.finish(error or self._error)
 
     def _abandon(self) -> None:
         self._abandoned = True
@@ -206,20 +197,16 @@ class TopLevelRun:
         self._executor.quit()
 
     def _drop_awaitable(self) -> None:
-        try:
-            awaitable = self._awaitable.pop()
-        except IndexError:
-            return
-        close = getattr(awaitable, "close", None)
+        close = getattr(take(self._awaitable), "close", None)
         if close is not None:
             close()  # or Python warns that it was never awaited
 
     def _execute_in(self, executor: Executor) -> None:
-        outer = deadlocks.begin_to_occupy(executor, self._tasks)
+        outer = deadlocks.occupy(executor, self._tasks)
         try:
             self._execute()
         finally:
-            deadlocks.end_to_occupy(executor, outer)
+            deadlocks.occupy(executor, outer)
 
     def _execute(self) -> None:
         # On the runner. asyncio.run is looked up now: a program may have replaced it.
@@ -273,19 +260,16 @@ class TopLevelRun:
             assert task is not None
             self._loop = loop
             self.serves(loop)
-            self._main = (loop, task)
             self._tasks.append(task)
-            if self._interrupts and self._may_cancel():
+            if self._interrupts > 0 and take(self._cancel):
                 task.cancel()
-            try:
-                awaitable = self._awaitable.pop()
-            except IndexError:
-                raise asyncio.CancelledError from None  # the caller has given up already
+            awaitable = take(self._awaitable)
+            if awaitable is None:
+                raise asyncio.CancelledError  # the caller has given up already
             await awaitable
         finally:
             # Nothing is left to cancel. And a loop that is known to more than the two above would
             # not be kept.
-            self._main = None
             self._tasks.clear()
             awaitable = task = loop = None  # type: ignore[assignment]
             if stop is not None:
@@ -295,13 +279,9 @@ class TopLevelRun:
     def _interrupt(self) -> None:
         # On the caller's thread, possibly in a signal handler.
         self._interrupts += 1
-        main = self._main
-        if main is not None and self._may_cancel():
-            loop, task = main
-            call_if_open(loop, task.cancel)  # if it is closed, the task has ended
-
-    def _may_cancel(self) -> bool:
-        return take(self._cancel) is not None
+        for task in self._tasks[:]:
+            if take(self._cancel):
+                call_if_open(task.get_loop(), task.cancel)  # if it is closed, the task has ended
 
     def _take_sigint(self) -> Callable[[int, FrameType | None], None] | None:
         # Put our handler in place of Python's; None if it is not ours to replace.
@@ -322,11 +302,6 @@ class TopLevelRun:
         except ValueError:  # the main thread of a subinterpreter: signals are not ours there
             return None
         return handler
-
-
-def _give_sigint_back(handler: Callable[[int, FrameType | None], None] | None) -> None:
-    if handler is not None and signals.getsignal(_SIGINT) is handler:
-        signals.signal(_SIGINT, signals.default_int_handler)
 
 
 names.drivers[TopLevelRun._body.__code__] = "awaitable"
@@ -373,10 +348,7 @@ class _LeasedRunItem:
         self._run._executor.close()
 
     def cancel(self) -> None:
-        self._run._error = CancelledError()
-        self._run._drop_awaitable()
+        self.fail(CancelledError())
 
     def fail(self, error: BaseException) -> None:
-        self._run._error = error
-        self._run._drop_awaitable()
-        self.deliver()
+        self._run.finish(error)

@@ -13,10 +13,6 @@ A frame that has ended is passed over, so a task may outlive the call that start
 **Which loop** runs an async function: the one that the calling thread works for, if it was brought
 here by `sync_to_async`; else a new one, on a thread of its own (`asgibridge.runners`).
 
-**Deadlocks.** A call that would have to run on the very thread whose event loop waits for it can
-never run. That is a matter of who owns which thread, so it is looked up: no flag is left behind by
-a call that failed, and none is inherited by a task that is merely scheduled from a worker.
-
 **Context.** Each side works in a copy of the other's context variables, and what it changed is set
 in the caller's before the caller goes on. ``exc_info`` travels too.
 
@@ -36,18 +32,19 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
 from . import _kernel, observers
 from ._bridge import routes, state
-from ._bridge.cancelling import cancel_inner_task, outwait
 from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext
-from ._bridge.options import CallOptions
+from ._bridge.options import CallOptions, cancel_inner_task, outwait
 from ._kernel import kernel
+from ._loops import kept
 from ._loops.persistent import PersistentLoop
 from ._process import cpython, fork
 from ._waits import names
-from ._workers import leases
+from ._workers.pool import pool
 from .current_thread_executor import CurrentThreadExecutor
 from .runners import TopLevelRun
 
@@ -58,6 +55,7 @@ else:
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
+    from typing_extensions import Unpack
 
     from .limiters import CapacityLimiter
 
@@ -88,12 +86,8 @@ else:
         return func
 
 
-class _Marked:
-    pass
-
-
 # What markcoroutinefunction sets, at a fifth of its cost: it looks for a method's function first.
-_MARK: tuple[str, Any] = vars(markcoroutinefunction(_Marked())).popitem()  # type: ignore[type-var]
+_MARK: tuple[str, Any] = vars(markcoroutinefunction(SimpleNamespace())).popitem()  # type: ignore[type-var]
 
 _get_ident = threading.get_ident
 
@@ -107,7 +101,8 @@ def _go_on_under_monkey_patching() -> None:
     global _get_ident
     compiled = kernel
     if _kernel.leave_compiled_kernel():
-        leases.begin_anew()
+        pool.end_idle()
+        kernel.set_idle_seconds(kept.IDLE_SECONDS)
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
             SyncToAsync.single_thread_executor = kernel.ThreadSensitiveExecutor()
     _get_ident = threading.get_ident
@@ -145,7 +140,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 
     def __init__(
         self,
-        awaitable: Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]],
+        awaitable: Callable[_P, Awaitable[_R]],
         force_new_loop: bool = False,
     ) -> None:
         if not kernel.is_async_def(awaitable) and not (
@@ -241,7 +236,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         exc_info: OptExcInfo,
         task_context: list[asyncio.Task[Any]] | None,
         context: list[contextvars.Context] | None,
-        awaitable: Coroutine[Any, Any, _R] | Awaitable[_R],
+        awaitable: Awaitable[_R],
     ) -> None:
         """Await ``awaitable`` on the event loop and put its outcome into ``call_result``.
 
@@ -323,7 +318,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
     thread_sensitive_context = state.thread_sensitive_context
 
     deadlock_context: contextvars.ContextVar[bool] = contextvars.ContextVar("deadlock_context")
-    """Here for those who read it; nothing sets it (see "Deadlocks" above)."""
+    """Here for those who read it; nothing sets it: who owns which thread is looked up."""
 
     context_to_thread_executor = state.executors_of_contexts
 
@@ -426,7 +421,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         # Have `thread_handler` called, with what asgiref passes.
         if type(child) is not functools.partial:
             child = functools.partial(child)
-        run_child = functools.partial(_run_in_context, context, kernel.current_home())
+        run_child = functools.partial(kernel.at_home, kernel.current_home(), context.run)
         call.call_instead(
             functools.partial(
                 self.thread_handler, loop, exc_info, call.task_context, run_child, child
@@ -475,25 +470,15 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
 _THREAD_HANDLER = SyncToAsync.thread_handler
 
 
-def _run_in_context(context: contextvars.Context, home: kernel.Home, child: Callable[[], _R]) -> _R:
-    __traceback_hide__ = True
-    return kernel.at_home(home, context.run, child)  # type: ignore[no-any-return]
-
-
 @overload
 def async_to_sync(
     *, force_new_loop: bool = False
-) -> Callable[
-    [Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]]],
-    Callable[_P, _R],
-]: ...
+) -> Callable[[Callable[_P, Awaitable[_R]]], Callable[_P, _R]]: ...
 
 
 @overload
 def async_to_sync(
-    awaitable: Callable[_P, Coroutine[Any, Any, _R]] | Callable[_P, Awaitable[_R]],
-    *,
-    force_new_loop: bool = False,
+    awaitable: Callable[_P, Awaitable[_R]], *, force_new_loop: bool = False
 ) -> Callable[_P, _R]: ...
 
 
@@ -505,28 +490,24 @@ def async_to_sync(awaitable: Any = None, *, force_new_loop: bool = False) -> Any
     return AsyncToSync(awaitable, force_new_loop=force_new_loop)
 
 
+class _Options(TypedDict, total=False):
+    thread_sensitive: bool
+    executor: ThreadPoolExecutor | None
+    context: contextvars.Context | None
+    limiter: CapacityLimiter | None
+    thread_name: str | None
+    abandon_on_cancel: bool
+
+
 @overload
 def sync_to_async(
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
-    context: contextvars.Context | None = None,
-    limiter: CapacityLimiter | None = None,
-    thread_name: str | None = None,
-    abandon_on_cancel: bool = True,
+    **options: Unpack[_Options],
 ) -> Callable[[Callable[_P, _R]], Callable[_P, Coroutine[Any, Any, _R]]]: ...
 
 
 @overload
 def sync_to_async(
-    func: Callable[_P, _R],
-    *,
-    thread_sensitive: bool = True,
-    executor: ThreadPoolExecutor | None = None,
-    context: contextvars.Context | None = None,
-    limiter: CapacityLimiter | None = None,
-    thread_name: str | None = None,
-    abandon_on_cancel: bool = True,
+    func: Callable[_P, _R], **options: Unpack[_Options]
 ) -> Callable[_P, Coroutine[Any, Any, _R]]: ...
 
 
@@ -551,17 +532,16 @@ def sync_to_async(
         and abandon_on_cancel
     ):
         return SyncToAsync(func)  # a class called with keywords takes a third longer
-    options: dict[str, Any] = {
-        "thread_sensitive": thread_sensitive,
-        "executor": executor,
-        "context": context,
-        "limiter": limiter,
-        "thread_name": thread_name,
-        "abandon_on_cancel": abandon_on_cancel,
-    }
-    if func is None:
-        return lambda f: SyncToAsync(f, **options)
-    return SyncToAsync(func, **options)
+    make: Any = functools.partial(
+        SyncToAsync,
+        thread_sensitive=thread_sensitive,
+        executor=executor,
+        context=context,
+        limiter=limiter,
+        thread_name=thread_name,
+        abandon_on_cancel=abandon_on_cancel,
+    )
+    return make if func is None else make(func)
 
 
 if os.environ.get("ASGIBRIDGE_TIMINGS") or os.environ.get("ASGIBRIDGE_WATCH"):

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,6 @@ __all__ = [
     "set_policy",
     "stats",
 ]
-
-_KINDS = ("fresh", "keep")
 
 
 @dataclass(init=False, repr=False, frozen=True)
@@ -103,25 +102,22 @@ class Policy:
         after_lease: Hook | None = None,
         on_end: Hook | None = None,
     ) -> None:
-        values = {
-            "kind": _checked_kind(kind),
-            "limit": _checked_limit(limit),
-            "wait_timeout": _seconds(wait_timeout, "wait_timeout", or_none=True),
-            "idle_timeout": _seconds(idle_timeout, "idle_timeout"),
-            "on_start": on_start,
-            "before_lease": before_lease,
-            "after_lease": after_lease,
-            "on_end": on_end,
-        }
-        for name in HOOKS:
-            hook = values[name]
+        hooks = (on_start, before_lease, after_lease, on_end)
+        values = (
+            _checked_kind(kind),
+            _checked_limit(limit),
+            None if wait_timeout is None else _seconds(wait_timeout, "wait_timeout"),
+            _seconds(idle_timeout, "idle_timeout"),
+            *hooks,
+        )
+        for name, hook in zip(HOOKS, hooks):
             if hook is not None and not callable(hook):
                 raise TypeError(f"{name} must be a function of one argument, the worker: {hook!r}")
             try:
                 hash(hook)
             except TypeError:
                 raise TypeError(f"{name} must be hashable, like a function: {hook!r}") from None
-        for name, value in values.items():
+        for name, value in zip(Policy.__slots__, values):
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -140,10 +136,9 @@ _DEFAULTS: dict[str, Any] = {**dict.fromkeys(Policy.__slots__), "idle_timeout": 
 
 
 def _checked_kind(kind: object) -> str:
-    if not isinstance(kind, str):
-        raise TypeError(f"kind must be 'fresh' or 'keep', not {kind!r}")
-    if kind not in _KINDS:
-        raise ValueError(f"kind must be 'fresh' or 'keep', not {kind!r}")
+    if not isinstance(kind, str) or kind not in ("fresh", "keep"):
+        error = ValueError if isinstance(kind, str) else TypeError
+        raise error(f"kind must be 'fresh' or 'keep', not {kind!r}")
     return kind
 
 
@@ -157,9 +152,7 @@ def _checked_limit(limit: object) -> int | None:
     return limit
 
 
-def _seconds(value: Any, name: str, *, or_none: bool = False) -> float | None:
-    if value is None and or_none:
-        return None
+def _seconds(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds: {value!r}")
     if not 0 <= value <= threading.TIMEOUT_MAX:
@@ -201,11 +194,9 @@ def end_idle_workers() -> None:
     kernel.end_idle_workers()
 
 
-def checked_for_context(policy: object) -> Policy | str | None:
+def checked_for_context(policy: object) -> Policy | str:
     """The ``policy`` of a ThreadSensitiveContext, if it is one; or an error that says what it
     takes."""
-    if policy is None:
-        return None
     if isinstance(policy, str):
         return _checked_kind(policy)
     if not isinstance(policy, Policy):
@@ -228,8 +219,7 @@ def _after_fork_in_child() -> None:
 fork.at_fork(_after_fork_in_child)
 
 
-def _policy_of(environment: Any) -> Policy:
-    # What the environment asks for. ImportError for a bad value.
+def _policy_of(environment: Mapping[str, str]) -> Policy:
     values: dict[str, Any] = {}
     for variable, name, convert, takes in (
         ("ASGIBRIDGE_WORKERS", "kind", str, "fresh or keep"),

@@ -785,7 +785,7 @@ def test_a_child_that_was_forked_while_a_thread_looked(script_output):
 
             warnings.simplefilter("ignore", DeprecationWarning)
             executor = object()
-            deadlocks.begin_to_occupy(executor, [])
+            deadlocks.occupy(executor, [])
             with deadlocks._looking:
                 child = os.fork()
                 if child == 0:

@@ -8,7 +8,7 @@ import functools
 import threading
 import weakref
 from concurrent.futures import Executor
-from types import TracebackType
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import workers
@@ -17,7 +17,6 @@ from .._loops.persistent import PersistentLoop
 from .._process import fork, threads
 from .._process.handover import call_if_open
 from .._waits import deadlocks
-from .._workers import leases
 from .._workers.leases import Lease
 from .._workers.pool import pool as worker_pool
 from . import state
@@ -60,12 +59,7 @@ class AsyncSingleThreadContext:
             self.token = state.single_thread_context.set(self)
         return self
 
-    def __exit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self.token is None:
             return
         token, self.token = self.token, None
@@ -86,12 +80,8 @@ class AsyncSingleThreadContext:
 
     def _runs_on(self) -> Executor | PersistentLoop | None:
         # Where a top-level call runs; None: on a thread of its own, as outside of any block.
-        executors = state.executors_of_runs
         if not self._persistent_loop:
-            executor = executors.get(self)
-            if executor is None:
-                executor = executors[self] = leases.executor_of_runs()
-            return executor
+            return self._executor()
         with self._lock:
             persistent = self._persistent
             if persistent is not None and persistent.is_usable():
@@ -100,16 +90,23 @@ class AsyncSingleThreadContext:
                 return None
             if persistent is not None:
                 if persistent.is_abandoned:
-                    executors.pop(self, None)
+                    state.executors_of_runs.pop(self, None)
                 self._persistent = None
                 persistent.raise_failure()
-            executor = executors.get(self)
-            if executor is None:
-                executor = executors[self] = leases.executor_of_runs()
-            persistent = PersistentLoop(executor, state.loop_thread_executors)
+            persistent = PersistentLoop(self._executor())
             self._persistent = persistent
             weakref.finalize(self, persistent.end).atexit = False
             return persistent
+
+    def _executor(self) -> Executor:
+        executor = state.executors_of_runs.get(self)
+        if executor is None:
+            if worker_pool.is_plain_run:
+                executor = kernel.ThreadSensitiveExecutor()
+            else:
+                executor = Lease(worker_pool.family, is_counted=False)
+            state.executors_of_runs[self] = executor
+        return executor
 
 
 class ThreadSensitiveContext:
@@ -172,12 +169,7 @@ class ThreadSensitiveContext:
                 self._owner = None if task is None else weakref.ref(task)
         return self
 
-    async def __aexit__(
-        self,
-        exc: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         if self.token is None:
             return
         token, self.token = self.token, None
@@ -201,8 +193,9 @@ class ThreadSensitiveContext:
 
 async def _retire(executor: Executor) -> None:
     # Shut it down and wait for what it has, without a thread to wait in.
+    loop = asyncio.get_running_loop()
     if type(executor) is kernel.ThreadSensitiveExecutor:
-        last: Any = executor.retire(asyncio.get_running_loop())
+        last: Any = executor.retire(loop)
         if (
             last is not None
             and last.is_blocked
@@ -210,7 +203,6 @@ async def _retire(executor: Executor) -> None:
         ):
             last = None  # that thread waits for us: it goes when it can
     elif type(executor) is Lease:
-        loop = asyncio.get_running_loop()
         last = loop.create_future()
         is_on_its_way = executor.end(functools.partial(call_if_open, loop, _wake, last))
         if (
@@ -221,13 +213,11 @@ async def _retire(executor: Executor) -> None:
             return
     else:  # a user put it in
         last = None
-        try:
-            last = asyncio.wrap_future(executor.submit(_nothing))
-        except RuntimeError:
-            pass  # somebody has shut it down already
+        with suppress(RuntimeError):  # somebody may have shut it down already
+            last = asyncio.wrap_future(executor.submit(lambda: None))
         executor.shutdown(wait=False)
     if last is not None:
-        leaving = _LeavingWait(executor, last, asyncio.get_running_loop())
+        leaving = _LeavingWait(executor, last, loop)
         task = deadlocks.begin_wait(leaving)
         try:
             await last
@@ -278,7 +268,3 @@ class _LeavingWait:
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _nothing() -> None:
-    pass

@@ -1,4 +1,4 @@
-"""Calls with ``limiter``, ``thread_name`` or ``abandon_on_cancel``: see `asgibridge.limiters`.
+"""Calls with ``limiter``, ``thread_name`` or ``abandon_on_cancel``, and calls that are cancelled.
 
 A call with a limiter borrows its token on the loop's thread, before it goes to its executor::
 
@@ -17,6 +17,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .._process.handover import call_if_open
 from ..limiters import CapacityLimiter
 
 if TYPE_CHECKING:
@@ -36,24 +37,20 @@ class CallOptions:
         thread_name: str | None,
         abandon_on_cancel: bool,
     ) -> None:
-        if limiter is not None:
-            if thread_sensitive:
-                raise TypeError(
-                    "limiter must not be set when thread_sensitive is True: such calls run one at "
-                    "a time on each thread"
-                )
-            if not isinstance(limiter, CapacityLimiter):
-                raise TypeError(
-                    f"limiter={limiter!r}: must be an asgibridge.limiters.CapacityLimiter"
-                )
-        if thread_name is not None:
-            if thread_sensitive:
-                raise TypeError(
-                    "thread_name must not be set when thread_sensitive is True: the thread is not "
-                    "the call's alone"
-                )
-            if not isinstance(thread_name, str):
-                raise TypeError(f"thread_name={thread_name!r}: must be a string")
+        if thread_sensitive and limiter is not None:
+            raise TypeError(
+                "limiter must not be set when thread_sensitive is True: such calls run one at a "
+                "time on each thread"
+            )
+        if not isinstance(limiter, (CapacityLimiter, type(None))):
+            raise TypeError(f"limiter={limiter!r}: must be an asgibridge.limiters.CapacityLimiter")
+        if thread_sensitive and thread_name is not None:
+            raise TypeError(
+                "thread_name must not be set when thread_sensitive is True: the thread is not the "
+                "call's alone"
+            )
+        if not isinstance(thread_name, (str, type(None))):
+            raise TypeError(f"thread_name={thread_name!r}: must be a string")
         self.limiter = limiter
         self.thread_name = thread_name
         self.abandon_on_cancel = abandon_on_cancel
@@ -110,3 +107,45 @@ class _Guard:
 
     def blocker(self, call: kernel.SyncCall) -> None:
         return None
+
+
+async def cancel_inner_task(
+    loop: asyncio.AbstractEventLoop, task_context: kernel.TaskContext
+) -> bool:
+    """Cancel the task that the function waits for in `async_to_sync`, if there is one.
+
+    On the thread of ``loop``, in the task that was cancelled. Returns whether to wait for the
+    function: False if there is none, or it was cancelled too.
+    """
+    inner = next(iter(task_context), None)
+    if inner is None:
+        return False
+    inner_loop = inner.get_loop()
+    if inner_loop is not loop:  # force_new_loop: not ours to touch, or to await
+        call_if_open(inner_loop, inner.cancel)  # if it is closed, the task has ended
+        return True
+    inner.cancel()
+    try:
+        await inner
+    except asyncio.CancelledError:
+        return False
+    return True
+
+
+async def outwait(loop: asyncio.AbstractEventLoop, call: kernel.SyncCall) -> tuple[bool, Any]:
+    """Wait for the end of the function, however often the task is cancelled meanwhile.
+
+    A cancellation goes on to the coroutine that the function waits for in `async_to_sync`. Returns
+    whether that coroutine has survived it, so that the function's result counts, and the result.
+    Raises what the function raises.
+    """
+    while call.has_begun:
+        assert call.task_context is not None
+        survived = not call.done() and await cancel_inner_task(loop, call.task_context)
+        try:
+            return survived, await call
+        except asyncio.CancelledError:
+            if call.done():  # the function's own; or cancelled as the outcome came
+                call.revoke()
+                raise
+    return False, None

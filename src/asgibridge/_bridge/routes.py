@@ -36,10 +36,7 @@ if TYPE_CHECKING:
 def send(
     wrapper: SyncToAsync[Any, Any], loop: asyncio.AbstractEventLoop, call: kernel.SyncCall
 ) -> Any:
-    """Give ``call`` to its thread, on the thread of ``loop``, and return what to await.
-
-    RuntimeError if it would deadlock, or if there is no such thread any more.
-    """
+    """Give ``call`` to its thread, on that of ``loop``, and return what to await: see above."""
     if not wrapper._thread_sensitive:
         return _send_to_pool(loop, call, wrapper._executor)
     if sys.modules.get("asgiref.sync") is not _asgiref:
@@ -68,7 +65,7 @@ def _send_to_pool(
         if pool is not None:
             pool.post(call)
             return call
-    return _run_in_executor(loop, call, executor, call)
+    return _run_in_executor(loop, call, executor)
 
 
 def _send_to_frame(frame: kernel.CurrentThreadExecutor, call: kernel.SyncCall) -> bool:
@@ -153,8 +150,7 @@ def _would_deadlock(what: str) -> RuntimeError:
 class _Busy(threading.local):
     """The foreign executors whose thread-sensitive calls this thread is in the middle of."""
 
-    def __init__(self) -> None:
-        self.executors: list[Executor] = []
+    executors: tuple[Executor, ...] = ()
 
 
 _busy = _Busy()
@@ -172,16 +168,16 @@ def _send_to_foreign(
         if why is not None:
             raise deadlocks.would_never_run("This call", why)
     call.guard = _OneThread(executor, call.guard)
-    return _run_in_executor(loop, call, executor, call)
+    return _run_in_executor(loop, call, executor)
 
 
 def _run_in_executor(
-    loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor | None, function: Any
+    loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor | None
 ) -> kernel.SyncCall:
     call.place = cpython.default_executor_of(loop) if executor is None else executor
     call.accept()
     try:
-        future = loop.run_in_executor(executor, function)
+        future = loop.run_in_executor(executor, call)
     except BaseException:
         call.cancel()
         raise
@@ -210,17 +206,17 @@ class _OneThread:
         self._outer_tasks: Any = None
 
     def begins(self, call: kernel.SyncCall) -> None:
-        _busy.executors.append(self._executor)
+        _busy.executors += (self._executor,)
         assert call.task_context is not None
-        self._outer_tasks = deadlocks.begin_to_occupy(self._executor, call.task_context)
+        self._outer_tasks = deadlocks.occupy(self._executor, call.task_context)
         if self._inner is not None:
             self._inner.begins(call)
 
     def ends(self, call: kernel.SyncCall) -> None:
         if self._inner is not None:
             self._inner.ends(call)
-        deadlocks.end_to_occupy(self._executor, self._outer_tasks)
-        _busy.executors.pop()
+        deadlocks.occupy(self._executor, self._outer_tasks)
+        _busy.executors = _busy.executors[:-1]
 
     def given_up(self, call: kernel.SyncCall) -> None:
         if self._inner is not None:
@@ -242,27 +238,21 @@ def run_on(
 ) -> bool:
     """`kernel.AsyncCall.run_on`, for the Future that a ``main_wrap`` of somebody else's gets."""
     kernel = _kernel.kernel
-    closing = _Closing(executor)
-    result.add_done_callback(closing)
+    serving = [executor]
+
+    def close(_result: object) -> None:
+        for each in serving:
+            each.close()
+
+    result.add_done_callback(close)  # a Future takes no callback back
     executor.hold()
     try:
         kernel.call_soon(loop, kernel.begin_task, loop, coroutine, result, no_result)
     except RuntimeError:
-        closing.executor = None
+        serving.clear()
         return False
     executor.serve(loop)
     return True
-
-
-class _Closing:
-    """A Future's callback, which can't be taken back, that can."""
-
-    def __init__(self, executor: kernel.CurrentThreadExecutor) -> None:
-        self.executor: kernel.CurrentThreadExecutor | None = executor
-
-    def __call__(self, _result: object) -> None:
-        if self.executor is not None:
-            self.executor.close()
 
 
 # --- the other asgiref ---------------------------------------------------------------------------

@@ -33,10 +33,12 @@ import time
 import weakref
 from asyncio import events, runners, tasks
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from .._kernel import kernel
 from .._process import cpython, fork, threads
+from .._process.handover import take
 
 IDLE_SECONDS = 10.0
 """How long a loop may lie parked: as long as a worker."""
@@ -51,7 +53,6 @@ _policy_of_other_loops: Any = None  # a policy that makes loops that can't be ke
 
 _LOOP_CLASS: Any = asyncio.SelectorEventLoop
 _asyncio_run = asyncio.run
-_asyncio_run_of_runners = runners.run
 _runner = getattr(runners, "Runner", None)  # 3.11
 _new_event_loop = events.new_event_loop
 _set_event_loop = events.set_event_loop
@@ -68,7 +69,7 @@ def _is_asyncio_untouched() -> bool:
     return (
         asyncio.run is _asyncio_run
         and asyncio.new_event_loop is _new_event_loop
-        and runners.run is _asyncio_run_of_runners
+        and runners.run is _asyncio_run
         and getattr(runners, "Runner", None) is _runner
         and events.new_event_loop is _new_event_loop
         and events.set_event_loop is _set_event_loop
@@ -249,8 +250,6 @@ class _KeptLoop:
             return
         self.since = time.monotonic()
         _parked.append(self)
-        if close_idle not in threads.when_a_worker_ends:  # twice does no harm
-            threads.when_a_worker_ends.append(close_idle)
         if _is_leaving:  # set since, and `_leave` may have emptied the list
             _close_parked()
 
@@ -258,10 +257,8 @@ class _KeptLoop:
         """In a forked child: let go of our copies of the descriptors."""
         loop = self.loop
         for owner in (loop._selector, loop._ssock, loop._csock):
-            try:
+            with suppress(OSError):
                 owner.close()
-            except OSError:
-                pass
         loop._closed = True
 
 
@@ -300,11 +297,7 @@ def close_idle() -> None:
 
 
 def _close_parked() -> None:
-    while True:
-        try:
-            kept = _parked.pop()
-        except IndexError:
-            return
+    while kept := take(_parked):
         kept.loop.close()
 
 
@@ -319,5 +312,6 @@ def _after_fork_in_child() -> None:
         _parked.pop().forget()
 
 
+threads.when_a_worker_ends.append(close_idle)
 atexit.register(_leave)
 fork.at_fork(_after_fork_in_child)

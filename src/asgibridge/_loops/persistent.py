@@ -40,6 +40,7 @@ from collections.abc import Coroutine, Generator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any
 
+from .._bridge import state
 from .._kernel import kernel
 from .._process import fork, threads
 from .._process.handover import call_if_open
@@ -51,19 +52,10 @@ if TYPE_CHECKING:
 
 
 class PersistentLoop:
-    """An event loop that runs on the thread of ``executor`` until it is closed.
+    """An event loop that runs on the thread of ``executor`` until it is closed."""
 
-    :param served: where to note who serves thread-sensitive calls of tasks that did not inherit it
-        from their context.
-    """
-
-    def __init__(
-        self,
-        executor: Executor,
-        served: dict[asyncio.AbstractEventLoop, CurrentThreadExecutor],
-    ) -> None:
+    def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._served = served
         self._home = kernel.current_home()
         self._generation = fork.generation
         self.is_abandoned = False
@@ -224,11 +216,11 @@ class PersistentLoop:
     def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
             if self._leaving:
-                self._served[loop] = self._leaving[-1]
+                state.loop_thread_executors[loop] = self._leaving[-1]
         try:
             kept.close(loop)
         finally:
-            self._served.pop(loop, None)
+            state.loop_thread_executors.pop(loop, None)
             self._tasks.clear()
 
     def _start(self, run: TopLevelRun) -> None:

@@ -31,12 +31,8 @@ def close_connections() -> None:
         return
     this_thread = threading.get_ident()
     for alias in connections:
-        wrapper = getattr(connections._connections, alias, None)
-        if (
-            wrapper is None
-            or getattr(wrapper, "_thread_ident", None) != this_thread
-            or wrapper.allow_thread_sharing
-        ):
+        wrapper: Any = getattr(connections._connections, alias, None)
+        if getattr(wrapper, "_thread_ident", None) != this_thread or wrapper.allow_thread_sharing:
             continue
         try:
             wrapper.close()

@@ -195,11 +195,12 @@ class ThreadSensitiveExecutor(Executor):
     def send(self, item: Item) -> bool | None:
         """`post` it; None, and nothing else, on the executor's own thread, which waits for it."""
         worker, inbox = self._worker, self._inbox
-        if worker is None or inbox is None or self._generation != fork.generation:
+        if worker is None or self._generation != fork.generation:
             return self.post(item)
+        # Asked first: the thread's first call may run before `post` has noted the inbox.
         if worker.ident == threading.get_ident() and worker.is_alive():
             return None
-        return inbox.put(item) or self.post(item)
+        return (inbox is not None and inbox.put(item)) or self.post(item)
 
     def is_idle(self) -> bool:
         """Whether all that was posted has been run. From any thread."""

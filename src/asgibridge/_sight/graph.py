@@ -121,7 +121,7 @@ class _Reader:
                 loops.append(thing)
             elif type(thing) is runners.TopLevelRun:
                 self.runs.append(thing)
-                loops += (thing._main or ())[:1]
+                loops += [task.get_loop() for task in thing._tasks]
             elif (details := self.kernel.details(thing)) is None:
                 continue
             elif details["kind"] == "call":
@@ -311,7 +311,7 @@ class _Reader:
         innermost = {id(executor) for executor in mine} - outer
         for run in self.runs:
             if id(run._executor) in innermost:
-                return [("task", id(task)) for task in (run._main or ())[1:]]
+                return [("task", id(task)) for task in run._tasks]
         for details in self.calls_on.get(ident, [])[-1:]:
             task = edges.innermost(details["tasks"])
             return [("loop", id(details["loop"])) if task is None else ("task", id(task))]

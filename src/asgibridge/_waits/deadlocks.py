@@ -73,22 +73,15 @@ def _after_fork_in_child() -> None:
 fork.at_fork(_after_fork_in_child)
 
 
-def begin_to_occupy(executor: Executor, tasks: Tasks) -> Tasks | None:
-    """``executor``'s one thread begins something that waits for ``tasks``. On that thread.
+def occupy(executor: Executor, tasks: Tasks | None) -> Tasks | None:
+    """``executor``'s one thread is busy with ``tasks`` from now on. On that thread.
 
-    Returns what `end_to_occupy` takes.
+    Returns what it was busy with before, which `occupy` takes at the end.
     """
-    outer = _busy.get(id(executor))
-    _busy[id(executor)] = tasks
+    outer = _busy.pop(id(executor), None)
+    if tasks is not None:
+        _busy[id(executor)] = tasks
     return outer
-
-
-def end_to_occupy(executor: Executor, outer: Tasks | None) -> None:
-    """The thread has ended what it began."""
-    if outer is None:
-        _busy.pop(id(executor), None)  # a forked child has forgotten it
-    else:
-        _busy[id(executor)] = outer
 
 
 def busy_with(executor: Executor) -> Tasks | None:

@@ -38,11 +38,11 @@ from concurrent.futures import Executor, Future
 from typing import Any, Protocol, TypeVar
 
 from .._kernel import kernel
-from .._loops import kept
 from .._process import fork
+from .._process.handover import take
 from .._process.items import FutureCall, Item
 from .._waits import deadlocks
-from .pool import Family, LimitReached, Slot, Worker, is_in_hook, pool
+from .pool import Family, LimitReached, Slot, Worker, pool
 
 _R = TypeVar("_R")
 _NEW, _WAITING, _BEGINNING, _READY, _ENDED = range(5)
@@ -57,45 +57,36 @@ class Held(Item, Protocol):
 class _LeaseEnd:
     """The end of a lease, with its listeners. From any thread."""
 
-    __slots__ = ("_listeners", "_lock", "is_over", "slot")
+    __slots__ = ("_listeners", "is_over", "slot")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._listeners: list[Callable[[], object]] = []
         self.is_over = False
         self.slot: Slot | None = None
 
     def listen(self, listener: Callable[[], object]) -> bool:
-        """Have ``listener`` called at the end; False if that is over."""
-        with self._lock:
-            if not self.is_over:
-                self._listeners.append(listener)
-            return not self.is_over
+        """Have ``listener`` called at the end; False if that is over, and it may not be called."""
+        self._listeners.append(listener)  # and only then look: `__call__` looks the other way round
+        return not self.is_over
 
     def __call__(self) -> None:
-        with self._lock:
-            self.is_over = True
-            listeners, self._listeners = self._listeners, []
-            slot, self.slot = self.slot, None
+        self.is_over = True
+        slot, self.slot = self.slot, None
         pool.release(slot)
-        for listener in listeners:
+        while listener := take(self._listeners):
             listener()
 
 
-class _LeaseItem(Item):
+class _LeaseItem:
     """The first item of a lease with hooks, or the last one of a lease."""
 
-    __slots__ = ("_cancel", "_run")
+    __slots__ = ("cancel", "run")
 
-    def __init__(self, run: Callable[[], object], cancel: Callable[[], object]) -> None:
-        self._run = run
-        self._cancel = cancel
+    def __init__(self, run: Callable[[], Any], cancel: Callable[[], Any]) -> None:
+        self.run = run
+        self.cancel = cancel
 
-    def run(self) -> None:
-        self._run()
-
-    def cancel(self) -> None:
-        self._cancel()
+    def deliver(self) -> None: ...
 
 
 def _finish_with(worker: Worker, over: _LeaseEnd) -> None:
@@ -417,8 +408,8 @@ class Lease(Executor):
     def end(self, listener: Callable[[], object]) -> bool:
         """Refuse further calls, and let the worker go when it has run those it has.
 
-        Then ``listener()`` is called, on some thread; or if that has happened already, the result
-        is False. From any thread.
+        Then ``listener()`` is called, on some thread. False if that has happened already: then it
+        may not be called. From any thread.
         """
         with self._lock:
             self._renew_after_fork()
@@ -545,10 +536,9 @@ def _item_of(entry: Held | weakref.ref[Held]) -> Held | None:
 
 
 def _forget_if_cancelled(lease: weakref.ref[Lease], item: Item, future: Future[Any]) -> None:
-    if future.cancelled():
-        found = lease()
-        if found is not None:
-            found.forget(item)
+    found = lease() if future.cancelled() else None
+    if found is not None:
+        found.forget(item)
 
 
 def executor_of_context(
@@ -561,23 +551,3 @@ def executor_of_context(
     if pool.limit is None and not (family.keeps or family.has_hooks):
         return kernel.ThreadSensitiveExecutor(former)
     return Lease(family, is_counted=True, avoiding=former, owner=owner)
-
-
-def executor_of_runs() -> kernel.ThreadSensitiveExecutor | Lease:
-    """For the runs of an AsyncSingleThreadContext."""
-    if pool.is_plain_run:
-        return kernel.ThreadSensitiveExecutor()
-    return Lease(pool.family, is_counted=False)
-
-
-def lease_of_a_run() -> Lease | None:
-    """For one top-level run; None if the kernel is to see to it."""
-    if is_in_hook.get():
-        return None
-    return Lease(pool.family, is_counted=False)
-
-
-def begin_anew() -> None:
-    """`threading` has been monkey-patched: see `asgibridge.sync`."""
-    pool.end_idle()
-    kernel.set_idle_seconds(kept.IDLE_SECONDS)

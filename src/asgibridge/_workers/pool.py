@@ -106,10 +106,7 @@ _families: weakref.WeakValueDictionary[tuple[Any, ...], Family] = weakref.WeakVa
 def family_of(kind: str, *hooks: Hook | None) -> Family:
     """The family of that kind and those hooks."""
     key = (kind, *hooks)
-    family = _families.get(key)
-    if family is None:
-        family = _families.setdefault(key, Family(kind, *hooks))
-    return family
+    return _families.get(key) or _families.setdefault(key, Family(kind, *hooks))
 
 
 class Worker:
