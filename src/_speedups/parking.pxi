@@ -21,7 +21,6 @@ cdef int get_up(Inbox inbox) except -1:
         PyThread_acquire_lock_timed(inbox.sleep_lock, -1, 0)
     if ASGIBRIDGE_HAS_GIL:
         arrive(inbox)
-    return 0
 
 
 cdef int park(Inbox inbox) except -1:
