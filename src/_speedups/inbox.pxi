@@ -53,6 +53,9 @@ cdef extern from *:
     Py_ssize_t asgibridge_counted(Py_ssize_t* count)
     long long ASGIBRIDGE_PATIENCE, ASGIBRIDGE_SHORT_PATIENCE, ASGIBRIDGE_LONG_PATIENCE
 
+# Long enough that a site with a request now and then keeps a warm worker, short enough that those of
+# a burst are soon gone. What trio's thread cache takes.
+IDLE_SECONDS = 10
 
 # A sleep lock is locked, unless its owner has been woken and has not noticed yet.
 
@@ -356,3 +359,11 @@ cdef class Inbox:
             else:
                 self.is_clean = self.fingerprint.is_new or self.fingerprint.look()
                 has_looked = True
+
+
+def set_idle_seconds(seconds):
+    """How long a thread waits for its next lease from now on; those that wait begin anew."""
+    global IDLE_SECONDS
+    IDLE_SECONDS = seconds
+    for worker in _threads.workers():
+        worker.look_again()

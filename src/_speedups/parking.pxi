@@ -3,10 +3,6 @@
 # It lies in a lock of the interpreter's, its sleep lock, which whoever puts something in unlocks. It waits
 # without the GIL, in a call that signals interrupt; nothing of the inbox is held meanwhile.
 
-# Long enough that a site with a request now and then keeps a warm worker, short enough that those of
-# a burst are soon gone. What trio's thread cache takes.
-IDLE_SECONDS = 10
-
 
 cdef int get_up(Inbox inbox) except -1:
     # The owner is not going to wait any more; it has been woken, or queues for that.
@@ -77,11 +73,3 @@ cdef int park(Inbox inbox) except -1:
             if was_woken:
                 get_up(inbox)
             raise
-
-
-def set_idle_seconds(seconds):
-    """How long a thread waits for its next lease from now on; those that wait begin anew."""
-    global IDLE_SECONDS
-    IDLE_SECONDS = seconds
-    for worker in _threads.workers():
-        worker.look_again()
