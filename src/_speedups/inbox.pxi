@@ -108,7 +108,7 @@ cdef object take_first(list items, Py_ssize_t* first):
 cdef class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
-    # All of it of any thread, under the critical section, but for `finished` and `kept`. (What is
+    # Any thread may touch these under the critical section, but for what is the owner's. (What is
     # readonly is so for tests, of threads that are still.)
     cdef list items  # from `begin` on; None before
     cdef Py_ssize_t begin
@@ -128,7 +128,7 @@ cdef class Inbox:
     cdef bint is_abandoned  # not to be handed on
     cdef object when_idle  # of a worker that its executor keeps; nothing changes it
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
-    cdef bint has_baton  # see wakeups.pxi, which both are of
+    cdef bint has_baton  # see wakeups.pxi, to which this and the next belong
     cdef Inbox next_queued
     cdef bint is_frame  # of the owner: it waits in `serve_on`
     cdef object loop  # of the owner: what a frame waits for
@@ -155,8 +155,7 @@ cdef class Inbox:
 
     cdef bint add(self, object item, Py_ssize_t lease, bint is_last) except -1:
         # `is_last`: the lease is over when this has been run.
-        cdef bint accepted
-        cdef bint hand_over = False
+        cdef bint accepted, hand_over = False
         cdef SyncCall call = None
         if type(item) is SyncCall:
             call = <SyncCall>item
