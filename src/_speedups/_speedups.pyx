@@ -25,6 +25,11 @@ guard beside it.
 
 cimport cython
 from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
+from cpython.pythread cimport (
+    PY_LOCK_ACQUIRED, PY_LOCK_FAILURE, PyLockStatus, PyThread_type_lock, PyThread_acquire_lock,
+    PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock, PyThread_tss_create,
+    PyThread_tss_get, PyThread_tss_set,
+)
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 
 import asyncio
@@ -61,15 +66,7 @@ def _after_fork_in_child():
 _fork.at_fork(_after_fork_in_child)  # the first of the kernel's: the others look at the generation
 
 cdef extern from "pythread.h":
-    ctypedef void* PyThread_type_lock
-    ctypedef enum PyLockStatus:
-        PY_LOCK_FAILURE
-        PY_LOCK_ACQUIRED
-        PY_LOCK_INTR
-    PyThread_type_lock PyThread_allocate_lock()
-    void PyThread_free_lock(PyThread_type_lock lock)
-    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
-    void PyThread_release_lock(PyThread_type_lock lock) nogil
+    unsigned long PyThread_get_thread_ident()
     PyLockStatus PyThread_acquire_lock_timed(
         PyThread_type_lock lock, long long microseconds, int interruptible
     ) nogil

@@ -102,7 +102,7 @@ cdef class SyncCall:
 
     cdef inline void count(self) noexcept:
         # As submitted, if it was not yet. In a critical section: it lets nobody else run.
-        cdef void* thread = asgibridge_thread_get()
+        cdef void* thread = PyThread_tss_get(&_thread_key)
         if self.is_counted or thread is NULL:
             return
         self.is_counted = True

@@ -5,26 +5,10 @@
 # one in `threading.local` 40. Whoever takes it out of the dict (a worker that is made as good as
 # new) frees it there and then, and its end clears the pointer.
 
-cdef extern from *:
-    """
-    #include "pythread.h"
-    static Py_tss_t asgibridge_thread_key = Py_tss_NEEDS_INIT;
-    static int asgibridge_thread_create(void) {
-        return PyThread_tss_create(&asgibridge_thread_key);
-    }
-    static void *asgibridge_thread_get(void) {
-        return PyThread_tss_get(&asgibridge_thread_key);
-    }
-    static int asgibridge_thread_set(void *thread) {
-        return PyThread_tss_set(&asgibridge_thread_key, thread);
-    }
-    """
-    int asgibridge_thread_create()
-    void* asgibridge_thread_get()
-    int asgibridge_thread_set(void* thread)
+cdef extern from "Python.h":
     PyObject* PyThreadState_GetDict()
-    unsigned long PyThread_get_thread_ident()
 
+cdef Py_tss_t _thread_key  # Cython initializes it
 
 @cython.final
 cdef class Home:
@@ -47,18 +31,18 @@ cdef class _Thread:
     def __dealloc__(self):
         if self.tally is not NULL:
             _give_tally_back(self.tally)
-        if asgibridge_thread_get() == <void*>self:
-            asgibridge_thread_set(NULL)
+        if PyThread_tss_get(&_thread_key) == <void*>self:
+            PyThread_tss_set(&_thread_key, NULL)
 
 
 _THREAD = "asgibridge._speedups.thread"  # the key in the thread-state's dict
 
-if asgibridge_thread_create() != 0:
+if PyThread_tss_create(&_thread_key) != 0:
     raise MemoryError("no thread-specific storage left")
 
 
 cdef inline _Thread _this_thread():
-    cdef void* found = asgibridge_thread_get()
+    cdef void* found = PyThread_tss_get(&_thread_key)
     if found is not NULL:
         return <_Thread>found
     return _meet_thread()
@@ -72,7 +56,7 @@ cdef _Thread _meet_thread():
     thread.home = Home.__new__(Home)
     thread.tally = _take_tally()
     (<dict>of_thread)[_THREAD] = thread
-    if asgibridge_thread_set(<void*>thread) != 0:
+    if PyThread_tss_set(&_thread_key, <void*>thread) != 0:
         raise MemoryError()
     return thread
 

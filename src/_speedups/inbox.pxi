@@ -1,19 +1,15 @@
 # A thread's inbox.
 #
-# A list with a mark where it begins, and a lock of the interpreter's as the owner's sleep lock: who puts
-# something in unlocks it, if the owner has lain down. The owner waits without the GIL, in a call
-# that signals interrupt; nothing of the inbox is held meanwhile.
+# A list with a mark where it begins; how the owner waits is in parking.pxi.
 #
 # **Handing over.** A thread that is woken while its waker holds the GIL only wakes up to wait for
-# that, and to be woken again: four switches in place of two, a third of a hop's time. So the waker
-# lets go of the GIL for the moment of waking. With a call, that is done at most once in a turn of
-# the loop, by the first: when there are finished calls that the loop has not seen, it is better to
-# let calls gather. (Where there is no GIL there is nothing to let go of.)
+# the GIL, and to be woken again: four switches in place of two, a third of a hop's time. So the
+# waker lets go of the GIL for the moment of waking. With a call, only the first of one iteration of
+# the loop does so: if the loop has not seen the last finished calls yet, calls had better gather.
+# (Where there is no GIL there is nothing to let go of.)
 #
-# **Taking turns.** Better still if the waker is about to lie down itself, as who starts a top-level
-# run and who ends it are: it unlocks the other (`to_wake`) when it has let go of the GIL for that.
-#
-# **Waiting for long**, a frame looks whether it waits in vain (`asgibridge._waits.deadlocks`).
+# **Taking turns.** The thread that starts a top-level run, and the one that ends it, wake the other
+# and lie down themselves: each unlocks the other (`to_wake`) when it has let go of the GIL for that.
 #
 # There is no end marker: closed and empty is the end. Nothing that `put` does can run a finalizer,
 # so nothing can come between its steps.
@@ -29,11 +25,6 @@ cdef extern from *:
         PyList_SET_ITEM(list, at, item);
         return old;
     }
-    """
-    object asgibridge_swap(list, Py_ssize_t at, object item)  # nothing is let go of
-
-cdef extern from *:
-    """
     /* Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second. */
     #define ASGIBRIDGE_SHORT_PATIENCE 10000
     #ifdef _WIN32
@@ -55,26 +46,61 @@ cdef extern from *:
       #define asgibridge_count_up(count) (++*(count))
       #define asgibridge_counted(count) (*(count))
     #endif
-    static void asgibridge_unlock(PyThread_type_lock lock, int hand_over) {
-    #ifndef Py_GIL_DISABLED
-        if (hand_over) {
-            Py_BEGIN_ALLOW_THREADS
-            PyThread_release_lock(lock);
-            Py_END_ALLOW_THREADS
-            return;
-        }
-    #endif
-        (void)hand_over;
-        PyThread_release_lock(lock);
-    }
     """
-    long long ASGIBRIDGE_PATIENCE
+    object asgibridge_swap(list, Py_ssize_t at, object item)  # nothing is let go of
     bint ASGIBRIDGE_HAS_GIL
     void asgibridge_count_up(Py_ssize_t* count)
     Py_ssize_t asgibridge_counted(Py_ssize_t* count)
-    long long ASGIBRIDGE_SHORT_PATIENCE
-    long long ASGIBRIDGE_LONG_PATIENCE
-    void asgibridge_unlock(PyThread_type_lock lock, bint hand_over)
+    long long ASGIBRIDGE_PATIENCE, ASGIBRIDGE_SHORT_PATIENCE, ASGIBRIDGE_LONG_PATIENCE
+
+# Long enough that a site with a request now and then keeps a warm worker, short enough that those of
+# a burst are soon gone. What trio's thread cache takes.
+IDLE_SECONDS = 10
+
+# A sleep lock is locked, unless its owner has been woken and has not noticed yet.
+
+cdef PyThread_type_lock new_sleep_lock() except NULL:
+    cdef PyThread_type_lock lock = PyThread_allocate_lock()
+    if lock is NULL:
+        raise MemoryError("can't allocate lock")
+    PyThread_acquire_lock(lock, 0)
+    return lock
+
+
+cdef void free_sleep_lock(PyThread_type_lock lock) noexcept:
+    if lock is not NULL:
+        # Some platforms complain about freeing a locked lock.
+        PyThread_acquire_lock(lock, 0)
+        PyThread_release_lock(lock)
+        PyThread_free_lock(lock)
+
+
+cdef void unlock(PyThread_type_lock lock, bint hand_over) noexcept:
+    if ASGIBRIDGE_HAS_GIL and hand_over:
+        with nogil:
+            PyThread_release_lock(lock)
+    else:
+        PyThread_release_lock(lock)
+
+
+cdef object take_first(list items, Py_ssize_t* first):
+    # Of the items from `first` on, of which there is one at least; None lies before.
+    cdef Py_ssize_t begin = first[0]
+    cdef Py_ssize_t end = len(items)
+    if begin + 1 == end:
+        first[0] = 0
+        item = items.pop()
+        if begin:
+            items.clear()  # of None
+        return item
+    item = asgibridge_swap(items, begin, None)
+    begin += 1
+    if begin >= 1024 and begin * 2 >= end:  # 1024 is arbitrary
+        # Never empty: cut off what lies behind, before it grows without end.
+        del items[:begin]  # of None
+        begin = 0
+    first[0] = begin
+    return item
 
 
 @cython.final
@@ -82,12 +108,12 @@ cdef extern from *:
 cdef class Inbox:
     """A closable first-in-first-out queue of calls with one consumer."""
 
-    # All of it of any thread, under the critical section, but for `finished` and `kept`. (What is
+    # Any thread may touch these under the critical section, but for what is the owner's. (What is
     # readonly is so for tests, of threads that are still.)
     cdef list items  # from `begin` on; None before
     cdef Py_ssize_t begin
     cdef bint is_parked  # whether the owner has to be woken; who finds it so clears it and unlocks
-    cdef PyThread_type_lock sleep_lock  # locked, unless the owner has been woken and has not noticed yet
+    cdef PyThread_type_lock sleep_lock
     cdef readonly bint closed
     cdef readonly Py_ssize_t posted
     cdef readonly Py_ssize_t finished  # counted by the owner
@@ -102,7 +128,7 @@ cdef class Inbox:
     cdef bint is_abandoned  # not to be handed on
     cdef object when_idle  # of a worker that its executor keeps; nothing changes it
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
-    cdef bint has_baton  # see wakeups.pxi, which both are of
+    cdef bint has_baton  # see wakeups.pxi, to which this and the next belong
     cdef Inbox next_queued
     cdef bint is_frame  # of the owner: it waits in `serve_on`
     cdef object loop  # of the owner: what a frame waits for
@@ -112,20 +138,13 @@ cdef class Inbox:
 
     def __cinit__(self):
         self.items = []
-        self.sleep_lock = PyThread_allocate_lock()
-        if self.sleep_lock is NULL:
-            raise MemoryError("can't allocate lock")
-        PyThread_acquire_lock(self.sleep_lock, 0)
+        self.sleep_lock = new_sleep_lock()
 
     def __init__(self):
         pass  # refuses arguments
 
     def __dealloc__(self):
-        if self.sleep_lock is not NULL:
-            # Some platforms complain about freeing a locked lock.
-            PyThread_acquire_lock(self.sleep_lock, 0)
-            asgibridge_unlock(self.sleep_lock, False)
-            PyThread_free_lock(self.sleep_lock)
+        free_sleep_lock(self.sleep_lock)
 
     def put(self, item):
         """Add ``item``, or return False if the inbox is closed. From any thread."""
@@ -136,8 +155,7 @@ cdef class Inbox:
 
     cdef bint add(self, object item, Py_ssize_t lease, bint is_last) except -1:
         # `is_last`: the lease is over when this has been run.
-        cdef bint accepted
-        cdef bint hand_over = False
+        cdef bint accepted, hand_over = False
         cdef SyncCall call = None
         if type(item) is SyncCall:
             call = <SyncCall>item
@@ -165,7 +183,7 @@ cdef class Inbox:
         # The last thing in a critical section: when handing over, others run before it returns.
         if self.is_parked:
             self.is_parked = False
-            asgibridge_unlock(self.sleep_lock, hand_over)
+            unlock(self.sleep_lock, hand_over)
 
     def close(self):
         """Refuse what comes from now on; `serve` ends when it has run the rest. From any thread."""
@@ -175,7 +193,6 @@ cdef class Inbox:
         with cython.critical_section(self):
             self.closed = True
             self.wake_owner(True)
-        return 0
 
     cdef bint shut_and_tell(self) except -1:
         # Returns whether the owner has to be unlocked, by the caller.
@@ -195,21 +212,16 @@ cdef class Inbox:
         cdef Inbox other = self.to_wake
         if other is not None:
             self.to_wake = None
-            asgibridge_unlock(other.sleep_lock, True)
-        return 0
+            unlock(other.sleep_lock, True)
 
     def is_idle(self):
         """Whether all that was put has been run. From any thread."""
-        cdef Py_ssize_t posted
         with cython.critical_section(self):
-            posted = self.posted
-        return posted == asgibridge_counted(&self.finished)
+            return self.posted == asgibridge_counted(&self.finished)
 
     cdef bint is_closed(self) except -1:
-        cdef bint closed
         with cython.critical_section(self):
-            closed = self.closed
-        return closed
+            return self.closed
 
     def serve(self):
         """Run what comes, until the inbox is closed and empty. On the owning thread."""
@@ -239,7 +251,6 @@ cdef class Inbox:
         finally:
             self.loop = None  # or a task that outlives the frame would hold it, by its context
             self.end_wait()
-        return 0
 
     cdef int begin_wait(self) except -1:
         # A frame is about to wait: say so where the call came from that it is in.
@@ -249,7 +260,6 @@ cdef class Inbox:
         self.outer = call.inbox
         self.outer_blocker = self.outer.change_blocker(call.task_context)
         self.is_suspicious = self.outer.has_items()
-        return 0
 
     cdef int end_wait(self) except -1:
         cdef Inbox outer = self.outer
@@ -258,7 +268,6 @@ cdef class Inbox:
             blocker = self.outer_blocker
             self.outer_blocker = None
             outer.change_blocker(blocker)
-        return 0
 
     cdef object change_blocker(self, object blocker):
         cdef object old
@@ -277,19 +286,14 @@ cdef class Inbox:
                 is_woken = not self.is_parked
             if not is_woken:
                 raise
-        return 0
 
     cdef bint has_items(self) except -1:
-        cdef bint found
         with cython.critical_section(self):
-            found = self.begin < len(self.items)
-        return found
+            return self.begin < len(self.items)
 
     cdef object current_blocker(self):
-        cdef object blocker
         with cython.critical_section(self):
-            blocker = self.blocker
-        return blocker
+            return self.blocker
 
     cdef int run(self) except -1:
         cdef SyncCall call
@@ -342,7 +346,7 @@ cdef class Inbox:
             must_wait = False
             with cython.critical_section(self):
                 if self.begin < len(self.items):
-                    item = self.first()
+                    item = take_first(self.items, &self.begin)
                 elif not self.closed:
                     must_wait = True
                     self.is_parked = has_looked
@@ -355,20 +359,10 @@ cdef class Inbox:
                 self.is_clean = self.fingerprint.is_new or self.fingerprint.look()
                 has_looked = True
 
-    cdef object first(self):
-        cdef Py_ssize_t begin = self.begin
-        cdef Py_ssize_t end = len(self.items)
-        if begin + 1 == end:
-            self.begin = 0
-            item = self.items.pop()
-            if begin:
-                self.items.clear()  # of None
-            return item
-        item = asgibridge_swap(self.items, begin, None)
-        begin += 1
-        if begin >= 1024 and begin * 2 >= end:
-            # Never empty: cut off what lies behind, before it grows without end.
-            del self.items[:begin]  # of None
-            begin = 0
-        self.begin = begin
-        return item
+
+def set_idle_seconds(seconds):
+    """How long a thread waits for its next lease from now on; those that wait begin anew."""
+    global IDLE_SECONDS
+    IDLE_SECONDS = seconds
+    for worker in _threads.workers():
+        worker.look_again()

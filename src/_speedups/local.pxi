@@ -51,7 +51,16 @@ cdef extern from *:
         }
         return with;
     }
+    /* In C: programs ask for what is not there, by getattr and hasattr, as often as for what is. */
+    static int asgibridge_missing(PyObject *local, PyObject *key) {
+        const char *name = strrchr(Py_TYPE(local)->tp_name, '.');
+        name = name ? name + 1 : Py_TYPE(local)->tp_name;
+        while (*name == '_') name++;
+        PyErr_Format(PyExc_AttributeError, "'%.200s' object has no attribute %R", name, key);
+        return -1;
+    }
     """
+    int asgibridge_missing(object local, object key) except -1
     Py_ssize_t ASGIBRIDGE_FEW
     Py_ssize_t asgibridge_few_index(object few, object name)
     object asgibridge_few_with(object few, Py_ssize_t index, object name, object value)
@@ -70,20 +79,6 @@ cdef inline bint _belongs_to_python(object key):
     )
 
 
-cdef extern from *:
-    """
-    /* In C: programs ask for what is not there, by getattr and hasattr, as often as for what is. */
-    static int asgibridge_missing(PyObject *local, PyObject *key) {
-        const char *name = strrchr(Py_TYPE(local)->tp_name, '.');
-        name = name ? name + 1 : Py_TYPE(local)->tp_name;
-        while (*name == '_') name++;
-        PyErr_Format(PyExc_AttributeError, "'%.200s' object has no attribute %R", name, key);
-        return -1;
-    }
-    """
-    int asgibridge_missing(object local, object key) except -1
-
-
 cdef inline bint _has_type(local, key):
     return isinstance(key, str) and _PyType_Lookup(Py_TYPE(local), key) is not NULL
 
@@ -97,7 +92,7 @@ cdef inline object _current(object variable):
     Py_XDECREF(found)
     if current is None:
         return None
-    thread = asgibridge_thread_get()
+    thread = PyThread_tss_get(&_thread_key)
     if thread is not NULL and PyTuple_GET_ITEM(current, 0) is <PyObject*>(<_Thread>thread).home:
         return current
     return None  # also if this thread has no home yet: then nothing was set at it

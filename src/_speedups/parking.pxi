@@ -1,27 +1,21 @@
 # How the owner of an inbox lies down until something comes, and gets up again.
 #
-# It lies in a lock of the interpreter's, its sleep lock, which whoever puts something in unlocks. It waits
-# without the GIL, in a call that signals interrupt; nothing of the inbox is held meanwhile.
-
-# Long enough that a site with a request now and then keeps a warm worker, short enough that those of
-# a burst are soon gone. What trio's thread cache takes.
-IDLE_SECONDS = 10
-
+# The owner waits for its sleep lock, which whoever puts something in unlocks. It waits without the
+# GIL, in a call that signals interrupt; nothing of the inbox is held meanwhile.
 
 cdef int get_up(Inbox inbox) except -1:
     # The owner is not going to wait any more; it has been woken, or queues for that.
     if ASGIBRIDGE_HAS_GIL and leave_queue(inbox):
         return 0
     if inbox.is_frame:
-        # Who wakes it may do so much later; and then it finds its sleep lock unlocked, and looks again.
+        # If it is unlocked later, it finds the sleep lock so when it lies down next, and looks again.
         PyThread_acquire_lock(inbox.sleep_lock, 0)
         return 0
-    # Who wakes it may have let go of the GIL to unlock the sleep lock.
+    # Another thread may have let go of the GIL to unlock the sleep lock, and not have done so yet.
     with nogil:
         PyThread_acquire_lock_timed(inbox.sleep_lock, -1, 0)
     if ASGIBRIDGE_HAS_GIL:
         arrive(inbox)
-    return 0
 
 
 cdef int park(Inbox inbox) except -1:
@@ -78,11 +72,3 @@ cdef int park(Inbox inbox) except -1:
             if was_woken:
                 get_up(inbox)
             raise
-
-
-def set_idle_seconds(seconds):
-    """How long a thread waits for its next lease from now on; those that wait begin anew."""
-    global IDLE_SECONDS
-    IDLE_SECONDS = seconds
-    for worker in _threads.workers():
-        worker.look_again()

@@ -1,23 +1,16 @@
 # An inbox that several threads serve.
 #
-# The lists and numbers change under the critical section; each thread that serves has a lock of its
-# own as a sleep lock, as the owner of an `Inbox` has.
+# The lists and numbers change under the critical section; each thread that serves has a sleep lock.
 
 @cython.final
 cdef class _SleepLock:
-    cdef PyThread_type_lock lock  # locked, unless the sleeper has been woken and has not noticed yet
+    cdef PyThread_type_lock lock
 
     def __cinit__(self):
-        self.lock = PyThread_allocate_lock()
-        if self.lock is NULL:
-            raise MemoryError("can't allocate lock")
-        PyThread_acquire_lock(self.lock, 0)
+        self.lock = new_sleep_lock()
 
     def __dealloc__(self):
-        if self.lock is not NULL:
-            PyThread_acquire_lock(self.lock, 0)
-            asgibridge_unlock(self.lock, False)
-            PyThread_free_lock(self.lock)
+        free_sleep_lock(self.lock)
 
 
 @cython.final
@@ -27,7 +20,7 @@ cdef class PoolInbox:
     # All of it of any thread, under the critical section.
     cdef list items  # from `begin` on; None before
     cdef Py_ssize_t begin
-    cdef list parked  # the beds of those who have to be woken; last in, first out
+    cdef list parked  # of the threads that have to be woken; last in, first out
     cdef Py_ssize_t looking  # how many threads are free and will look into the inbox by themselves
     cdef Py_ssize_t threads
     cdef Py_ssize_t limit
@@ -62,7 +55,7 @@ cdef class PoolInbox:
                     sleep_lock = self.parked.pop()
                     self.looking += 1
         if sleep_lock is not None:
-            asgibridge_unlock(sleep_lock.lock, hand_over)
+            unlock(sleep_lock.lock, hand_over)
         return accepted
 
     def hire(self, list ticket=None):
@@ -99,7 +92,7 @@ cdef class PoolInbox:
             self.parked = fresh
             self.looking += len(parked)
         for sleep_lock in parked:
-            asgibridge_unlock((<_SleepLock>sleep_lock).lock, False)
+            unlock((<_SleepLock>sleep_lock).lock, False)
 
     def drain(self):
         """Take out all that waits in the inbox now. From any thread."""
@@ -114,81 +107,50 @@ cdef class PoolInbox:
 
     def qsize(self):
         """How many calls wait in the inbox."""
-        cdef Py_ssize_t waiting
         with cython.critical_section(self):
-            waiting = self.waiting()
-        return waiting
+            return self.waiting()
 
     def serve(self):
         """Run what comes, until the inbox is closed and empty. On each thread that was hired."""
         cdef _SleepLock sleep_lock = _SleepLock.__new__(_SleepLock)
-        cdef SyncCall call
+        cdef bint is_free
         while True:
             item = self.take(sleep_lock)
             if item is None:
                 return
-            if type(item) is SyncCall:
-                call = <SyncCall>item
-                item = None
-                call.run()
-                # Before the task is told: what that sends next needs no other thread than this.
-                self.is_free()
-                try:
-                    call.deliver()
-                except BaseException as error:
-                    # Not the call's: a callback has raised SystemExit, say. It costs nobody else
-                    # anything, and not even the thread.
-                    _threads.report_error(error)
-                call = None
-            else:
-                try:
+            is_free = False
+            try:
+                if type(item) is SyncCall:
+                    (<SyncCall>item).run()
+                    # Before the task is told: what that sends next needs no other thread than this.
+                    self.is_free()
+                    is_free = True
+                    (<SyncCall>item).deliver()
+                else:
                     item.run()
                     item.deliver()  # which may run callbacks, and those may wait for another call
-                except BaseException as error:
-                    _threads.report_error(error)
-                item = None
+            except BaseException as error:
+                # Not the call's: a callback has raised SystemExit, say. It costs nobody else
+                # anything, and not even the thread.
+                _threads.report_error(error)
+            item = None
+            if not is_free:
                 self.is_free()
 
     cdef int is_free(self) except -1:
         with cython.critical_section(self):
             self.looking += 1
-        return 0
 
     cdef object take(self, _SleepLock sleep_lock):
         # The first item; waits for one. None at the end.
-        cdef PyLockStatus status
-        cdef bint at_end
         while True:
-            item = None
-            at_end = False
             with cython.critical_section(self):
                 self.looking -= 1
                 if self.begin < len(self.items):
-                    item = self.first()
-                elif self.closed:
-                    at_end = True
+                    return take_first(self.items, &self.begin)
+                if self.closed:
                     self.threads -= 1
-                else:
-                    self.parked.append(sleep_lock)
-            if at_end or item is not None:
-                return item
-            while True:
-                with nogil:
-                    status = PyThread_acquire_lock_timed(sleep_lock.lock, ASGIBRIDGE_PATIENCE, 0)
-                if status == PY_LOCK_ACQUIRED:
-                    break
-
-    cdef object first(self):
-        cdef Py_ssize_t begin = self.begin
-        cdef Py_ssize_t end = len(self.items)
-        item = asgibridge_swap(self.items, begin, None)
-        if begin + 1 == end:
-            self.begin = 0
-            self.items.clear()  # of None
-            return item
-        begin += 1
-        if begin >= 1024 and begin * 2 >= end:
-            del self.items[:begin]  # of None
-            begin = 0
-        self.begin = begin
-        return item
+                    return None
+                self.parked.append(sleep_lock)
+            with nogil:
+                PyThread_acquire_lock_timed(sleep_lock.lock, -1, 0)

@@ -46,40 +46,24 @@ cdef extern from *:
       static void asgibridge_drop_locals(void) {}
     #endif
 
-    /* The processors it may run on, which is asked of any thread on Linux. */
+    /* The processors that it may run on; only Linux says which. */
     #ifdef __linux__
       #include <sched.h>
-      #include <sys/syscall.h>
-      #include <unistd.h>
-      typedef struct { pid_t thread; cpu_set_t set; } asgibridge_processors;
+      typedef cpu_set_t asgibridge_processors;
       static void asgibridge_read_processors(asgibridge_processors *processors) {
-          memset(&processors->set, 0, sizeof processors->set);
-          (void)sched_getaffinity(processors->thread, sizeof processors->set, &processors->set);
-      }
-      static void asgibridge_my_processors(asgibridge_processors *processors) {
-          processors->thread = (pid_t)syscall(SYS_gettid);
-          asgibridge_read_processors(processors);
-      }
-      static int asgibridge_same_processors(asgibridge_processors *processors) {
-          asgibridge_processors now;
-          now.thread = processors->thread;
-          asgibridge_read_processors(&now);
-          return memcmp(&now.set, &processors->set, sizeof now.set) == 0;
+          memset(processors, 0, sizeof *processors);
+          (void)sched_getaffinity(0, sizeof *processors, processors);
       }
     #else
       typedef int asgibridge_processors;
-      static void asgibridge_my_processors(asgibridge_processors *processors) { *processors = 0; }
-      static int asgibridge_same_processors(asgibridge_processors *processors) {
-          (void)processors;
-          return 1;
-      }
+      static void asgibridge_read_processors(asgibridge_processors *processors) { *processors = 0; }
     #endif
-
-    static PyObject *asgibridge_trace(void) { return PyThreadState_Get()->c_traceobj; }
-    static PyObject *asgibridge_profile(void) { return PyThreadState_Get()->c_profileobj; }
-    static int asgibridge_is_current(PyObject *context) {
-        return PyThreadState_Get()->context == context;
+    static int asgibridge_same_processors(asgibridge_processors *processors) {
+        asgibridge_processors now;
+        asgibridge_read_processors(&now);
+        return memcmp(&now, processors, sizeof now) == 0;
     }
+
     static int asgibridge_has_async_hooks(void) {
         PyThreadState *thread = PyThreadState_Get();
         return thread->async_gen_firstiter != NULL || thread->async_gen_finalizer != NULL ||
@@ -92,16 +76,18 @@ cdef extern from *:
     bint asgibridge_same_mask(asgibridge_mask* mask)
     ctypedef struct asgibridge_processors:
         pass
-    void asgibridge_my_processors(asgibridge_processors* processors)
+    void asgibridge_read_processors(asgibridge_processors* processors)
     bint asgibridge_same_processors(asgibridge_processors* processors)
     bint ASGIBRIDGE_CAN_RENEW
     bint ASGIBRIDGE_LOCALS_IN_DICT
     PyObject* asgibridge_sentinel()
     void asgibridge_drop_locals()
-    PyObject* asgibridge_trace()
-    PyObject* asgibridge_profile()
     bint asgibridge_has_async_hooks()
-    bint asgibridge_is_current(object context)
+    ctypedef struct PyThreadState:
+        PyObject* c_traceobj
+        PyObject* c_profileobj
+        PyObject* context
+    PyThreadState* PyThreadState_Get()
     object PyContext_New()
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
@@ -109,9 +95,14 @@ cdef extern from *:
 cdef object _get_running_loop = asyncio._get_running_loop
 cdef object _weakref_count = weakref.getweakrefcount
 cdef dict _of_threading = threading.__dict__
-# In the thread-state dict: what comes and goes without a trace. "Py_Repr" is the list of what
-# repr() is in the middle of.
+# In the thread-state dict, which is not cleared (before 3.12 `_asyncio` keeps a borrowed pointer into
+# it): what comes and goes without a trace. "Py_Repr" is the list of what repr() is in the middle of.
 cdef frozenset _KNOWN = frozenset([_THREAD, "__asyncio_running_event_loop__", "Py_Repr"])
+
+
+cdef bint _is_local(object key) except -1:
+    # Whether it is a `threading.local`'s key in the thread-state dict.
+    return type(key) is str and (<str>key).startswith("thread.local.")
 
 
 @cython.final
@@ -137,33 +128,23 @@ cdef class _Fingerprint:
         self.name = self.attributes["_name"]
         self.weak_references = _weakref_count(worker)
         asgibridge_read_mask(&self.mask)
-        asgibridge_my_processors(&self.processors)
+        asgibridge_read_processors(&self.processors)
         self.context = PyContext_New()
         PyContext_Enter(self.context)
-        return 0
 
     cdef int end(self) except -1:
         context = self.context
         self.context = self.worker = self.attributes = None
         PyContext_Exit(context)
-        return 0
-
-    cdef bint has_current_hooks(self) except -1:
-        return (
-            self.trace is _of_threading["_trace_hook"]
-            and self.profile is _of_threading["_profile_hook"]
-        )
 
     cdef inline bint has_same_attributes(self) noexcept:
         return len(self.attributes) == self.attribute_count
 
-    cdef inline bint has_same_processors(self) noexcept:
-        return asgibridge_same_processors(&self.processors)
-
     cdef bint is_as_it_was(self) except -1:
-        # Whether nobody else has changed it while it lay idle.
+        # Whether nobody else has changed it. Of any thread, while it is idle.
         return (
-            self.has_current_hooks()
+            self.trace is _of_threading["_trace_hook"]
+            and self.profile is _of_threading["_profile_hook"]
             and self.has_same_attributes()
             and self.attributes.get("_name") is self.name
             and _weakref_count(self.worker) <= self.weak_references
@@ -175,37 +156,27 @@ cdef class _Fingerprint:
         cdef Py_ssize_t count = 0
         if ASGIBRIDGE_LOCALS_IN_DICT:
             for key in <dict>PyThreadState_GetDict():
-                if type(key) is str and (<str>key).startswith("thread.local."):
-                    count += 1
+                count += _is_local(key)
             return count
         found = asgibridge_sentinel()
         return 0 if found is NULL else _weakref_count(<object>found)
 
     cdef bint knows_all_keys(self) except -1:
-        cdef dict of_thread = <dict>PyThreadState_GetDict()
-        for key in of_thread:
-            if key not in _KNOWN and not (
-                ASGIBRIDGE_LOCALS_IN_DICT
-                and type(key) is str
-                and (<str>key).startswith("thread.local.")
-            ):
+        for key in <dict>PyThreadState_GetDict():
+            if key not in _KNOWN and not (ASGIBRIDGE_LOCALS_IN_DICT and _is_local(key)):
                 return False
         return True
 
     cdef bint is_fit(self) except -1:
         # Whether, but for its locals, this thread is what a new one would be.
-        cdef PyObject* hook = asgibridge_trace()
-        self.trace = None if hook is NULL else <object>hook
-        hook = asgibridge_profile()
-        self.profile = None if hook is NULL else <object>hook
+        cdef PyThreadState* state = PyThreadState_Get()
+        self.trace = None if state.c_traceobj is NULL else <object>state.c_traceobj
+        self.profile = None if state.c_profileobj is NULL else <object>state.c_profileobj
         return (
-            self.has_same_attributes()
-            and self.attributes.get("_name") is self.name
-            and _weakref_count(self.worker) <= self.weak_references
-            and self.has_current_hooks()
+            self.is_as_it_was()
             and asgibridge_same_mask(&self.mask)
             and not asgibridge_has_async_hooks()
-            and asgibridge_is_current(self.context)
+            and state.context is <PyObject*>self.context
             and _get_running_loop() is None
             and self.knows_all_keys()
         )
@@ -214,9 +185,7 @@ cdef class _Fingerprint:
         # Whether the lease has left nothing behind. SyncToAsync.threadlocal does not count, which
         # every call uses and leaves empty.
         cdef _Thread thread = _this_thread()
-        cdef Py_ssize_t ours = 0
-        if thread.names is not None and not thread.names:
-            ours = 1
+        cdef Py_ssize_t ours = thread.names is not None and not thread.names
         return self.local_count() == ours and len(self.context) == 0 and self.is_fit()
 
     cdef bint renew(self) except -1:
@@ -234,16 +203,16 @@ cdef class _Fingerprint:
         old_context = old_names = old_channel = None
         if ASGIBRIDGE_LOCALS_IN_DICT:
             of_thread = <dict>PyThreadState_GetDict()
-            for key in [key for key in of_thread if type(key) is str]:
-                if key.startswith("thread.local."):
-                    of_thread.pop(key, None)  # a finalizer before may have dropped it already
+            for key in [key for key in of_thread if _is_local(key)]:
+                of_thread.pop(key, None)  # a finalizer before may have dropped it already
         else:
             asgibridge_drop_locals()
         self.is_new = (
             self.local_count() == 0
             and len(self.context) == 0
             and self.is_fit()
-            and self.has_same_processors()
+            # Not in is_fit(): a system call at the end of each lease would be 3 % of a context.
+            and asgibridge_same_processors(&self.processors)
         )
         return self.is_new
 
@@ -267,7 +236,11 @@ cdef class _LeaseEnd:
         if inbox is None:
             return
         try:
-            is_new = inbox.fingerprint is not None and not inbox.is_closed() and inbox.fingerprint.renew()
+            is_new = (
+                inbox.fingerprint is not None
+                and not inbox.is_closed()
+                and inbox.fingerprint.renew()
+            )
         except BaseException:
             is_new = False  # then it ends; serve() meets the same and says so
         self.say_over()
@@ -285,7 +258,7 @@ cdef class _LeaseEnd:
         self.served = None
         if served is not None and served.shut_and_tell():
             if self.runs_in is None:
-                asgibridge_unlock(served.sleep_lock, True)
+                unlock(served.sleep_lock, True)
             else:
                 self.runs_in.to_wake = served
 
@@ -301,7 +274,6 @@ cdef class _LeaseEnd:
             self.when_over = None
         if when_over is not None:
             when_over()
-        return 0
 
     cdef int say_through(self) except -1:
         with cython.critical_section(self):
@@ -310,7 +282,6 @@ cdef class _LeaseEnd:
             self.future = None
         if future is not None:
             future.set_result(None)
-        return 0
 
     cdef int tell(self, object when_over) except -1:
         # Have it called at the end, or now if that has been.
@@ -321,7 +292,6 @@ cdef class _LeaseEnd:
                 self.when_over = when_over
         if is_over:
             when_over()
-        return 0
 
     cdef int wait(self) except -1:
         # For its end. On any other thread.
@@ -334,7 +304,6 @@ cdef class _LeaseEnd:
             future = self.future
         if not is_through:
             future.result()
-        return 0
 
 
 cdef _LeaseEnd _renewal(Inbox inbox, Inbox served):

@@ -98,11 +98,7 @@ cdef class _Waiter(_Wait):
         self.generation = _generation
 
     def __dealloc__(self):
-        if self.sleep_lock is not NULL:
-            # Some platforms complain about freeing a locked lock.
-            PyThread_acquire_lock(self.sleep_lock, 0)
-            asgibridge_unlock(self.sleep_lock, False)
-            PyThread_free_lock(self.sleep_lock)
+        free_sleep_lock(self.sleep_lock)
 
     cdef bint sleep(self, object deadline) except -1:
         # Until rung (1) or the deadline (0), a time.monotonic() or None. On the owner's thread.
@@ -138,7 +134,7 @@ cdef class _Waiter(_Wait):
                 must_ring = not self.is_rung
                 self.is_rung = True
             if must_ring:
-                asgibridge_unlock(self.sleep_lock, False)
+                unlock(self.sleep_lock, False)
             return True
         if self.loop.is_closed():
             return False
@@ -204,10 +200,7 @@ cdef class _Waiter(_Wait):
         deadline = None
         if timeout is not None:
             deadline = _monotonic() + timeout
-        self.sleep_lock = PyThread_allocate_lock()
-        if self.sleep_lock is NULL:
-            raise MemoryError("can't allocate lock")
-        PyThread_acquire_lock(self.sleep_lock, 0)
+        self.sleep_lock = new_sleep_lock()
         try:
             while self.queue.advance(self):
                 if not self.sleep(deadline) and self.queue.leave(self, True):

@@ -1,9 +1,8 @@
 # Workers are woken one at a time.
 #
-# A loop that has many calls in flight would wake a worker with each of them. All of these workers then
-# wait for the GIL, which the loop has: whenever the loop lets go of it, for a socket say, one of them
-# is woken in vain. So only one worker is on its way at a time. It has the *baton*; a worker that is
-# to be woken meanwhile queues behind it. ::
+# A loop with many calls in flight would wake a worker for each. All of them would wait for the GIL,
+# and each time the loop lets go of that, for a socket say, one of them would wake up in vain. So
+# only one worker is on its way at a time. It has the *baton*; the others queue behind it. ::
 #
 #     parked --wake_worker()--> queued --pass_on() of the one before--> on its way --> running
 #                    `--nobody is on the way----------------------------^
@@ -11,19 +10,17 @@
 # **No call waits for another.** The bearer passes the baton on when it has the GIL again, before it
 # runs anything.
 #
-# **The loop hears of results** when no worker is on its way any more, or after 5 ms. If it heard of
-# the first of twenty results at once, it would have nothing but a place in the line for the GIL. Until
-# then its channel is *owed* a wake-up. A wake-up is owed only while a worker is on its way, and the
-# worker that comes sees to it.
+# **The loop hears of results** when no worker is on its way any more, or after 5 ms: the first of
+# twenty results would only make it wait for the GIL, too. Until then its channel is *owed* a
+# wake-up, which the worker that is on its way sees to.
 #
-# **When the GIL is scarce**, because another thread computes, each wake-up may take a slice of the
-# GIL, 5 ms, and it is better if all workers wait for it at once. If the bearer needs nearly as long,
-# all that queue are woken, and no worker queues any more until a bearer comes sooner. (1 ms would be
-# too short a limit: a busy loop's own iteration may take that, and a tenth of the gain was lost.)
+# **When the GIL is scarce**, because another thread computes, each wake-up may take a slice of 5 ms,
+# and it is better if all workers wait for the GIL at once. If the bearer needs nearly as long, all
+# that queue are woken, and no worker queues until a bearer comes sooner. (With 1 ms as the limit,
+# which a busy loop's own iteration may take, a tenth of the gain was lost.)
 #
-# **The bearer comes.** It has been unlocked and wants nothing but the GIL. If an exception takes it
-# out of `park`, it leaves the queue, or comes and passes the baton on. A forked child has only the
-# thread that forked, and forgets who is on the way.
+# **The bearer comes**: it is unlocked and wants nothing but the GIL. If an exception takes a worker
+# out of `park`, it leaves the queue, or passes the baton on. A forked child forgets all of them.
 #
 # The GIL guards all of this: nothing here lets go of it but to unlock a worker, or to wake a loop, as
 # the last step. Without a GIL there is no queue.
@@ -41,32 +38,28 @@ cdef WakeChannel _owed = None
 cdef long long _owed_since = 0
 
 
-cdef int wake_worker(Inbox inbox, bint hand_over) noexcept:
+cdef void wake_worker(Inbox inbox, bint hand_over) noexcept:
     global _coming_since, _first_queued, _last_queued
     if not _is_one_coming:
         if _is_gil_scarce:
             _coming_since = asgibridge_now()
         give_baton(inbox, hand_over)
-        return 0
-    if _is_gil_scarce:
-        asgibridge_unlock(inbox.sleep_lock, False)
-        return 0
-    if _first_queued is None:
-        _first_queued = inbox
+    elif _is_gil_scarce:
+        unlock(inbox.sleep_lock, False)
+    elif _first_queued is None:
+        _first_queued = _last_queued = inbox
         _coming_since = asgibridge_now()
     else:
         _last_queued.next_queued = inbox
-    _last_queued = inbox
-    if _first_queued is not inbox and asgibridge_now() - _coming_since > _LATE:
-        wake_all_queued()
-    return 0
+        _last_queued = inbox
+        if asgibridge_now() - _coming_since > _LATE:
+            wake_all_queued()
 
 
-cdef int give_baton(Inbox inbox, bint hand_over) noexcept:
+cdef void give_baton(Inbox inbox, bint hand_over) noexcept:
     global _is_one_coming
     _is_one_coming = inbox.has_baton = True
-    asgibridge_unlock(inbox.sleep_lock, hand_over)
-    return 0
+    unlock(inbox.sleep_lock, hand_over)
 
 
 cdef int arrive(Inbox inbox) except -1:
@@ -79,10 +72,9 @@ cdef int arrive(Inbox inbox) except -1:
     if channel is not None and (not _is_one_coming or asgibridge_now() - _owed_since > _SLICE):
         _owed = None
         channel.wake_loop()
-    return 0
 
 
-cdef int pass_on() noexcept:
+cdef void pass_on() noexcept:
     global _is_one_coming, _coming_since, _is_gil_scarce
     cdef Inbox following = _first_queued
     cdef long long now
@@ -90,15 +82,14 @@ cdef int pass_on() noexcept:
     if following is None:
         if _is_gil_scarce:
             _is_gil_scarce = asgibridge_now() - _coming_since > _LATE
-        return 0
+        return
     now = asgibridge_now()
     if now - _coming_since > _LATE:
         wake_all_queued()
-        return 0
-    _coming_since = now
-    take_out(following, None)
-    give_baton(following, False)
-    return 0
+    else:
+        _coming_since = now
+        take_out(following, None)
+        give_baton(following, False)
 
 
 cdef int tell_loop(WakeChannel channel) except -1:
@@ -107,23 +98,21 @@ cdef int tell_loop(WakeChannel channel) except -1:
     if _is_one_coming and not _is_gil_scarce and _owed is None:
         _owed = channel
         _owed_since = asgibridge_now()
-        return 0
-    channel.wake_loop()
-    return 0
+    else:
+        channel.wake_loop()
 
 
-cdef int wake_all_queued() noexcept:
+cdef void wake_all_queued() noexcept:
     global _is_gil_scarce
     cdef Inbox inbox = _first_queued
     while inbox is not None:
         take_out(inbox, None)
-        asgibridge_unlock(inbox.sleep_lock, False)
+        unlock(inbox.sleep_lock, False)
         inbox = _first_queued
     _is_gil_scarce = True
-    return 0
 
 
-cdef int take_out(Inbox inbox, Inbox before) noexcept:
+cdef void take_out(Inbox inbox, Inbox before) noexcept:
     global _first_queued, _last_queued
     if before is None:
         _first_queued = inbox.next_queued
@@ -132,19 +121,17 @@ cdef int take_out(Inbox inbox, Inbox before) noexcept:
     if _last_queued is inbox:
         _last_queued = before
     inbox.next_queued = None
-    return 0
 
 
 cdef bint leave_queue(Inbox inbox) noexcept:
     # Whether it was there.
     cdef Inbox before = None, queued = _first_queued
-    while queued is not None:
-        if queued is inbox:
-            take_out(inbox, before)
-            return True
+    while queued is not None and queued is not inbox:
         before = queued
         queued = queued.next_queued
-    return False
+    if queued is not None:
+        take_out(inbox, before)
+    return queued is not None
 
 
 def _forget_wakeups():

@@ -8,29 +8,23 @@
 #                    `--end()--> ending --renew()
 #                                         `--not as good as new--> ended
 #
-# **As good as new.** Whoever gets the worker must not be able to tell it from a new thread, but by
-# its name. So it looks at itself each time it lies down (`look`): if the lease has left nothing
+# **As good as new.** A lease must not be able to tell its worker from a new thread, but by the
+# name. So the worker looks at itself each time it lies down (`look`): if the lease has left nothing
 # behind, which is usual, the worker goes to the next without waking up (`let_go`). If there is
 # something, or it is not idle, the lease's last item is a `_LeaseEnd`: every `threading.local` value
 # is dropped there, in a frame of ours only, which runs their finalizers on the thread they belong
-# to. What can't be undone ends the thread: another name or attribute of its Thread object, trace or
-# profile functions other than `threading`'s current ones, another signal mask, async generator
-# hooks, a running loop, a key we don't know in the thread-state dict, locals made by finalizers.
-# (That dict is not cleared: before 3.12 `_asyncio` keeps a borrowed pointer into it.)
+# to. What can't be undone ends the thread (`is_fit`). Each lease has a context and a home of its own.
 #
-# The set of processors is compared when it renews itself only: to ask for it at the end of each
-# lease would cost a system call, 3 % of a context.
+# **Who owns what.** `_Fingerprint` is the worker's alone, but for what is said there. The idle
+# inboxes lie in `_idle`; whoever takes one out, be it for a lease or because its time is up, decides
+# what becomes of it. Last in, first out, so that few stay warm.
 #
-# Each lease has an empty context of its own beneath its calls, and a home of its own.
-#
-# **Who owns what.** `_Fingerprint` is the worker's alone, but for what is said there. The idle ones lie in
-# `_idle`, under its critical section; who takes one out of there, be it for a lease or because its
-# time is up, decides what becomes of it. Last in, first out, so that few stay warm.
-#
-# In a forked child the idle ones are forgotten. At exit `_process.threads` closes every worker's inbox, also
+# A forked child forgets the idle ones. At exit `_process.threads` closes every worker's inbox, also
 # those of the idle ones; `take_idle` passes over them.
 
 cdef object _Worker = _threads.Worker
+
+
 @cython.final
 cdef class _Idle:
     # The idle workers' inboxes, under the critical section.
@@ -42,32 +36,25 @@ cdef class _Idle:
     cdef int add(self, Inbox inbox) except -1:
         with cython.critical_section(self):
             self.inboxes.append(inbox)
-        return 0
 
     cdef Inbox pop(self, object but):
         # The last one whose worker is not `but`; None if there is none.
         cdef Py_ssize_t i
         cdef Inbox inbox
         with cython.critical_section(self):
-            i = len(self.inboxes) - 1
-            while i >= 0:
+            for i in range(len(self.inboxes) - 1, -1, -1):
                 inbox = <Inbox>self.inboxes[i]
                 if but is None or inbox.fingerprint.worker is not but:
-                    break
-                i -= 1
-            if i < 0:
-                inbox = None
-            else:
-                del self.inboxes[i]
-        return inbox
+                    del self.inboxes[i]
+                    return inbox
+        return None
 
     cdef bint remove(self, Inbox inbox) except -1:
-        cdef bint found
         with cython.critical_section(self):
-            found = inbox in self.inboxes  # by identity: it has no __eq__
-            if found:
-                self.inboxes.remove(inbox)
-        return found
+            if inbox not in self.inboxes:  # by identity: it has no __eq__
+                return False
+            self.inboxes.remove(inbox)
+        return True
 
 
 cdef _Idle _idle = _Idle()
@@ -95,64 +82,59 @@ cdef bint add_run(Inbox inbox, object item, Inbox served, bint* must_wake) excep
     # `item`, as a lease of its own, and the end of who serves an inbox until that is over. Tells
     # whether our owner has to be unlocked, by the caller.
     cdef _LeaseEnd renewal = _renewal(inbox, served)
-    cdef bint accepted
     with cython.critical_section(inbox):
-        accepted = not inbox.closed
-        if accepted:
-            inbox.items.append(item)
-            inbox.items.append(renewal)
-            inbox.posted += 2
-            inbox.is_ending = True
-            must_wake[0] = inbox.is_parked
-            inbox.is_parked = False
-    return accepted
+        if inbox.closed:
+            return False
+        inbox.items.append(item)
+        inbox.items.append(renewal)
+        inbox.posted += 2
+        inbox.is_ending = True
+        must_wake[0] = inbox.is_parked
+        inbox.is_parked = False
+    return True
 
 
 cdef bint let_go(Inbox inbox, Py_ssize_t lease) except -1:
     # The lease is over here and now, if the worker has nothing to do for that.
-    cdef bint is_free, has_rested
+    cdef bint has_rested
     with cython.critical_section(inbox):
-        is_free = (
-            inbox.is_parked
-            and inbox.is_clean
-            and not inbox.is_resting
-            and not inbox.is_abandoned
-            and not inbox.closed
-            and inbox.lease == lease
-            and inbox.fingerprint.has_same_attributes()
-        )
-        if is_free:
-            inbox.lease += 1
-    if is_free:
-        _idle.add(inbox)
-        with cython.critical_section(inbox):
-            has_rested = inbox.is_resting
-        if has_rested and _idle.remove(inbox):
-            inbox.shut()  # its time was up in between
-    return is_free
+        if (
+            not inbox.is_parked
+            or not inbox.is_clean
+            or inbox.is_resting
+            or inbox.is_abandoned
+            or inbox.closed
+            or inbox.lease != lease
+            or not inbox.fingerprint.has_same_attributes()
+        ):
+            return False
+        inbox.lease += 1
+    _idle.add(inbox)
+    with cython.critical_section(inbox):
+        has_rested = inbox.is_resting
+    if has_rested and _idle.remove(inbox):
+        inbox.shut()  # its time was up in between
+    return True
 
 
 cdef bint offer(Inbox inbox) except -1:
     # By the owner, renewed. Returns whether it was accepted.
-    cdef bint is_free
     with cython.critical_section(inbox):
-        is_free = not inbox.is_abandoned
-        if is_free:
-            inbox.is_ending = False
-            inbox.lease += 1
-    if is_free:
-        _idle.add(inbox)
-    return is_free
+        if inbox.is_abandoned:
+            return False
+        inbox.is_ending = False
+        inbox.lease += 1
+    _idle.add(inbox)
+    return True
 
 
 cdef bint disown(Inbox inbox, Py_ssize_t lease) except -1:
     # Hand the worker on to nobody. Returns whether it is still in that lease.
-    cdef bint is_current
     with cython.critical_section(inbox):
-        is_current = inbox.lease == lease
-        if is_current:
-            inbox.is_abandoned = True
-    return is_current
+        if inbox.lease != lease:
+            return False
+        inbox.is_abandoned = True
+    return True
 
 
 cdef list drain_lease(Inbox inbox, Py_ssize_t lease):

@@ -77,12 +77,10 @@ cdef dict _wrapper_names = dict.fromkeys(
         "func", "context", "_thread_sensitive", "_executor",
     )
 )
-# What, in a function's __dict__, inspect would go by.
-cdef frozenset _SAY_MORE = frozenset(
-    ("_is_coroutine", "_is_coroutine_marker", "_partialmethod", "__partialmethod__")
-)
-cdef object _Method = types.MethodType
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
+# What, in a function's __dict__, inspect would go by.
+cdef frozenset _SAY_MORE = frozenset((*_COROUTINE_MARKS, "_partialmethod", "__partialmethod__"))
+cdef object _Method = types.MethodType
 
 
 cdef inline bint _is_bare(object function):
@@ -107,7 +105,6 @@ cdef int _adopt_names(dict namespace, object cls, object wrapped) except -1:
         for name, value in names.items():
             if name not in _COROUTINE_MARKS and name not in defined:
                 namespace[name] = value
-    return 0
 
 
 def is_async_def(function):

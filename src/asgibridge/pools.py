@@ -8,9 +8,8 @@ threads.
 
 The executor owns the inbox and, under ``_shutdown_lock`` as in the stock one, starts the threads,
 which know the inbox only. So an executor that is dropped closes the inbox on its way, and its
-threads end. ``shutdown`` closes the inbox too; the items in it are run, or with ``cancel_futures``
-cancelled. At interpreter exit the threads are joined like our other workers
-(`_process.threads`). A forked child has none of them, and its executor begins anew.
+threads end; ``shutdown`` closes the inbox, too. A forked child has none of the threads, and its
+executor begins anew.
 
 **Which loops.** Those of asyncio's whose ``run_in_executor`` is not overridden or patched, as long
 as ``ThreadPoolExecutor.submit`` is not patched. An executor that the user has set, or asyncio has

@@ -34,6 +34,7 @@ PURE_ROOMS = ROOT / "src" / "asgibridge" / "_pure"
 ROOMS_OF_ONE = {
     "wait": "what a task waits on is no future of asyncio's: the pure kernel takes one",
     "wakeups": "workers are woken one at a time: the pure kernel wakes each at once",
+    "parking": "who serves an inbox waits for a lock: in the pure kernel, `queue` waits",
     "renewal": "a worker is made as good as new: the pure kernel's ends with its lease",
 }
 """Rooms that only the compiled kernel has, and why the pure one does without."""

@@ -4,22 +4,19 @@ A `Worker` owns one inbox and runs what is put there until the inbox is closed. 
 
 * Its executor holds the worker; the worker holds only the inbox, so that an executor that is
   dropped can be collected and closes the inbox on its way.
-* Starting and closing are the executor's (under its own lock); the inbox is emptied by the worker
-  alone.
+* The executor starts and closes the worker, under its own lock; only the worker empties the inbox.
 
 **Exit.** A call in flight is waited for, as ThreadPoolExecutor does. But our threads are started as
-daemons, only so that `threading` leaves the waiting to us: we do it later, in `atexit`, when the
-user's own threads have ended; until then those go on bridging, each call on the thread it belongs
-to. And a second Ctrl-C in a top-level `async_to_sync` has to be able to leave a thread behind
-(`Worker.abandon`). To everybody else ours are ordinary, non-daemon threads, which matters to the
-threads that user code starts from them: ``daemon`` is inherited.
+daemons, only so that `threading` leaves the waiting to us: we wait later, in `atexit`, when the
+user's own threads, which may bridge until then, have ended; and a second Ctrl-C in a top-level
+`async_to_sync` can leave a thread behind (`Worker.abandon`). To everybody else ours are ordinary,
+non-daemon threads, which matters to the threads that user code starts from them: ``daemon`` is
+inherited.
 
 Three cases come without that later moment, and end in `threading`'s own hook: children that
 multiprocessing forks, which leave without `atexit`; subinterpreters that allow no daemons; and
 gevent, whose own waiting (from 3.13 on) looks at ``daemon`` itself. A worker that is started still
 later serves what it was started for, and ends.
-
-**Fork.** No thread of the parent lives on in the child: see `_process.fork`.
 """
 
 from __future__ import annotations
@@ -163,10 +160,7 @@ class Worker(threading.Thread):
 def end_values() -> None:
     """Call those who want to know that this thread's `threading.local` values are about to go."""
     for callback in before_values_end:
-        try:
-            callback()
-        except BaseException as error:
-            report_error(error)
+        call_and_report(callback)
 
 
 def call_and_report(function: Callable[..., object], *args: object) -> bool:
@@ -192,16 +186,11 @@ def _before_threads_are_joined() -> None:
     process = sys.modules.get("multiprocessing.process")
     leaves_without_atexit = process is not None and process.parent_process() is not None
     if (
-        (leaves_without_atexit and not has_users_threads())
+        (leaves_without_atexit and not users_threads())
         or not cpython.DAEMONS_ALLOWED
         or cpython.threading_is_patched()
     ):
         _end_workers()
-
-
-def has_users_threads() -> bool:
-    """Whether threads live that are neither ours, nor daemons, nor this or the main one."""
-    return bool(users_threads())
 
 
 def users_threads() -> list[threading.Thread]:

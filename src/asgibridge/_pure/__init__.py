@@ -13,9 +13,8 @@ from .details import details, idle_workers
 from .drive import begin_task, drive
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
 from .home import Home, at_home, current_home
-from .inbox import Inbox
+from .inbox import Inbox, set_idle_seconds
 from .local import ContextStorage, ThreadStorage, peek
-from .parking import set_idle_seconds
 from .pool import PoolInbox
 from .queue import QueueCore
 from .tally import collect_timings, counts, now, report_slow, running

@@ -26,14 +26,16 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .._process import threads
 from .._process.items import Item
 from .._waits import deadlocks
-from . import parking
 from .calls import SyncCall, TaskContext
 from .home import this_thread
 
 # Waiting for a lock can't be interrupted on Windows: come up for Ctrl-C four times a second.
 _PATIENCE: float | None = 0.25 if sys.platform == "win32" else None
+
+IDLE_SECONDS = 10.0  # how long an idle worker waits; as long as in the other kernel
 
 _AGAIN = object()
 
@@ -115,16 +117,11 @@ class Inbox:
         while True:
             item = self._take()
             if item is None:
-                break
+                return
             item.run()
             self.finished += 1
             item.deliver()
             del item
-        # The end marker may stand before the last item: see above.
-        for item in () if self._queue.empty() else self.drain():
-            item.run()
-            self.finished += 1
-            item.deliver()
 
     def _serve_on(self, loop: Any) -> None:
         """`serve`, by a frame that waits for a task of ``loop``; or for something else, if None."""
@@ -152,7 +149,7 @@ class Inbox:
             return
         self._outer = outer = call._inbox
         self._outer_blocker, outer._blocker = outer._blocker, call.task_context
-        self._patience = _SHORT_PATIENCE if outer._has_items() else _LONG_PATIENCE
+        self._patience = _LONG_PATIENCE if outer._queue.empty() else _SHORT_PATIENCE
 
     def _end_wait(self) -> None:
         """The frame has waited."""
@@ -167,10 +164,6 @@ class Inbox:
             # The loop was closed. Its task may have ended just before: then we have been woken.
             if not self.closed and self._queue.empty():
                 raise
-
-    def _has_items(self) -> bool:
-        """Whether there is something in it that has not begun."""
-        return not self._queue.empty()
 
     def drain(self) -> list[Item]:
         """Take out all that waits in the inbox now. From any thread."""
@@ -191,7 +184,7 @@ class Inbox:
 
     def _take(self) -> Item | None:
         """The first item; waits for one. None at the end. On the owning thread."""
-        patience = _PATIENCE if self._when_idle is None else parking.IDLE_SECONDS
+        patience = _PATIENCE if self._when_idle is None else IDLE_SECONDS
         if self._is_frame:
             # Never for ever: a signal that comes when the interpreter has looked for signals, and
             # is not in the system call yet, does not interrupt that.
@@ -208,6 +201,17 @@ class Inbox:
                     if self._when_idle is not None and self._when_idle():
                         self.close()
                 continue
-            if item is not _AGAIN:
+            if item is _AGAIN:
+                patience = IDLE_SECONDS
+            elif item is None and not self._queue.empty():
+                self._queue.put(None)  # it stood before the last item: see above
+            else:
                 return item  # type: ignore[no-any-return]
-            patience = parking.IDLE_SECONDS
+
+
+def set_idle_seconds(seconds: float) -> None:
+    """How long a thread waits for its next lease from now on; those that wait begin anew."""
+    global IDLE_SECONDS
+    IDLE_SECONDS = seconds
+    for worker in threads.workers():
+        worker.look_again()

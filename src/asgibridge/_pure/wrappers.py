@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 _COROUTINE_MARKS = ("_is_coroutine", "_is_coroutine_marker")
 # What, in a function's __dict__, inspect would go by.
-_SAY_MORE = frozenset(
-    ("_is_coroutine", "_is_coroutine_marker", "_partialmethod", "__partialmethod__")
-)
+_SAY_MORE = frozenset((*_COROUTINE_MARKS, "_partialmethod", "__partialmethod__"))
 _NOTHING: dict[str, Any] = {}
 
 
