@@ -90,6 +90,9 @@ class Worker(threading.Thread):
         raise RuntimeError("a worker thread's daemon status is asgibridge's own business")
 
     def start(self) -> None:
+        if cpython.threading_is_patched() and Worker.__base__ is not threading.Thread:
+            # gevent came after our import. Before 3.13 only its own class ends a `join`.
+            Worker.__bases__ = (threading.Thread,)
         with _lock:
             # Subinterpreters may refuse daemons; there, `threading` waits and nothing is abandoned.
             self._left_to_us = not exiting and cpython.DAEMONS_ALLOWED
