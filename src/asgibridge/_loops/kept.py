@@ -250,6 +250,8 @@ class _KeptLoop:
             return
         self.since = time.monotonic()
         _parked.append(self)
+        if close_idle not in threads.when_a_worker_ends:  # twice does no harm
+            threads.when_a_worker_ends.append(close_idle)
         if _is_leaving:  # set since, and `_leave` may have emptied the list
             _close_parked()
 
@@ -312,6 +314,5 @@ def _after_fork_in_child() -> None:
         _parked.pop().forget()
 
 
-threads.when_a_worker_ends.append(close_idle)
 atexit.register(_leave)
 fork.at_fork(_after_fork_in_child)

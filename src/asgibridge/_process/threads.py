@@ -90,7 +90,7 @@ class Worker(threading.Thread):
         raise RuntimeError("a worker thread's daemon status is asgibridge's own business")
 
     def start(self) -> None:
-        if cpython.threading_is_patched() and Worker.__base__ is not threading.Thread:
+        if Worker.__base__ is not threading.Thread and cpython.threading_is_patched():
             # gevent came after our import. Before 3.13 only its own class ends a `join`.
             Worker.__bases__ = (threading.Thread,)
         with _lock:
