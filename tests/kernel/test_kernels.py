@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -75,6 +76,30 @@ class TestInbox:
         inbox.posted += 1
         inbox.serve()
         assert log == ["run a", "deliver a", "run behind the end", "deliver behind the end"]
+
+    def test_the_owner_that_is_told_the_end_in_the_middle_of_a_put_waits_for_its_item(self):
+        inbox, log = _pure.Inbox(), []
+        has_looked = threading.Event()
+
+        class Queue(queue.SimpleQueue):
+            def put(self, item):
+                if item is not None and not inbox.closed:
+                    inbox.close()  # as a finalizer might, here
+                    has_looked.wait(0.2)  # it must not, and then this is for nothing
+                super().put(item)
+
+            def empty(self):
+                try:
+                    return super().empty()
+                finally:
+                    has_looked.set()
+
+        inbox._queue = Queue()
+        owner = threading.Thread(target=inbox.serve)
+        owner.start()
+        assert inbox.put(Item(log, "a"))
+        owner.join(10)
+        assert log == ["run a", "deliver a"]
 
     def test_drain_leaves_the_end_to_the_owner(self, kernel):
         inbox, log = kernel.Inbox(), []

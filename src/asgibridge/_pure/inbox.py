@@ -203,10 +203,13 @@ class Inbox:
                 continue
             if item is _AGAIN:
                 patience = IDLE_SECONDS
-            elif item is None and not self._queue.empty():
-                self._queue.put(None)  # it stood before the last item: see above
-            else:
+            elif item is not None:
                 return item  # type: ignore[no-any-return]
+            else:
+                with self._lock:  # so that the `put` that it came into the middle of is over
+                    if self._queue.empty():
+                        return None
+                    self._queue.put(None)  # it stood before the last item: see above
 
 
 def set_idle_seconds(seconds: float) -> None:
