@@ -171,6 +171,17 @@ def test_the_functions_that_the_map_names_are_where_it_says() -> None:
     assert [each for each in sorted(named) if not is_defined(*each)] == []
 
 
+def test_the_files_of_a_floor_are_in_its_folder() -> None:
+    """docs/architecture.md's plan: what stands beside `_folder/` is in that."""
+    rows = re.findall(
+        r"^\|[^|]*\| `(\w+)/` \|(.*)\|$", read(ROOT / "docs" / "architecture.md"), re.MULTILINE
+    )
+    named = [(folder, name) for folder, text in rows for name in re.findall(r"`(\w+\.py)`", text)]
+    assert len(named) >= 15
+    package = ROOT / "src" / "asgibridge"
+    assert [each for each in named if not package.joinpath(*each).exists()] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     index = read(ROOT / "docs" / "README.md")
     linked = {path for path, _ in _LINK.findall(index)}
