@@ -118,6 +118,25 @@ async def test_a_slow_client_holds_up_the_application(kind):
 
 
 @pytest.mark.asyncio
+async def test_a_thread_may_end_its_wait_while_the_loop_looks_at_it(monkeypatch):
+    """The loop reads once what the thread waits for: it saw a number, then None, and raised."""
+
+    def seen_once(exchange):
+        seen, exchange.__dict__["_wanted"] = exchange.__dict__["_wanted"], None
+        return seen
+
+    def set_(exchange, wanted):
+        exchange.__dict__["_wanted"] = wanted
+
+    monkeypatch.setattr(Exchange, "_wanted", property(seen_once, set_), raising=False)
+    connection = Connection()
+    exchange = Exchange(connection.incoming.get, connection.send, body_is_complete=True)
+    exchange._wanted = 0
+    await exchange._pump()
+    assert exchange._wanted is None
+
+
+@pytest.mark.asyncio
 async def test_no_more_than_the_limit_is_on_its_way():
     size = 10_000
     most = 0

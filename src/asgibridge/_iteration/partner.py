@@ -398,7 +398,7 @@ def _asyncio_run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
 _unfinished: weakref.WeakSet[Partner] = weakref.WeakSet()
 
 
-names.partners.append(Partner._ask.__code__)
+names.partners.append(Partner)
 names.drivers[Partner._main.__code__] = "self"
 
 

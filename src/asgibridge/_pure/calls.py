@@ -277,8 +277,9 @@ class SyncCall:
 
     def _has_failed(self) -> None:
         # Also by the thread: it may find the call taken, and deliver it, before `fail` goes on.
-        if self._failure is not None:
-            self._error = self._failure
+        failure = self._failure
+        if failure is not None:
+            self._error = failure
 
     def revoke(self) -> bool:
         """Nobody waits for this call any more: keep it from running if it has not begun.

@@ -216,8 +216,9 @@ class ThreadSensitiveExecutor(Executor):
 
     def abandon(self) -> None:
         """Do not wait for the thread at exit. From any thread."""
-        if self._worker is not None:
-            self._worker.abandon()
+        worker = self._worker
+        if worker is not None:
+            worker.abandon()
 
     def look_again(self) -> None:
         """Have the thread wait for `when_idle` anew. From any thread."""

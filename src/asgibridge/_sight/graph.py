@@ -40,7 +40,7 @@ from .. import _kernel, runners
 from .._process import cpython, threads
 from .._process.handover import call_if_open
 from .._waits import edges
-from .._waits.names import function_words, task_words
+from .._waits.names import function_words, partners, task_words
 from . import stacks
 from .snapshot import Call, Frame, Snapshot, Task, Thread
 
@@ -82,6 +82,7 @@ class _Reader:
         self.call_objects: list[Any] = []  # so that no other object gets the id of one
         self.frames: list[tuple[Any, int | None]] = []  # executors, and the idents of their threads
         self.runs: list[runners.TopLevelRun] = []
+        self.partners: list[Any] = []
         self.inboxes: dict[int, tuple[Any, list[int]]] = {}  # by id, and their threads' idents
         self.calls_on: dict[int, list[dict[str, Any]]] = {}  # by thread, the outermost first
         self.wakes: dict[int, list[Node]] = {}  # by future
@@ -89,7 +90,7 @@ class _Reader:
         self._find()
         # After the calls: so it has the threads of all these calls.
         self.names = {thread.ident: thread.name for thread in threading.enumerate()}
-        self.held: dict[int, Any] = {}  # the Future, Thread or Task that a thread waits for
+        self.held: dict[int, Any] = {}  # the Future or Thread that a thread waits for
         self.stacks = stacks.of_threads(self.held)
         me = threading.get_ident()
         stack = self.stacks.get(me, ())
@@ -106,6 +107,7 @@ class _Reader:
             self.kernel.ThreadSensitiveExecutor,
             self.kernel.CurrentThreadExecutor,
             asyncio.AbstractEventLoop,
+            *partners,
         )
         is_known: dict[type, bool] = {}
         found = []
@@ -122,6 +124,8 @@ class _Reader:
             elif type(thing) is runners.TopLevelRun:
                 self.runs.append(thing)
                 loops += [task.get_loop() for task in thing._tasks]
+            elif issubclass(type(thing), tuple(partners)):
+                self.partners.append(thing)
             elif (details := self.kernel.details(thing)) is None:
                 continue
             elif details["kind"] == "call":
@@ -300,15 +304,16 @@ class _Reader:
         held = self.held.get(ident)
         if isinstance(held, threading.Thread):
             return [("thread", held.ident)] if held.ident in self.stacks else []
-        if isinstance(held, asyncio.Task):
-            return [("task", id(held))]
         if held is not None:
             return self.wakes.get(id(held), [])
-        if not self._is_waiting(ident):
-            return []
         mine = [executor for executor, thread_ident in self.frames if thread_ident == ident]
         outer = {id(executor._old_executor) for executor in mine}
         innermost = {id(executor) for executor in mine} - outer
+        if stacks.is_with_a_partner(self.stacks.get(ident, ())):
+            tasks = [each.task for each in self.partners if id(each._frame) in innermost]
+            return [("task", id(task)) for task in tasks if task is not None]
+        if not self._is_waiting(ident):
+            return []
         for run in self.runs:
             if id(run._executor) in innermost:
                 return [("task", id(task)) for task in run._tasks]

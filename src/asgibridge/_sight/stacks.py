@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures.thread
 import dis
 import faulthandler
+import itertools
 import os
 import re
 import selectors
@@ -69,20 +70,31 @@ def place(stack: tuple[Frame, ...]) -> str:
 
 def is_async_to_sync(frame: Frame) -> bool:
     """Whether a thread waits in this Python frame, or further in, for an async function."""
+    return _is_of(frame, names.waiting)
+
+
+def is_with_a_partner(stack: tuple[Frame, ...]) -> bool:
+    """Whether a thread waits for a partner, and runs nothing of the program's meanwhile."""
+    codes = [cls._wait.__code__ for cls in names.partners]  # type: ignore[attr-defined]
+    ours = itertools.takewhile(lambda frame: frame.file.startswith(_PACKAGE), reversed(stack))
+    return any(_is_of(frame, codes) for frame in ours)
+
+
+def _is_of(frame: Frame, codes: list[types.CodeType]) -> bool:
     return any(
         frame.file == code.co_filename
         and frame.function == code.co_name
         and code.co_firstlineno
         <= frame.line
         <= max(line for _, line in dis.findlinestarts(code) if line)
-        for code in names.waiting
+        for code in codes
     )
 
 
 def of_threads(held: dict[int, Any]) -> dict[int, tuple[Frame, ...]]:
     """The Python stack of each thread, by ident, innermost last.
 
-    :param held: gets the Future, Thread or Task that a thread waits for, where its stack shows it.
+    :param held: gets the Future or Thread that a thread waits for, where its stack shows it.
     """
     if cpython.is_gil_enabled():
         stacks = {}
@@ -92,9 +104,6 @@ def of_threads(held: dict[int, Any]) -> dict[int, tuple[Frame, ...]]:
             while each is not None and each.f_code.co_filename.startswith(_WAITING_FILES):
                 if each.f_code in _WAITING_CODES:
                     held[ident] = each.f_locals.get("self")
-                elif each.f_code in names.partners:
-                    held[ident] = each.f_locals["self"].task
-                    break
                 each = each.f_back
         return stacks
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:

@@ -14,8 +14,9 @@ from typing import Any
 drivers: dict[types.CodeType, str] = {}
 """By the code of each of our coroutines that runs one of the program's: the local variable with
 what it runs, a coroutine or an object whose ``shown`` is the user's function."""
-partners: list[types.CodeType] = []
-"""The methods of ours in which a thread waits for the ``task`` of their object."""
+partners: list[type] = []
+"""The classes of ours whose objects have a ``task``, and a ``_wait`` in which a thread waits for it
+and serves their ``_frame``."""
 waiting: list[types.CodeType] = []
 """The functions of ours in which a thread waits for async code."""
 

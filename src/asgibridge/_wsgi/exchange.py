@@ -284,8 +284,7 @@ class Exchange:
                 mark.cancel()
             self.is_in_step = bool(suspended)
             self._asleep.append(True)
-            if self._wanted is not None:
-                self._resume_if_sent(self._wanted)
+            self._resume_if_sent()
             # After an error no pump sends the message that the thread may just have put.
             if not self._messages or self.error is not None:
                 return
@@ -310,11 +309,12 @@ class Exchange:
                     raise
                 return
             self._sent += size
-            if messages and self._wanted is not None:
-                self._resume_if_sent(self._wanted)
+            if messages:
+                self._resume_if_sent()
 
-    def _resume_if_sent(self, wanted: int) -> None:
-        if self._put - self._sent <= wanted:
+    def _resume_if_sent(self) -> None:
+        wanted = self._wanted  # read once: the thread may have ended its wait, for an error say
+        if wanted is not None and self._put - self._sent <= wanted:
             self._resume()
 
     def _start_receiving(self) -> None:
