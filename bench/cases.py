@@ -192,15 +192,23 @@ def _top_level(library: Library) -> Run:
     return run
 
 
-def _contexts(library: Library) -> Run:
+def _contexts(library: Library, **options: Any) -> Run:
     call = library.sync.sync_to_async(nothing)
 
     async def body(n: int) -> None:
         for _ in range(n):
-            async with library.sync.ThreadSensitiveContext():
+            async with library.sync.ThreadSensitiveContext(**options):
                 await call()
 
     return in_loop(body)
+
+
+def _new_contexts(library: Library) -> Run:
+    try:
+        library.sync.ThreadSensitiveContext(policy="new")
+    except (TypeError, ValueError):  # asgiref, and asgibridge before it had more kinds than two
+        return _contexts(library)
+    return _contexts(library, policy="new")
 
 
 # Wrappers.
@@ -297,6 +305,7 @@ ROWS = (
     ),
     Case("top", "`async_to_sync` at the top level", "contexts", 60, _top_level),
     Case("context", "`ThreadSensitiveContext`, one call", "contexts", 60, _contexts),
+    Case("context-new", "the same, on a new thread each", "contexts", 60, _new_contexts),
     Case("build", "building a `sync_to_async` wrapper", "wrappers", 3000, _build_sync_to_async),
     Case("bind", "its `__get__`", "wrappers", 3000, _bind),
     Case("build-a2s", "building an `async_to_sync` one", "wrappers", 3000, _build_async_to_sync),

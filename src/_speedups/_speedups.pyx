@@ -45,6 +45,7 @@ from concurrent.futures import Executor, Future, InvalidStateError
 from contextvars import Context, ContextVar, copy_context
 
 from asgibridge._process import fork as _fork
+from asgibridge._process import loops as _loops
 from asgibridge._process import queue_errors as _queue_errors
 from asgibridge._process import threads as _threads
 from asgibridge._process.items import FutureCall as _FutureCall
@@ -67,6 +68,7 @@ _fork.at_fork(_after_fork_in_child)  # the first of the kernel's: the others loo
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident()
+    size_t PyThread_get_stacksize()
     PyLockStatus PyThread_acquire_lock_timed(
         PyThread_type_lock lock, long long microseconds, int interruptible
     ) nogil

@@ -307,6 +307,7 @@ cdef WakeChannel _wake_channel(object loop):
         channel = found()
     if channel is None or channel.generation != _generation:
         channel = WakeChannel(loop)
+        _loops.note(loop)
     # Cython lets the old one go before it stores the new one, and its end may run anybody's code.
     old = thread.channel
     thread.channel = channel

@@ -124,15 +124,17 @@ cdef class _ThreadSensitive:
     # Nothing changes these.
     cdef object avoided  # a worker not to take
     cdef object when_idle
+    cdef bint is_new
 
     def __cinit__(self, *args, **kwargs):
         self.generation = _generation
         self.lock = threading.RLock()
 
-    def __init__(self, avoiding=None, when_idle=None):
+    def __init__(self, avoiding=None, when_idle=None, is_new=False):
         if avoiding is not None:
             self.avoided = (<_ThreadSensitive?>avoiding).current_worker()
         self.when_idle = when_idle
+        self.is_new = is_new
 
     cdef Inbox current_inbox(self):
         with cython.critical_section(self):
@@ -198,7 +200,7 @@ cdef class _ThreadSensitive:
     cdef bint take_worker(self, object item) except -1:
         # Go on with an idle worker, if this is our first.
         cdef Inbox inbox
-        while self.worker is None and self.when_idle is None:
+        while self.worker is None and self.when_idle is None and not self.is_new:
             inbox = take_idle(self.avoided)
             if inbox is None:
                 return False
@@ -214,6 +216,8 @@ cdef class _ThreadSensitive:
         cdef Py_ssize_t old_lease = self.lease
         old_worker = self.current_worker()
         inbox.when_idle = self.when_idle
+        inbox.is_abandoned = self.is_new
+        inbox.stack_size = PyThread_get_stacksize()
         inbox.add(item, 0, False)
         worker = _Worker(inbox, after=old_worker)
         # Known before it runs: the item may ask who owns the thread it is on. But nobody else may
@@ -370,6 +374,7 @@ class ThreadSensitiveExecutor(_ThreadSensitive, Executor):
     :param when_idle: makes the thread the executor's alone, a new one that serves nobody else. It
         is called there when that has had nothing to do for as long as an idle one waits
         (`set_idle_seconds`), and says whether to end.
+    :param is_new: whether the thread has to be a new one, which ends with the executor.
     """
 
     __slots__ = ()

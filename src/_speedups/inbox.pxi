@@ -56,6 +56,10 @@ cdef extern from *:
 # Long enough that a site with a request now and then keeps a warm worker, short enough that those of
 # a burst are soon gone. What trio's thread cache takes.
 IDLE_SECONDS = 10
+# The same when the program has no event loop open any more, unless it has chosen IDLE_SECONDS itself:
+# then nobody is likely to come, and a thread left over is in the way of a fork or a leak checker. A
+# second is arbitrary: `asyncio.run` may follow `asyncio.run`.
+LINGER_SECONDS = 1
 
 # A sleep lock is locked, unless its owner has been woken and has not noticed yet.
 
@@ -121,6 +125,7 @@ cdef class Inbox:
     cdef object blocker
     # A worker's (see workers.pxi).
     cdef _Fingerprint fingerprint  # of the owner; None if this is not a worker that can be kept
+    cdef size_t stack_size  # that the thread was started with, in bytes; 0: the system's
     cdef Py_ssize_t lease  # the number of the current or next one
     cdef bint is_ending  # the lease's last item has been put
     cdef bint is_clean  # nothing of the lease will be left if it ends now; if `is_parked`
@@ -229,7 +234,12 @@ cdef class Inbox:
         cdef Inbox outer = thread.served
         worker = threading.current_thread()
         thread.served = self
-        if ASGIBRIDGE_CAN_RENEW and type(worker) is _Worker and self.when_idle is None:
+        if (
+            ASGIBRIDGE_CAN_RENEW
+            and type(worker) is _Worker
+            and self.when_idle is None
+            and not self.is_abandoned
+        ):
             self.fingerprint = _Fingerprint.__new__(_Fingerprint)
             self.fingerprint.begin(worker)
         try:
@@ -362,7 +372,8 @@ cdef class Inbox:
 
 def set_idle_seconds(seconds):
     """How long a thread waits for its next lease from now on; those that wait begin anew."""
-    global IDLE_SECONDS
+    global IDLE_SECONDS, LINGER_SECONDS
     IDLE_SECONDS = seconds
+    LINGER_SECONDS = 1 if seconds == 10 else seconds
     for worker in _threads.workers():
         worker.look_again()

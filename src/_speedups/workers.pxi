@@ -15,6 +15,10 @@
 # is dropped there, in a frame of ours only, which runs their finalizers on the thread they belong
 # to. What can't be undone ends the thread (`is_fit`). Each lease has a context and a home of its own.
 #
+# Whoever takes the worker looks at what the system knows of it (`take_idle`): a new thread would have
+# the taker's priority, processors, rights and directories, and the stack size of this moment. A
+# worker that differs, because its last lease or the taker has changed, ends.
+#
 # **Who owns what.** `_Fingerprint` is the worker's alone, but for what is said there. The idle
 # inboxes lie in `_idle`; whoever takes one out, be it for a lease or because its time is up, decides
 # what becomes of it. Last in, first out, so that few stay warm.
@@ -49,9 +53,15 @@ cdef class _Idle:
                     return inbox
         return None
 
+    cdef bint has(self, Inbox inbox) except -1:
+        cdef bint found
+        with cython.critical_section(self):
+            found = inbox in self.inboxes  # by identity: it has no __eq__
+        return found
+
     cdef bint remove(self, Inbox inbox) except -1:
         with cython.critical_section(self):
-            if inbox not in self.inboxes:  # by identity: it has no __eq__
+            if inbox not in self.inboxes:
                 return False
             self.inboxes.remove(inbox)
         return True
@@ -73,7 +83,12 @@ cdef Inbox take_idle(object but):
     cdef Inbox inbox
     while True:
         inbox = _idle.pop(but)
-        if inbox is None or (not inbox.is_closed() and inbox.fingerprint.is_as_it_was()):
+        if inbox is None or (
+            not inbox.is_closed()
+            and inbox.fingerprint.is_as_it_was()
+            and inbox.stack_size == PyThread_get_stacksize()
+            and asgibridge_is_as_inherited(inbox.fingerprint.tid, inbox.fingerprint.namespaces)
+        ):
             return inbox
         inbox.shut()
 
@@ -154,12 +169,16 @@ cdef list drain_lease(Inbox inbox, Py_ssize_t lease):
 
 
 def end_idle_workers():
-    """Have the threads that wait for a next lease end now. From any thread; waits for none."""
+    """Have the threads that wait for a next lease end now, and return them. From any thread; waits
+    for none.
+    """
     cdef Inbox inbox
+    cdef list ended = []
     while True:
         inbox = _idle.pop(None)
         if inbox is None:
-            return
+            return ended
+        ended.append(inbox.fingerprint.worker)
         inbox.shut()
 
 
@@ -188,6 +207,7 @@ def start_run(item, executor, announce):
         announce(None)  # the exit has closed it just now
     if inbox is None:
         inbox = Inbox.__new__(Inbox)
+        inbox.stack_size = PyThread_get_stacksize()
         add_run(inbox, item, served, &must_wake)
         worker = _Worker(inbox)
         announce(worker)

@@ -10,6 +10,9 @@ event loop it runs. A `Policy` says what a worker keeps afterwards; docs/workers
     It keeps its `threading.local` values and thread-critical Locals from lease to lease, as the
     threads of a WSGI server do, so that a persistent database connection persists. Context
     variables and context-aware Locals do not cross: they belong to the request.
+``new``
+    It is a new thread, which ends with the lease, as with asgiref. For code that leaves on a thread
+    what nobody can see or undo, such as a sandbox: docs/workers.md says what that is.
 
 No limit and no hook applies to the process's single thread, on which thread-sensitive code outside
 of contexts runs, nor to executors of a user's own.
@@ -23,13 +26,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._kernel import kernel
 from ._loops import kept
-from ._process import fork
+from ._process import fork, threads
 from ._workers.pool import HOOKS, Hook, LimitReached, pool
 from ._workers.stats import CONTENT_TYPE, Histogram, Stats, collect_timings, prometheus, stats
 
@@ -46,6 +50,7 @@ __all__ = [
     "end_idle_workers",
     "get_policy",
     "prometheus",
+    "retire_thread",
     "set_policy",
     "stats",
 ]
@@ -56,7 +61,7 @@ class Policy:
     """What workers keep, how many there are, and their hooks. Immutable; equal if all attributes
     are.
 
-    :param kind: ``"fresh"`` or ``"keep"``; see the module.
+    :param kind: ``"fresh"``, ``"keep"`` or ``"new"``; see the module.
     :param limit: how many contexts may have a worker at once; None is any number. One more waits
         for the first that comes free, in order of arrival and without blocking its event loop. A
         context with a worker never waits for another, nor does a top-level `async_to_sync`.
@@ -81,7 +86,7 @@ class Policy:
 
     __slots__ = ("kind", "limit", "wait_timeout", "idle_timeout", *HOOKS)
 
-    kind: Literal["fresh", "keep"]
+    kind: Literal["fresh", "keep", "new"]
     limit: int | None
     wait_timeout: float | None
     idle_timeout: float
@@ -93,7 +98,7 @@ class Policy:
     def __init__(
         self,
         *,
-        kind: Literal["fresh", "keep"] = "fresh",
+        kind: Literal["fresh", "keep", "new"] = "fresh",
         limit: int | None = None,
         wait_timeout: float | None = None,
         idle_timeout: float = 10.0,
@@ -136,9 +141,9 @@ _DEFAULTS: dict[str, Any] = {**dict.fromkeys(Policy.__slots__), "idle_timeout": 
 
 
 def _checked_kind(kind: object) -> str:
-    if not isinstance(kind, str) or kind not in ("fresh", "keep"):
+    if not isinstance(kind, str) or kind not in ("fresh", "keep", "new"):
         error = ValueError if isinstance(kind, str) else TypeError
-        raise error(f"kind must be 'fresh' or 'keep', not {kind!r}")
+        raise error(f"kind must be 'fresh', 'keep' or 'new', not {kind!r}")
     return kind
 
 
@@ -190,8 +195,23 @@ def set_policy(policy: Policy) -> None:
 
 def end_idle_workers() -> None:
     """End the workers that wait for a next lease. From any thread; waits for none."""
-    pool.end_idle()
-    kernel.end_idle_workers()
+    _end_idle_workers()
+
+
+def _end_idle_workers() -> list[threads.Worker]:
+    return [*pool.end_idle(), *kernel.end_idle_workers()]
+
+
+def retire_thread() -> None:
+    """Have the current thread end with its lease, and serve nobody else. On a worker's thread.
+
+    For code that changes its thread for ever in a way that nobody else can see, such as by a
+    sandbox: the other calls of the same context still run there. A thread that no context and no
+    top-level call leases is not changed.
+    """
+    thread = threading.current_thread()
+    if isinstance(thread, threads.Worker):
+        thread.retire()
 
 
 def checked_for_context(policy: object) -> Policy | str:
@@ -201,7 +221,7 @@ def checked_for_context(policy: object) -> Policy | str:
         return _checked_kind(policy)
     if not isinstance(policy, Policy):
         raise TypeError(
-            f"policy must be 'fresh', 'keep' or an asgibridge.workers.Policy, not {policy!r}"
+            f"policy must be 'fresh', 'keep', 'new' or an asgibridge.workers.Policy, not {policy!r}"
         )
     for name in ("limit", "wait_timeout", "idle_timeout"):
         if policy._has(name):
@@ -211,18 +231,42 @@ def checked_for_context(policy: object) -> Policy | str:
     return policy
 
 
+def _before_fork() -> None:
+    # Idle workers are of no use to the child, and Python (3.12) warns whoever forks beside threads.
+    # Their last hooks run, and those may wait for what the forking thread holds: hence the limit.
+    deadline = time.monotonic() + _SECONDS_BEFORE_FORK
+    ending = {*_end_idle_workers(), *filter(_is_ending, threads.workers())}
+    for thread in ending - {threading.current_thread()}:  # an `on_end` hook may fork
+        thread.join(max(0, deadline - time.monotonic()))
+        # Before 3.13 a thread is joined a moment before the system has ended it.
+        place = f"/proc/self/task/{thread.native_id}"
+        while os.path.exists(place) and time.monotonic() < deadline:
+            time.sleep(0.0001)
+
+
+def _is_ending(worker: threads.Worker) -> bool:
+    # It has run all that it had to, and only its end is left.
+    inbox: Any = worker._inbox
+    return type(inbox) is kernel.Inbox and inbox.closed and inbox.posted == inbox.finished
+
+
+_SECONDS_BEFORE_FORK = 1.0
+"""For idle workers to end: arbitrary, an idle thread needs a fraction of a millisecond."""
+
+
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()
 
 
+fork.before_fork(_before_fork)
 fork.at_fork(_after_fork_in_child)
 
 
 def _policy_of(environment: Mapping[str, str]) -> Policy:
     values: dict[str, Any] = {}
     for variable, name, convert, takes in (
-        ("ASGIBRIDGE_WORKERS", "kind", str, "fresh or keep"),
+        ("ASGIBRIDGE_WORKERS", "kind", str, "fresh, keep or new"),
         ("ASGIBRIDGE_WORKERS_LIMIT", "limit", int, "a whole number from 1 on"),
         ("ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "wait_timeout", float, "seconds, from 0 on"),
         ("ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "idle_timeout", float, "seconds, from 0 on"),

@@ -152,7 +152,7 @@ def test_docstrings(path):
         ("QueueCore", (1, 0, 1)),
         ("SyncCall", ()),
         ("SyncCall", (1,)),
-        ("ThreadSensitiveExecutor", (None, None, 1)),
+        ("ThreadSensitiveExecutor", (None, None, True, 1)),
         ("ThreadStorage", (1,)),
         ("WakeChannel", ()),
         ("at_home", ()),

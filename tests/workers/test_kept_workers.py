@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import os
 import signal
 import sys
 import threading
@@ -290,19 +289,6 @@ class TestIsNotUsedAgain:
     def test_if_a_dictionary_knows_it_weakly(self, kernel):
         known = weakref.WeakKeyDictionary()
         self.check(kernel, lambda: known.__setitem__(threading.current_thread(), "a request's"))
-
-    @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity of threads")
-    def test_on_other_processors(self, kernel):
-        mine = os.sched_getaffinity(0)
-        if len(mine) == 1:
-            pytest.skip("needs two processors, to move a thread from one to the other")
-        local = threading.local()  # with nothing left behind, it is not looked at
-
-        def use():
-            local.value = 1
-            os.sched_setaffinity(0, {min(mine)})
-
-        self.check(kernel, use)
 
     def test_when_somebody_has_named_it_while_it_lay_idle(self, kernel):
         (first,) = on_a_lease(kernel)

@@ -94,8 +94,8 @@ class TestPolicy:
     @pytest.mark.parametrize(
         ("values", "error", "says"),
         [
-            ({"kind": "warm"}, ValueError, "'fresh' or 'keep'"),
-            ({"kind": None}, TypeError, "'fresh' or 'keep'"),
+            ({"kind": "warm"}, ValueError, "'fresh', 'keep' or 'new'"),
+            ({"kind": None}, TypeError, "'fresh', 'keep' or 'new'"),
             ({"limit": 0}, ValueError, "at least 1"),
             ({"limit": "8"}, TypeError, "whole number"),
             ({"limit": True}, TypeError, "whole number"),
@@ -123,9 +123,9 @@ class TestPolicy:
         assert get_policy() == Policy()
 
     def test_of_a_context_must_be_one(self):
-        with pytest.raises(TypeError, match=r"'fresh', 'keep' or an asgibridge\.workers\.Policy"):
+        with pytest.raises(TypeError, match="'fresh', 'keep', 'new' or an asgibridge"):
             ThreadSensitiveContext(policy=3)
-        with pytest.raises(ValueError, match="'fresh' or 'keep'"):
+        with pytest.raises(ValueError, match="'fresh', 'keep' or 'new'"):
             ThreadSensitiveContext(policy="warm")
         with pytest.raises(ValueError, match=r"limit is the process's alone: .*set_policy"):
             ThreadSensitiveContext(policy=Policy(limit=3))
@@ -152,7 +152,7 @@ class TestPolicy:
     @pytest.mark.parametrize(
         ("variable", "text", "takes"),
         [
-            ("ASGIBRIDGE_WORKERS", "Keep", "fresh or keep"),
+            ("ASGIBRIDGE_WORKERS", "Keep", "fresh, keep or new"),
             ("ASGIBRIDGE_WORKERS_LIMIT", "0", "a whole number from 1 on"),
             ("ASGIBRIDGE_WORKERS_LIMIT", "many", "a whole number from 1 on"),
             ("ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "-1", "seconds, from 0 on"),

@@ -133,7 +133,7 @@ class ThreadSensitiveContext:
         self,
         *,
         executor: Executor | None = None,
-        policy: Literal["fresh", "keep"] | Policy | None = None,
+        policy: Literal["fresh", "keep", "new"] | Policy | None = None,
     ) -> None:
         if policy is not None:
             if executor is not None:

@@ -17,9 +17,10 @@ mode, under another event loop policy or gevent, and where `asyncio.run`, or a f
 replaced.
 
 A parked loop belongs to `_parked`, or to the thread that has popped it. More than `_MOST` are
-closed. Those that have lain there for `IDLE_SECONDS` are closed when one of our threads ends, all
-of them at exit. A forked child closes its copies of the descriptors and nothing else: the parent
-shares the loop's selector, and would lose what the child unregisters.
+closed. Those that have lain there for `IDLE_SECONDS` (a second when the program has no loop open)
+are closed when one of our threads ends, all of them at exit. A forked child closes its copies of
+the descriptors and nothing else: the parent shares the loop's selector, and would lose what the
+child unregisters.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ from contextlib import suppress
 from typing import Any
 
 from .._kernel import kernel
-from .._process import cpython, fork, threads
+from .._process import cpython, fork, loops, threads
 from .._process.handover import take
 
-IDLE_SECONDS = 10.0
+IDLE_SECONDS = _DEFAULT_SECONDS = 10.0
 """How long a loop may lie parked: as long as a worker."""
+_LINGER_SECONDS = 0.9
+"""The same when no loop of the program's is open: a little less than the second after which its
+worker ends, which has run it and looks whether it lies parked for long enough."""
 
 _MOST = 8
 """Loops parked at the same time. Arbitrary: each holds four file descriptors, and few programs make
@@ -287,8 +291,9 @@ def close(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def close_idle() -> None:
-    """Close the loops that have been parked for `IDLE_SECONDS`. On any thread."""
-    before = time.monotonic() - IDLE_SECONDS
+    """Close the loops that have been parked for as long as an idle worker waits. On any thread."""
+    is_over = IDLE_SECONDS == _DEFAULT_SECONDS and not loops.any_open()
+    before = time.monotonic() - (_LINGER_SECONDS if is_over else IDLE_SECONDS)
     for kept in _parked[:]:
         if kept.since <= before:
             try:

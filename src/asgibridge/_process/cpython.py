@@ -40,6 +40,26 @@ def threading_is_patched() -> bool:
 # 3.12. Without it: there is no interpreter that forbids daemons.
 DAEMONS_ALLOWED: bool = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 
+_get_stack_size: Any = None
+
+
+def stack_size() -> int:
+    """The bytes that a new thread's stack gets, 0 for the system's choice. From any thread.
+
+    `threading.stack_size` cannot be asked: it sets the size to 0. Without ctypes or the C function:
+    always 0, and a kept worker goes on with the stack that it has.
+    """
+    global _get_stack_size
+    if _get_stack_size is None:
+        try:
+            ctypes = importlib.import_module("ctypes")
+            function = ctypes.PYFUNCTYPE(ctypes.c_size_t)
+            _get_stack_size = function(("PyThread_get_stacksize", ctypes.pythonapi))
+        except (ImportError, AttributeError):
+            _get_stack_size = int
+    return _get_stack_size()  # type: ignore[no-any-return]
+
+
 # Without it: `atexit` has to do. It runs when `threading` has waited for all threads that are no
 # daemons, and a child of multiprocessing does not run it: that leaves its workers behind.
 _register_atexit: Any = getattr(threading, "_register_atexit", lambda callback: None)

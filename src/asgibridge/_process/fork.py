@@ -25,6 +25,7 @@ pid = os.getpid()
 forkers: list[int] = []
 """The idents of the threads that forked, by generation: each is the only one its child has."""
 
+_before: list[Callable[[], object]] = []
 _callbacks: list[Callable[[], object]] = []
 _objects: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.WeakKeyDictionary()
 
@@ -36,6 +37,11 @@ def at_fork(callback: Callable[[], object]) -> None:
     that of any hook of `os.register_at_fork`.
     """
     _callbacks.append(callback)
+
+
+def before_fork(callback: Callable[[], object]) -> None:
+    """Have it called in the parent before each fork, on the thread that forks."""
+    _before.append(callback)
 
 
 def at_fork_of(thing: _T, renew: Callable[[_T], object]) -> None:
@@ -62,5 +68,9 @@ def _call_each(callbacks: Iterator[Callable[[], object]]) -> None:
             raise  # a second error is reported instead, with this one as its context
 
 
+def _before_fork() -> None:
+    _call_each(iter(_before))
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

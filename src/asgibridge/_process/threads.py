@@ -49,6 +49,7 @@ _names = itertools.count()
 # and "who waits for the next one?". Re-entrant: a finalizer may start a worker.
 _lock = threading.RLock()
 exiting = False  # whether the interpreter has begun to wait for its threads
+any_retired = False  # whether `Worker.retire` was ever called
 _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
 # Called on a worker's thread: when its `threading.local` values are about to go, and when it ends.
 before_values_end: list[Callable[[], object]] = [connections.close_connections]
@@ -66,6 +67,8 @@ class Worker(threading.Thread):
     """A thread that serves one inbox until that is closed."""
 
     abandoned = False
+    is_retired = False
+    """Whether it has to end with its lease: see `retire`."""
     on_end: Callable[[Worker], object] | None = None
     """Set on the thread itself; called there when it ends, while it has its values."""
 
@@ -149,6 +152,15 @@ class Worker(threading.Thread):
         look_again = getattr(self._inbox, "look_again", None)
         if look_again is not None:
             look_again()
+
+    def retire(self) -> None:
+        """Have the thread end with its lease. On the thread.
+
+        An attribute more is one of the traces by which the compiled kernel tells that a worker is
+        not as good as new.
+        """
+        global any_retired
+        self.is_retired = any_retired = True
 
     def close(self) -> None:
         """Let the thread end when it has served what is in its inbox. From any thread."""

@@ -127,12 +127,14 @@ class ThreadSensitiveExecutor(Executor):
     :param when_idle: makes the thread the executor's alone, a new one that serves nobody else. It
         is called there when that has had nothing to do for as long as an idle one waits
         (`set_idle_seconds`), and says whether to end.
+    :param is_new: whether the thread has to be a new one, which ends with the executor.
     """
 
     def __init__(
         self,
         avoiding: ThreadSensitiveExecutor | None = None,
         when_idle: Callable[[], bool] | None = None,
+        is_new: bool = False,  # it is without, too
     ) -> None:
         self._when_idle = when_idle
         self._generation = fork.generation

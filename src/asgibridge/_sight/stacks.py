@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures.thread
 import dis
 import faulthandler
-import itertools
 import os
 import re
 import selectors
@@ -23,6 +22,7 @@ from .._waits import names
 from .snapshot import Frame
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_WAITS = os.path.dirname(os.path.abspath(names.__file__)) + os.sep
 _STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _ASYNCIO = os.path.dirname(asyncio.__file__)
 _POOL_WORKER = (concurrent.futures.thread.__file__, "_worker")
@@ -76,8 +76,13 @@ def is_async_to_sync(frame: Frame) -> bool:
 def is_with_a_partner(stack: tuple[Frame, ...]) -> bool:
     """Whether a thread waits for a partner, and runs nothing of the program's meanwhile."""
     codes = [cls._wait.__code__ for cls in names.partners]  # type: ignore[attr-defined]
-    ours = itertools.takewhile(lambda frame: frame.file.startswith(_PACKAGE), reversed(stack))
-    return any(_is_of(frame, codes) for frame in ours)
+    is_ours = True
+    for frame in reversed(stack):
+        if _is_of(frame, codes):
+            return is_ours
+        # While it waits, a thread looks for deadlocks now and then, and asks other modules.
+        is_ours = frame.file.startswith(_WAITS) or (is_ours and frame.file.startswith(_PACKAGE))
+    return False
 
 
 def _is_of(frame: Frame, codes: list[types.CodeType]) -> bool:

@@ -445,7 +445,7 @@ class Lease(Executor):
         worker.is_doomed |= self._abandoned
         executor = worker.executor
         must_run = (
-            worker.is_doomed
+            worker.must_end()
             or worker.has_last_hooks()
             or (worker.family.keeps and not executor.is_idle())
         )
@@ -549,5 +549,5 @@ def executor_of_context(
     """The executor that a context's first call makes."""
     family = pool.family if policy is None else pool.family_for(policy)
     if pool.limit is None and not (family.keeps or family.has_hooks):
-        return kernel.ThreadSensitiveExecutor(former)
+        return kernel.ThreadSensitiveExecutor(former, None, family.kind == "new")
     return Lease(family, is_counted=True, avoiding=former, owner=owner)

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._kernel import kernel
-from .._process import fork, threads
+from .._process import cpython, fork, threads
 
 if TYPE_CHECKING:
     from .leases import Lease
@@ -117,8 +117,9 @@ class Worker:
         when_idle = None
         if family.keeps:
             when_idle = functools.partial(_is_time_up, weakref.ref(self))
-        self.executor = kernel.ThreadSensitiveExecutor(avoiding, when_idle)
+        self.executor = kernel.ThreadSensitiveExecutor(avoiding, when_idle, family.kind == "new")
         self.thread: threading.Thread | None = None  # known if there are hooks
+        self.stack_size = cpython.stack_size() if family.keeps else 0
         self.has_started = False  # on_start has been called, and went well
         self.is_in_lease = False  # before_lease has been called, and went well
         self.is_doomed = False  # it ends with its lease
@@ -150,6 +151,13 @@ class Worker:
             not family.keeps and self.has_started and family.on_end is not None
         )
 
+    def must_end(self) -> bool:
+        """Whether it ends with its lease. From any thread."""
+        if threads.any_retired and not self.is_doomed:
+            thread = thread_of(self)
+            self.is_doomed = thread is not None and thread.is_retired
+        return self.is_doomed
+
     def finish(self) -> None:
         """Call the last hooks of a lease; an error in one ends the thread. On its thread."""
         family, thread = self.family, threading.current_thread()
@@ -159,7 +167,7 @@ class Worker:
                 self.is_doomed = True
         if not family.keeps:
             self.end_as_fresh()
-        if self.is_doomed:
+        if self.must_end():
             thread.close()  # type: ignore[attr-defined]
 
     def end_as_fresh(self) -> None:
@@ -175,6 +183,12 @@ class Worker:
             self.end_as_fresh()
         self.has_started = self.is_in_lease = False
         threading.current_thread().close()  # type: ignore[attr-defined]
+
+
+def thread_of(worker: Worker) -> threads.Worker | None:
+    """Its thread, once it has one."""
+    details = kernel.details(worker.executor)
+    return None if details is None else details["worker"]
 
 
 def _is_time_up(reference: weakref.ref[Worker]) -> bool:
@@ -210,7 +224,7 @@ class _Pool:
         self.family = family
         self.limit = limit
         self.wait_timeout = wait_timeout
-        self.is_plain_run = not (family.keeps or family.has_hooks)
+        self.is_plain_run = not (family.kind != "fresh" or family.has_hooks)
         self.is_plain = self.is_plain_run and limit is None
         self.end_idle(but=family)
         self.grant()
@@ -226,17 +240,25 @@ class _Pool:
     def take(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> Worker:
         """The worker of ``family`` that has become idle last, or a new one."""
         if family.keeps and not threads.exiting:
-            with self._lock:
-                for worker in self.idle[::-1]:
-                    if worker.family is family:
-                        self.idle.remove(worker)
-                        if worker.thread is None or worker.thread.is_alive():
-                            return worker
+            stack_size = cpython.stack_size()
+            while worker := self._pop_idle(family):
+                if worker.stack_size != stack_size:
+                    worker.executor.shutdown(wait=False)
+                elif worker.thread is None or worker.thread.is_alive():
+                    return worker
         return Worker(family, None if family.keeps else avoiding)
+
+    def _pop_idle(self, family: Family) -> Worker | None:
+        with self._lock:
+            for worker in self.idle[::-1]:
+                if worker.family is family:
+                    self.idle.remove(worker)
+                    return worker
+        return None
 
     def give_back(self, worker: Worker) -> None:
         """A kept worker is free."""
-        if worker.is_doomed:
+        if worker.must_end():
             worker.executor.shutdown(wait=False)
             return
         with self._lock:
@@ -255,13 +277,14 @@ class _Pool:
                 return False
         return True
 
-    def end_idle(self, *, but: Family | None = None) -> None:
-        """End the idle workers of all other families. Waits for none."""
+    def end_idle(self, *, but: Family | None = None) -> list[threads.Worker]:
+        """End the idle workers of all other families, and return them. Waits for none."""
         with self._lock:
             ended = [worker for worker in self.idle if worker.family is not but]
             self.idle[:] = [worker for worker in self.idle if worker.family is but]
         for worker in ended:
             worker.executor.shutdown(wait=False)
+        return [thread for thread in map(thread_of, ended) if thread is not None]
 
     # The limit.
 
