@@ -82,4 +82,10 @@ def task_words(task: Any) -> str:
         coroutine = inner
     function = getattr(coroutine, "__qualname__", None) or type(coroutine).__qualname__
     place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+    if code is not None and code.co_name != getattr(coroutine, "__name__", None):
+        # A decorator's, which has taken over the name of what it decorates, but not the place.
+        for value in () if frame is None else frame.f_locals.values():
+            if type(value) is types.FunctionType and value.__qualname__ == function:
+                return f"task {name!r} of {function_words(value)}"
+        place = ""
     return f"task {name!r} of {function}{place}"
