@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 from . import _kernel, observers
 from ._bridge import asgirefs, routes, state
 from ._bridge.asgirefs import restore_context as _restore_context  # noqa: F401 - asgiref has it
-from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext
+from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext, executor_of_runs
 from ._bridge.heard import POOL_SUBMIT, handlers
 from ._bridge.options import CallOptions, cancel_inner_task, outwait
 from ._bridge.warned import warn
@@ -273,7 +273,11 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 
     def _runs_on(self) -> Executor | PersistentLoop | None:
         context = self.async_single_thread_context.get(None)
-        if context is None or (self.force_new_loop and context._persistent_loop):
+        if not context:
+            return None
+        if not isinstance(context, AsyncSingleThreadContext):
+            return executor_of_runs(context)  # a foreign object that stands in for one
+        if self.force_new_loop and context._persistent_loop:
             return None
         return context._runs_on()
 

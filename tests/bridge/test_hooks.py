@@ -21,6 +21,7 @@ import pytest
 from asgibridge import current_thread_executor, local, sync, workers
 from asgibridge.local import Local
 from asgibridge.sync import (
+    AsyncSingleThreadContext,
     AsyncToSync,
     SyncToAsync,
     ThreadSensitiveContext,
@@ -395,6 +396,41 @@ class TestForeignContext:
             names = run(main())
         assert names[:2] == ["slot_0"] * 2
         assert names[2].startswith("asgibridge-worker-")
+
+    def test_one_that_is_false_is_none(self):
+        async def main():
+            token = SyncToAsync.thread_sensitive_context.set(False)
+            try:
+                return await sync_to_async(thread)()
+            finally:
+                SyncToAsync.thread_sensitive_context.reset(token)
+
+        assert run(main()) is run(sync_to_async(thread)())
+
+    def test_of_top_level_calls(self):
+        async def name():
+            return thread().name
+
+        def main():
+            slot, other = SlottedContext(), SlottedContext()
+            AsyncToSync.context_to_thread_executor[slot] = pool
+            AsyncToSync.async_single_thread_context.set(slot)
+            names = [async_to_sync(name)()]
+            with AsyncSingleThreadContext():
+                names.append(async_to_sync(name)())
+            with AsyncSingleThreadContext(persistent_loop=True):
+                names.append(async_to_sync(name)())
+            AsyncToSync.async_single_thread_context.set(other)
+            names += [async_to_sync(name)(), async_to_sync(name, force_new_loop=True)()]
+            AsyncToSync.context_to_thread_executor.pop(other).shutdown()
+            AsyncToSync.async_single_thread_context.set(None)
+            return [*names, async_to_sync(name)()]
+
+        with ThreadPoolExecutor(1, "slot") as pool:
+            names = contextvars.copy_context().run(main)
+        assert names[:2] == ["slot_0"] * 2
+        assert all(each.startswith("asgibridge-worker-") for each in names[2:])
+        assert names[3] == names[4]
 
 
 class TestNamesOfAnExecutor:

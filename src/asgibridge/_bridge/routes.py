@@ -52,7 +52,7 @@ def send(
         if _send_to_frame(frame, call):
             return call
     context = wrapper.thread_sensitive_context.get(None)
-    if context is not None:
+    if context:
         return _send_to_executor(loop, call, _executor_of(wrapper, context))
     frame = state.loop_thread_executors.get(loop)
     if frame is not None:
