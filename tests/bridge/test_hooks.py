@@ -75,6 +75,24 @@ class TestThreadHandler:
         assert run(main()) == "the view's"
         assert seen == [("the caller's", 1)]
 
+    def test_keywords_that_an_agent_adds_to_the_call_can_be_taken_out_again(self, monkeypatch):
+        handle, call = SyncToAsync.thread_handler, SyncToAsync.__call__
+        found = []
+
+        async def adding(self, *args, **kwargs):
+            kwargs["_trace"] = "the caller's"
+            return await call(self, *args, **kwargs)
+
+        def taking(self, *args, **kwargs):
+            bound = inspect.signature(handle).bind(self, *args, **kwargs).arguments
+            found.append(bound["args"][0].keywords.pop("_trace"))
+            return handle(self, *args, **kwargs)
+
+        monkeypatch.setattr(SyncToAsync, "__call__", adding)
+        monkeypatch.setattr(SyncToAsync, "thread_handler", taking)
+        assert run(sync_to_async(lambda: 1)()) == 1
+        assert found == ["the caller's"]
+
     def test_is_on_the_stack_below_the_function_if_somebody_asks_for_it(self, monkeypatch):
         original = SyncToAsync.thread_handler
         monkeypatch.setattr(
