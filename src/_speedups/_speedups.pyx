@@ -45,10 +45,11 @@ from concurrent.futures import Executor, Future, InvalidStateError
 from contextvars import Context, ContextVar, copy_context
 
 from asgibridge._process import fork as _fork
+from asgibridge._process import items as _items
 from asgibridge._process import loops as _loops
 from asgibridge._process import queue_errors as _queue_errors
 from asgibridge._process import threads as _threads
-from asgibridge._process.items import FutureCall as _FutureCall
+from asgibridge._process.stock import StockNames as _StockNames
 from asgibridge._waits import deadlocks as _deadlocks
 
 # As in `_process.fork`, but read without a look into a dictionary. A file descriptor, thread or frame

@@ -37,7 +37,9 @@ cdef class _CurrentThread:
         """
         cdef _CurrentThread executor
         future = Future()
-        call = _FutureCall(future, fn, args, kwargs)
+        call = _items.FutureCall(future, fn, args, kwargs)
+        if _items.passing.take(self, call):
+            return future
         while True:
             executor = self.find_serving()
             if (self if executor is None else executor).is_mine():
@@ -161,7 +163,7 @@ cdef class _ThreadSensitive:
         Raises RuntimeError after `shutdown`.
         """
         future = Future()
-        if not self.add(_FutureCall(future, fn, args, kwargs)):
+        if not self.add(_items.FutureCall(future, fn, args, kwargs)):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return future
 
@@ -260,6 +262,20 @@ cdef class _ThreadSensitive:
         """
         cdef Inbox inbox = self.current_inbox()
         return None if inbox is None else inbox.current_blocker()
+
+    def _look(self):
+        cdef Inbox served
+        cdef Py_ssize_t lease, queued = 0
+        with cython.critical_section(self):
+            worker = self.worker
+            served = self.served
+            lease = self.lease
+        if served is None or self.generation != _generation or served.lease != lease:
+            worker = None
+        else:
+            with cython.critical_section(served):
+                queued = len(served.items) - served.begin
+        return worker if worker is not None and worker.is_alive() else None, queued, self.is_shut_down
 
     def abandon(self):
         """Do not wait for the thread at exit. From any thread."""
@@ -367,7 +383,7 @@ cdef class _ThreadSensitive:
         return 0
 
 
-class ThreadSensitiveExecutor(_ThreadSensitive, Executor):
+class ThreadSensitiveExecutor(_ThreadSensitive, _StockNames):
     """Runs code in one thread of its own, one call after the other.
 
     :param avoiding: an executor whose thread this one must not get, though it may be free again.

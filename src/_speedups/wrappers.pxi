@@ -209,14 +209,20 @@ cdef class _Wrapper:
 # As a slot of a C class ``__get__`` costs a third of what it costs as a Python method.
 
 cdef class SyncWrapper(_Wrapper):
-    """Binds to an instance, as a functools.partial that looks like ``self.func`` does by then."""
+    """Binds to an instance, as a functools.partial that looks like ``self.func`` does by then.
+
+    Through the class it is itself, as a function is.
+    """
 
     def __get__(self, parent, objtype):
-        return self.bind(self.func, parent)
+        return self if parent is None else self.bind(self.func, parent)
 
 
 cdef class AsyncWrapper(_Wrapper):
-    """Binds to an instance, as a functools.partial that looks like ``self.awaitable`` by then."""
+    """Binds to an instance, as a functools.partial that looks like ``self.awaitable`` by then.
+
+    Through the class it is itself, as a function is.
+    """
 
     def __get__(self, parent, objtype):
-        return self.bind(self.awaitable, parent)
+        return self if parent is None else self.bind(self.awaitable, parent)

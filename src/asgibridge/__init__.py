@@ -12,6 +12,11 @@ from ._version import __version__
 
 __all__ = ["IMPLEMENTATION", "__version__", "install"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     IMPLEMENTATION: str

@@ -14,6 +14,10 @@ from .sync import iscoroutinefunction
 __all__ = ["double_to_single_callable", "guarantee_single_callable", "is_double_callable"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def is_double_callable(application: Callable[..., Any]) -> bool:
     """Whether ``application`` is of the ASGI 2 form, called once with the scope and then again.
 

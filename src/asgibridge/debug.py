@@ -50,6 +50,11 @@ __all__ = [
     "watch",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _logger = logging.getLogger("asgibridge")
 
 

@@ -61,6 +61,11 @@ __all__ = [
     "sync_to_async_iterator",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

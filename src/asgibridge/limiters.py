@@ -58,6 +58,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class WouldBlock(Exception):
     """No token can be had without waiting."""
 

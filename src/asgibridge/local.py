@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio  # noqa: F401 - asgiref's module has it, and programs take it from there
+import threading
 from typing import TYPE_CHECKING, Any, final
 
 from . import _kernel
 
 __all__ = ["Local"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 # Of the kernel that the classes below are built on, whichever is at work later.
 _ContextStorage: Any = _kernel.kernel.ContextStorage
@@ -57,6 +64,11 @@ class _DefaultLocal(_ContextStorage, Local):  # type: ignore[misc]
 
     __slots__ = ()
 
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        # As asgiref's: the namespace of the object, in which no attribute of the user's is.
+        return {"_lock": threading.RLock(), "_storage": self}
+
     def __init__(self, thread_critical: bool = False) -> None:
         super().__init__()
 
@@ -65,6 +77,10 @@ class _ThreadCriticalLocal(_ThreadStorage, Local):  # type: ignore[misc]
     """What ``Local(thread_critical=True)`` makes."""
 
     __slots__ = ()
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        return {"_storage": self}
 
     def __init__(self, thread_critical: bool = False) -> None:
         super().__init__()

@@ -41,6 +41,11 @@ from ._waits import names
 
 __all__ = ["Hop", "Observer", "add", "remove"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _logger = logging.getLogger("asgibridge")
 
 

@@ -36,6 +36,10 @@ from ._process.threads import Worker
 __all__ = ["LoopExecutor", "executor_of"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class LoopExecutor(ThreadPoolExecutor):
     """A ThreadPoolExecutor that also takes a kernel's calls."""
 

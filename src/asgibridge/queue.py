@@ -64,6 +64,11 @@ __all__ = [
     "UnsupportedOperation",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 T = TypeVar("T")
 
 _HOOKS = ("_init", "_qsize", "_put", "_get", "_peekable", "_peek", "_clearable", "_clear")

@@ -51,6 +51,11 @@ from .current_thread_executor import CurrentThreadExecutor
 
 __all__ = ["TopLevelRun"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _SIGINT = int(signals.SIGINT)
 
 

@@ -21,6 +21,11 @@ from .queue import MessageQueue
 
 __all__ = ["StatelessServer"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 logger = logging.getLogger(__name__)
 
 _ENDING_SECONDS = 1.0

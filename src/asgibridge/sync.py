@@ -29,23 +29,25 @@ import inspect
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
 from . import _kernel, observers
-from ._bridge import routes, state
-from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext
+from ._bridge import asgirefs, routes, state
+from ._bridge.asgirefs import restore_context as _restore_context  # noqa: F401 - asgiref has it
+from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext, executor_of_runs
+from ._bridge.heard import POOL_SUBMIT, handlers
 from ._bridge.options import CallOptions, cancel_inner_task, outwait
+from ._bridge.warned import warn
 from ._kernel import kernel
 from ._loops import kept
 from ._loops.persistent import PersistentLoop
 from ._process import cpython, fork
 from ._waits import names
 from ._workers.pool import pool
-from .current_thread_executor import CurrentThreadExecutor
+from .current_thread_executor import CurrentThreadExecutor, _submit
 from .runners import TopLevelRun
 
 if sys.version_info >= (3, 10):
@@ -69,6 +71,15 @@ __all__ = [
     "markcoroutinefunction",
     "sync_to_async",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def __getattr__(name: str) -> Any:
+    return asgirefs.find(name)
+
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _P = ParamSpec("_P")
@@ -98,9 +109,11 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 def _go_on_under_monkey_patching() -> None:
     # gevent has patched `threading` since we were loaded. What the compiled kernel made before
     # stays usable for what runs on real threads; there is no greenlet yet that waits in it.
-    global _get_ident
+    global _get_ident, _frame_submit
     compiled = kernel
     if _kernel.leave_compiled_kernel():
+        if compiled.CurrentThreadExecutor.submit is _frame_submit:
+            _frame_submit = CurrentThreadExecutor.submit
         pool.end_idle()
         kernel.set_idle_seconds(kept.IDLE_SECONDS)
         if type(SyncToAsync.single_thread_executor) is compiled.ThreadSensitiveExecutor:
@@ -147,11 +160,17 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             callable(awaitable) and _is_async(awaitable)
         ):
             # Only a warning: a plain function may well return an awaitable.
-            warnings.warn("async_to_sync was passed a non-async-marked callable", stacklevel=2)
+            warn("async_to_sync was passed a non-async-marked callable", UserWarning)
         if callable(awaitable):
-            kernel.adopt(self, awaitable)
+            if type(self) is AsyncToSync:
+                kernel.adopt(self, awaitable)
+            else:
+                _adopt_as_subclass(self, awaitable, AsyncToSync)
         self.awaitable = awaitable
         self.force_new_loop = force_new_loop
+
+    def __repr__(self) -> str:
+        return _shown(self, "awaitable")
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         __traceback_hide__ = True
@@ -254,7 +273,11 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 
     def _runs_on(self) -> Executor | PersistentLoop | None:
         context = self.async_single_thread_context.get(None)
-        if context is None or (self.force_new_loop and context._persistent_loop):
+        if not context:
+            return None
+        if not isinstance(context, AsyncSingleThreadContext):
+            return executor_of_runs(context)  # a foreign object that stands in for one
+        if self.force_new_loop and context._persistent_loop:
             return None
         return context._runs_on()
 
@@ -313,7 +336,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
     """In a thread that runs our calls: ``main_event_loop``, ``main_event_loop_pid`` and
     ``task_context`` of the call."""
 
-    single_thread_executor: Executor = kernel.ThreadSensitiveExecutor()
+    single_thread_executor: Executor | None = kernel.ThreadSensitiveExecutor()
 
     thread_sensitive_context = state.thread_sensitive_context
 
@@ -342,13 +365,29 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             raise TypeError("sync_to_async can only be applied to sync functions.")
         if thread_sensitive and executor is not None:
             raise TypeError("executor must not be set when thread_sensitive is True")
-        kernel.adopt(self, func, _MARK)
+        if type(self) is SyncToAsync:
+            kernel.adopt(self, func, _MARK)
+        else:
+            _adopt_as_subclass(self, func, SyncToAsync, _MARK)
         self.func = func
         self.context = context
         self._thread_sensitive = thread_sensitive
         self._executor = executor
         if limiter is not None or thread_name is not None or not abandon_on_cancel:
             self._options = CallOptions(thread_sensitive, limiter, thread_name, abandon_on_cancel)
+
+    def __repr__(self) -> str:
+        return _shown(self, "func")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the mark, which is one by identity: a copy of it is none.
+        state = self.__dict__.copy()
+        state.pop(_MARK[0], None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__dict__[_MARK[0]] = _MARK[1]
 
     async def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         __traceback_hide__ = True
@@ -372,6 +411,8 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             exc_info[1] is not None
             or type(self).thread_handler is not _THREAD_HANDLER
             or "thread_handler" in self.__dict__
+            or ThreadPoolExecutor.submit is not POOL_SUBMIT
+            or CurrentThreadExecutor.submit is not _frame_submit
         ):
             self._handle_in_thread(call, loop, exc_info, context, child)
         del func, shown, child, exc_info
@@ -406,6 +447,8 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             # meanwhile where there is no GIL.
             if has_ended is None:
                 has_ended = call.done()
+            if handlers:
+                handlers.pop(call, None)
             del call
             if has_ended and before is not context:
                 kernel.restore_context(context, before)
@@ -421,12 +464,16 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
         # Have `thread_handler` called, with what asgiref passes.
         if type(child) is not functools.partial:
             child = functools.partial(child)
-        run_child = functools.partial(kernel.at_home, kernel.current_home(), context.run)
-        call.call_instead(
-            functools.partial(
-                self.thread_handler, loop, exc_info, call.task_context, run_child, child
-            )
+        func = _runner_of_child(kernel.current_home(), context)
+        handler: Any = functools.partial(
+            self.thread_handler, loop, exc_info, call.task_context, func, child
         )
+        call.call_instead(handler)
+        if (
+            ThreadPoolExecutor.submit is not POOL_SUBMIT
+            or CurrentThreadExecutor.submit is not _frame_submit
+        ):
+            handlers[call] = handler
 
     def thread_handler(
         self,
@@ -468,6 +515,44 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
 
 
 _THREAD_HANDLER = SyncToAsync.thread_handler
+_frame_submit: Any = _submit
+
+
+def _runner_of_child(home: kernel.Home, context: contextvars.Context) -> Callable[[Any], Any]:
+    def func(child: Callable[[], Any]) -> Any:
+        __traceback_hide__ = True
+        return kernel.at_home(home, context.run, child)
+
+    func.__module__ = "asgiref.sync"  # by that, agents tell that it is asgiref's
+    return func
+
+
+def _adopt_as_subclass(
+    wrapper: Any, function: Any, base: type, mark: tuple[str, Any] | None = None
+) -> None:
+    # `kernel.adopt`, but for what a class of somebody's says of itself. asgiref's AsyncToSync shows
+    # that; its SyncToAsync shows the function's names, so there a class has to give itself a
+    # __name__ to be heard: a docstring (Channels' subclass has one) is about the class.
+    cls = type(wrapper)
+    own = {
+        name
+        for each in cls.__mro__[: cls.__mro__.index(base)]
+        for name in ("__module__", "__name__", "__qualname__", "__doc__")
+        if vars(each).get(name) is not None
+    }
+    if base is SyncToAsync and "__name__" not in own:
+        kernel.adopt(wrapper, function, mark)
+        return
+    stand_in = SimpleNamespace()
+    kernel.adopt(stand_in, function, mark)
+    for name, value in vars(stand_in).items():
+        if name not in own and (name in functools.WRAPPER_ASSIGNMENTS or name not in vars(cls)):
+            setattr(wrapper, name, value)
+
+
+def _shown(wrapper: Any, attribute: str) -> str:
+    function = wrapper.__dict__.get(attribute)
+    return f"<{type(wrapper).__name__} of {names.function_words(function)}>"
 
 
 @overload
@@ -483,8 +568,14 @@ def async_to_sync(
 
 
 def async_to_sync(awaitable: Any = None, *, force_new_loop: bool = False) -> Any:
-    """Make a sync function of an async one: see `AsyncToSync`. Also a decorator, with or without
-    arguments."""
+    """Make a sync function of the async function ``awaitable``.
+
+    Also a decorator, with or without arguments. Returns an `AsyncToSync`, whose documentation says
+    on which event loop and thread the coroutine runs, and what a call raises.
+
+    :param awaitable: a function that returns an awaitable.
+    :param force_new_loop: use a new event loop in any case.
+    """
     if awaitable is None:
         return lambda f: AsyncToSync(f, force_new_loop=force_new_loop)
     return AsyncToSync(awaitable, force_new_loop=force_new_loop)
@@ -521,8 +612,23 @@ def sync_to_async(
     thread_name: str | None = None,
     abandon_on_cancel: bool = True,
 ) -> Any:
-    """Make an async function of a sync one: see `SyncToAsync`. Also a decorator, with or without
-    arguments."""
+    """Make an async function of the sync function ``func``.
+
+    Also a decorator, with or without arguments. Returns a `SyncToAsync`, whose documentation says
+    what a call raises, and what becomes of it if it is cancelled.
+
+    :param func: a sync function. TypeError for an async one.
+    :param thread_sensitive: run it on the one thread that the thread-sensitive code around it runs
+        on, one call at a time. False: on any thread of a pool.
+    :param executor: the pool, a ThreadPoolExecutor; by default the event loop's. Only if not
+        thread-sensitive.
+    :param context: the contextvars.Context to run it in; by default a copy of the caller's, whose
+        changes are set in the caller's afterwards.
+    :param limiter: an `asgibridge.limiters.CapacityLimiter`, of which each call needs a token. It
+        waits for that without a thread. Only if not thread-sensitive.
+    :param thread_name: the thread's name during the call. Only if not thread-sensitive.
+    :param abandon_on_cancel: False has a cancelled call wait until the function has returned.
+    """
     if func is not None and (
         thread_sensitive is True
         and executor is None

@@ -40,6 +40,11 @@ __all__ = [
     "WebsocketCommunicator",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 Headers = Iterable[tuple[bytes, bytes]]
 
 

@@ -14,6 +14,10 @@ from ._process.deadline import Deadline
 __all__ = ["timeout"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class timeout(Deadline):
     """Raises TimeoutError from a ``with`` or ``async with`` block not done in ``timeout`` seconds.
 

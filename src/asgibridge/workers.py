@@ -56,6 +56,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 @dataclass(init=False, repr=False, frozen=True)
 class Policy:
     """What workers keep, how many there are, and their hooks. Immutable; equal if all attributes

@@ -42,6 +42,10 @@ else:
 __all__ = ["AsgiToWsgi", "ClientDisconnected", "WsgiToAsgi", "WsgiToAsgiInstance"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class _RunInPool(_SyncToAsync):
     """A `SyncToAsync` whose calls run on at most ``size`` threads of its own.
 

@@ -11,6 +11,8 @@ import inspect
 import pickle
 import sys
 import sysconfig
+import unittest.mock
+import warnings
 import weakref
 
 import pytest
@@ -197,11 +199,119 @@ def test_annotations_are_the_functions_own():
     assert getattr(wrapper, name) is getattr(plain, name)
 
 
-def test_bound_on_the_class():
-    class Owner:
-        method = sync_to_async(plain)
+class Base:
+    @sync_to_async
+    def load(self, x):
+        return self, x
 
-    assert Owner.method.args == (None,)
+    @async_to_sync
+    async def fetch(self, x):
+        return self, x
+
+
+class TestThroughTheClass:
+    """A decorated method is called through its class like any function."""
+
+    def test_of_an_instance(self):
+        class Child(Base):
+            @sync_to_async
+            def load(self, x):
+                return "the child's", x
+
+            async def both(self, x):
+                return await Base.load(self, x), await super().load(x), await self.load(x)
+
+            @async_to_sync
+            async def fetch(self, x):
+                return "the child's", x
+
+        child = Child()
+        theirs = (child, 1)
+        assert asyncio.run(child.both(1)) == (theirs, theirs, ("the child's", 1))
+        assert (Base.fetch(child, 1), child.fetch(1)) == (theirs, ("the child's", 1))
+        assert [*map(Base.fetch, [child], [1])] == [theirs]
+
+    def test_it_is_the_wrapper(self):
+        assert Base.load is vars(Base)["load"]
+        assert Base.fetch is vars(Base)["fetch"]
+        assert iscoroutinefunction(Base.load)
+        assert not iscoroutinefunction(Base.fetch)
+        assert [*inspect.signature(Base.load).parameters] == ["self", "x"]
+
+    def test_of_a_class_method_and_a_static_one(self):
+        class Owner:
+            @classmethod
+            @sync_to_async
+            def of_class(cls, x):
+                return cls, x
+
+            @staticmethod
+            @async_to_sync
+            async def static(x):
+                return x
+
+        assert asyncio.run(Owner.of_class(1)) == asyncio.run(Owner().of_class(1)) == (Owner, 1)
+        assert Owner.static(1) == Owner().static(1) == 1
+
+    def test_of_a_mock_with_the_class_as_specification(self):
+        mocked = unittest.mock.create_autospec(Base)
+        mocked.fetch(mocked, 1)
+        asyncio.run(mocked.load(mocked, 1))
+        mocked.fetch.assert_called_once_with(mocked, 1)
+        mocked.load.assert_awaited_once_with(mocked, 1)
+
+
+class TestSubclassThatNamesItself:
+    class NamedAsyncToSync(AsyncToSync):
+        """What a task queue shows."""
+
+        __name__ = "transform"
+        __module__ = "tasks"
+
+    class NamedSyncToAsync(SyncToAsync):
+        """What a task queue shows."""
+
+        __name__ = "transform"
+        __module__ = "tasks"
+
+    @pytest.mark.parametrize("named", [NamedAsyncToSync, NamedSyncToAsync])
+    def test_keeps_its_names(self, named):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wrapper = named(noted)
+        shown = (wrapper.__name__, wrapper.__doc__, wrapper.__module__)
+        assert shown == ("transform", "What a task queue shows.", "tasks")
+        assert (wrapper.__qualname__, wrapper.__wrapped__) == ("noted", noted)
+        assert wrapper.note is noted.note
+        assert iscoroutinefunction(wrapper) == issubclass(named, SyncToAsync)
+
+    def test_by_a_property(self):
+        class Named(AsyncToSync):
+            __name__ = property(lambda self: f"task_of_{self.awaitable.__name__}")
+
+        wrapper = Named(async_function)
+        assert wrapper.__name__ == "task_of_async_function"
+        assert wrapper() == 1
+
+    def test_only_one_with_a_name_hides_the_functions_documentation(self):
+        class Closing(SyncToAsync):
+            """About the class, as Channels' database_sync_to_async has it."""
+
+        wrapper = Closing(plain)
+        assert (wrapper.__doc__, wrapper.__module__) == (plain.__doc__, plain.__module__)
+
+
+def test_repr_names_the_function():
+    class Own(SyncToAsync):
+        pass
+
+    line = plain.__code__.co_firstlineno
+    assert repr(sync_to_async(plain)) == f"<SyncToAsync of plain ({__file__}:{line})>"
+    assert repr(sync_to_async(decorated)) == repr(sync_to_async(plain))
+    assert repr(Own(Callable().method)).startswith("<Own of Callable.method (")
+    assert repr(async_to_sync(async_function)).startswith("<AsyncToSync of async_function (")
+    assert "<SyncToAsync of Base.load (" in repr(Base().load)
+    assert repr(SyncToAsync.__new__(SyncToAsync)).startswith("<SyncToAsync of ")
 
 
 def test_coroutine_marks_are_not_adopted():
@@ -340,7 +450,18 @@ def test_wrappers_can_be_copied():
         assert type(each) is SyncToAsync
         assert each.func is plain
         assert vars(each).keys() == vars(wrapper).keys()
+        assert iscoroutinefunction(each)
         assert asyncio.run(each(2, "y")) == "yy"
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        each = pickle.loads(pickle.dumps(wrapper, protocol))
+        assert iscoroutinefunction(each)
+        assert asyncio.run(each(2, "y")) == "yy"
+    assert iscoroutinefunction(pickle.loads(pickle.dumps(copy.deepcopy(wrapper))))
+    for each in (
+        copy.copy(async_to_sync(async_function)),
+        copy.deepcopy(async_to_sync(async_function)),
+    ):
+        assert not iscoroutinefunction(each)
     assert copy.copy(async_to_sync(async_function))() == 1
     assert pickle.loads(pickle.dumps(async_to_sync(async_function)))() == 1
 

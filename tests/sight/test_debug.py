@@ -24,6 +24,7 @@ import weakref
 import pytest
 
 from asgibridge import debug, observers, pools, workers
+from asgibridge._waits import names as words_of
 from asgibridge.limiters import CapacityLimiter
 from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 
@@ -379,6 +380,47 @@ class TestNames:
             return tasks
 
         assert any(names(task.name, ".users (", __file__) for task in asyncio.run(main()))
+
+    def test_a_decorated_coroutine_has_its_own_place(self):
+        def twice(function):
+            return decorate(decorate(function))
+
+        def decorate(function):
+            @functools.wraps(function)
+            async def wrapper(*args):
+                return await function(*args)
+
+            return wrapper
+
+        @twice
+        async def job():
+            await asyncio.sleep(SECONDS)
+
+        async def main():
+            task = asyncio.create_task(job())
+            words = [words_of.task_words(task)]
+            await asyncio.sleep(0)
+            words.append(words_of.task_words(task))
+            task.cancel()
+            return words
+
+        line = job.__wrapped__.__wrapped__.__code__.co_firstlineno
+        for words in asyncio.run(main()):
+            assert words.endswith(f".job ({__file__}:{line})")
+
+    def test_a_coroutine_renamed_otherwise_gives_no_place_rather_than_a_wrong_one(self):
+        async def job():
+            await asyncio.sleep(SECONDS)
+
+        async def main():
+            coroutine = job()
+            coroutine.__name__ = coroutine.__qualname__ = "renamed"
+            task = asyncio.create_task(coroutine)
+            words = words_of.task_words(task)
+            task.cancel()
+            return words
+
+        assert asyncio.run(main()).endswith(" of renamed")
 
     def test_of_a_lazy_object_run_no_code_of_its(self):
         ran = []

@@ -55,7 +55,10 @@ class AsyncSingleThreadContext:
 
     def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
         outer = state.single_thread_context.get(None)
-        if outer is None or (self._persistent_loop and not outer._persistent_loop):
+        # A foreign object may stand in for one, as asgiref lets it.
+        if outer is None or (
+            self._persistent_loop and not getattr(outer, "_persistent_loop", False)
+        ):
             self.token = state.single_thread_context.set(self)
         return self
 
@@ -81,7 +84,7 @@ class AsyncSingleThreadContext:
     def _runs_on(self) -> Executor | PersistentLoop | None:
         # Where a top-level call runs; None: on a thread of its own, as outside of any block.
         if not self._persistent_loop:
-            return self._executor()
+            return executor_of_runs(self)
         with self._lock:
             persistent = self._persistent
             if persistent is not None and persistent.is_usable():
@@ -93,20 +96,22 @@ class AsyncSingleThreadContext:
                     state.executors_of_runs.pop(self, None)
                 self._persistent = None
                 persistent.raise_failure()
-            persistent = PersistentLoop(self._executor())
+            persistent = PersistentLoop(executor_of_runs(self))
             self._persistent = persistent
             weakref.finalize(self, persistent.end).atexit = False
             return persistent
 
-    def _executor(self) -> Executor:
-        executor = state.executors_of_runs.get(self)
-        if executor is None:
-            if worker_pool.is_plain_run:
-                executor = kernel.ThreadSensitiveExecutor()
-            else:
-                executor = Lease(worker_pool.family, is_counted=False)
-            state.executors_of_runs[self] = executor
-        return executor
+
+def executor_of_runs(context: AsyncSingleThreadContext) -> Executor:
+    """The one that runs the top-level calls within ``context``, made now if there is none."""
+    executor = state.executors_of_runs.get(context)
+    if executor is None:
+        if worker_pool.is_plain_run:
+            executor = kernel.ThreadSensitiveExecutor()
+        else:
+            executor = Lease(worker_pool.family, is_counted=False)
+        state.executors_of_runs[context] = executor
+    return executor
 
 
 class ThreadSensitiveContext:

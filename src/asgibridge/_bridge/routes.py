@@ -14,9 +14,10 @@ import asyncio
 import functools
 import sys
 import threading
-import warnings
+import weakref
 from collections.abc import Coroutine
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import _kernel, pools
@@ -26,7 +27,9 @@ from .._waits import deadlocks
 from .._workers import leases
 from .._workers.leases import Lease
 from .._workers.pool import pool as worker_pool
-from . import state
+from . import heard, state
+from .heard import handlers
+from .warned import warn
 
 if TYPE_CHECKING:
     from .._kernel import kernel
@@ -49,11 +52,14 @@ def send(
         if _send_to_frame(frame, call):
             return call
     context = wrapper.thread_sensitive_context.get(None)
-    if context is not None:
+    if context:
         return _send_to_executor(loop, call, _executor_of(wrapper, context))
     frame = state.loop_thread_executors.get(loop)
-    if frame is not None and _send_to_frame(frame, call):
-        return call
+    if frame is not None:
+        if type(frame) is not kernel.CurrentThreadExecutor:
+            return _send_to_executor(loop, call, frame)
+        if _send_to_frame(frame, call):
+            return call
     return _send_to_executor(loop, call, wrapper.single_thread_executor)
 
 
@@ -78,6 +84,8 @@ def _send_to_frame(frame: kernel.CurrentThreadExecutor, call: kernel.SyncCall) -
             raise _would_deadlock(
                 "You cannot submit onto CurrentThreadExecutor from its own thread"
             )
+        if handlers:
+            heard.tell_frame(call, serving)
         if serving.post(call):
             if call.is_blocked:
                 _raise_if_never_run(call)
@@ -105,11 +113,13 @@ def _executor_of(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
 
 
 def _send_to_executor(
-    loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor
+    loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor | None
 ) -> Any:
     sent: Any = call
     try:
         if type(executor) is _kernel.kernel.ThreadSensitiveExecutor:
+            if handlers and not executor.owns_current_thread():
+                heard.tell_pool(call, executor)
             accepted = executor.send(call)
             if accepted is None:
                 raise _would_deadlock("Single thread executor already being used")
@@ -118,7 +128,11 @@ def _send_to_executor(
         elif type(executor) is Lease:
             if executor.owns_current_thread():
                 raise _would_deadlock("Single thread executor already being used")
+            if handlers:
+                heard.tell_pool(call, executor)
             sent = executor.send(call, loop)
+        elif executor is None:
+            return _send_to_pool(loop, call, None)
         else:
             return _send_to_foreign(loop, call, executor)
     except BaseException:
@@ -155,20 +169,36 @@ class _Busy(threading.local):
 
 _busy = _Busy()
 
+_of_many_threads: weakref.WeakSet[Executor] = weakref.WeakSet()
+"""Those without a ``_max_workers`` that have run two calls at a time."""
+
 
 def _send_to_foreign(
     loop: asyncio.AbstractEventLoop, call: kernel.SyncCall, executor: Executor
 ) -> kernel.SyncCall:
-    # A thread-sensitive call: the executor has one thread, by contract.
-    if executor in _busy.executors:
-        raise _would_deadlock("Single thread executor already being used")
-    blocker = deadlocks.busy_with(executor)
-    if blocker:
-        why = deadlocks.chain(blocker, asyncio.current_task())
-        if why is not None:
-            raise deadlocks.would_never_run("This call", why)
-    call.guard = _OneThread(executor, call.guard)
+    # A thread-sensitive call. An executor of many threads may run it on another one.
+    if _has_one_thread(executor):
+        if executor in _busy.executors:
+            raise _would_deadlock("Single thread executor already being used")
+        blocker = deadlocks.busy_with(executor)
+        if blocker:
+            why = deadlocks.chain(blocker, asyncio.current_task())
+            if why is not None:
+                raise deadlocks.would_never_run("This call", why)
+        call.guard = _OneThread(executor, call.guard)
     return _run_in_executor(loop, call, executor)
+
+
+def _has_one_thread(executor: Executor) -> bool:
+    # What does not say how many threads it has is taken at its word, which is one by contract,
+    # until it shows otherwise.
+    limit = getattr(executor, "_max_workers", None)
+    if isinstance(limit, int):
+        return limit == 1
+    try:
+        return executor not in _of_many_threads
+    except TypeError:  # no weak references to it
+        return True
 
 
 def _run_in_executor(
@@ -177,7 +207,7 @@ def _run_in_executor(
     call.place = cpython.default_executor_of(loop) if executor is None else executor
     call.accept()
     try:
-        future = loop.run_in_executor(executor, call)
+        future = loop.run_in_executor(executor, heard.shown_as(call) if handlers else call)
     except BaseException:
         call.cancel()
         raise
@@ -198,24 +228,32 @@ def _take_outcome(call: kernel.SyncCall, future: asyncio.Future[Any]) -> None:
 class _OneThread:
     """The guard of a call in a foreign executor of one thread, in front of the call's own."""
 
-    __slots__ = ("_executor", "_inner", "_outer_tasks")
+    __slots__ = ("_executor", "_inner", "_is_alone", "_outer_tasks")
 
     def __init__(self, executor: Executor, inner: Any) -> None:
         self._executor = executor
         self._inner = inner
         self._outer_tasks: Any = None
+        self._is_alone = True  # or another thread of the executor's is in a call
 
     def begins(self, call: kernel.SyncCall) -> None:
-        _busy.executors += (self._executor,)
+        executor = self._executor
         assert call.task_context is not None
-        self._outer_tasks = deadlocks.occupy(self._executor, call.task_context)
+        self._is_alone = executor in _busy.executors or deadlocks.busy_with(executor) is None
+        _busy.executors += (executor,)
+        if self._is_alone:
+            self._outer_tasks = deadlocks.occupy(executor, call.task_context)
+        else:
+            with suppress(TypeError):
+                _of_many_threads.add(executor)
         if self._inner is not None:
             self._inner.begins(call)
 
     def ends(self, call: kernel.SyncCall) -> None:
         if self._inner is not None:
             self._inner.ends(call)
-        deadlocks.occupy(self._executor, self._outer_tasks)
+        if self._is_alone:
+            deadlocks.occupy(self._executor, self._outer_tasks)
         _busy.executors = _busy.executors[:-1]
 
     def given_up(self, call: kernel.SyncCall) -> None:
@@ -268,10 +306,9 @@ def _look_at_asgiref() -> None:
     if _warned or not install.real_asgiref_loaded():
         return
     _warned = True
-    warnings.warn(
+    warn(
         "asgiref is imported beside asgibridge, and each has its own thread for thread-sensitive "
         "code: database work may happen on the wrong one. Call asgibridge.install() before "
         "anything imports asgiref, or start the program with `asgibridge run`.",
         RuntimeWarning,
-        stacklevel=4,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -21,6 +22,25 @@ class Item(Protocol):
     def cancel(self) -> None:
         """It will not run: let `deliver` say so."""
         return
+
+
+class Passing(threading.local):
+    """Of a thread, while somebody's ``submit`` hears of a call of ours: the executor whose own
+    ``submit`` is to hand over what it makes, and what that made. See `asgibridge._bridge.heard`."""
+
+    executor: Any = None
+    item: Any = None
+
+    def take(self, executor: Any, call: FutureCall) -> bool:
+        """Whether ``submit`` has nothing more to do."""
+        if self.executor is not executor:
+            return False
+        self.executor = None
+        self.item = call.run_and_deliver
+        return True
+
+
+passing = Passing()
 
 
 class FutureCall:
@@ -72,6 +92,11 @@ class FutureCall:
         else:
             future.set_exception(error)
         del future, value, error, self
+
+    def run_and_deliver(self) -> None:
+        """Both, for who calls it as a function."""
+        self.run()
+        self.deliver()
 
     def cancel(self) -> None:
         """Give it up, in place of `run`."""

@@ -24,7 +24,8 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from .._process import fork, threads
-from .._process.items import FutureCall, Item
+from .._process.items import FutureCall, Item, passing
+from .._process.stock import Look, StockNames
 from .._process.threads import Worker
 from .calls import SyncCall, TaskContext
 from .home import this_thread
@@ -62,6 +63,8 @@ class CurrentThreadExecutor(Executor):
         """
         future: Future[_R] = Future()
         call = FutureCall(future, fn, args, kwargs)
+        if passing.take(self, call):
+            return future
         while True:
             executor = self.serving()
             if (executor or self).owns_current_thread():
@@ -120,7 +123,7 @@ class CurrentThreadExecutor(Executor):
                 item.deliver()
 
 
-class ThreadSensitiveExecutor(Executor):
+class ThreadSensitiveExecutor(StockNames):
     """Runs code in one thread of its own, one call after the other.
 
     :param avoiding: an executor whose thread this one must not get, though it may be free again.
@@ -215,6 +218,13 @@ class ThreadSensitiveExecutor(Executor):
         """
         inbox = self._inbox
         return None if inbox is None else inbox._blocker
+
+    def _look(self) -> Look:
+        worker, inbox = self._worker, self._inbox
+        if worker is None or self._generation != fork.generation or not worker.is_alive():
+            worker = None
+        queued = 0 if inbox is None or worker is None else inbox._queue.qsize()
+        return worker, queued, self._is_shut_down
 
     def abandon(self) -> None:
         """Do not wait for the thread at exit. From any thread."""

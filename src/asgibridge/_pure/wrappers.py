@@ -81,7 +81,10 @@ def _bind(call: Callable[..., Any], parent: Any, wrapped: Any) -> functools.part
 
 
 class SyncWrapper:
-    """Binds to an instance, as a functools.partial that looks like ``self.func`` does by then."""
+    """Binds to an instance, as a functools.partial that looks like ``self.func`` does by then.
+
+    Through the class it is itself, as a function is.
+    """
 
     __slots__ = ()
 
@@ -89,12 +92,15 @@ class SyncWrapper:
         __call__: Callable[..., Any]
         func: Any
 
-    def __get__(self, parent: Any, objtype: Any) -> functools.partial[Any]:
-        return _bind(self.__call__, parent, self.func)
+    def __get__(self, parent: Any, objtype: Any = None) -> Any:
+        return self if parent is None else _bind(self.__call__, parent, self.func)
 
 
 class AsyncWrapper:
-    """Binds to an instance, as a functools.partial that looks like ``self.awaitable`` by then."""
+    """Binds to an instance, as a functools.partial that looks like ``self.awaitable`` by then.
+
+    Through the class it is itself, as a function is.
+    """
 
     __slots__ = ()
 
@@ -102,5 +108,5 @@ class AsyncWrapper:
         __call__: Callable[..., Any]
         awaitable: Any
 
-    def __get__(self, parent: Any, objtype: Any) -> functools.partial[Any]:
-        return _bind(self.__call__, parent, self.awaitable)
+    def __get__(self, parent: Any, objtype: Any = None) -> Any:
+        return self if parent is None else _bind(self.__call__, parent, self.awaitable)

@@ -75,13 +75,16 @@ def is_async_to_sync(frame: Frame) -> bool:
 
 def is_with_a_partner(stack: tuple[Frame, ...]) -> bool:
     """Whether a thread waits for a partner, and runs nothing of the program's meanwhile."""
-    codes = [cls._wait.__code__ for cls in names.partners]  # type: ignore[attr-defined]
+    codes = [getattr(cls, name).__code__ for cls in names.partners for name in ("_ask", "close")]
     is_ours = True
     for frame in reversed(stack):
         if _is_of(frame, codes):
             return is_ours
-        # While it waits, a thread looks for deadlocks now and then, and asks other modules.
-        is_ours = frame.file.startswith(_WAITS) or (is_ours and frame.file.startswith(_PACKAGE))
+        # It may wait for the partner's thread to start. While it waits, it looks for deadlocks now
+        # and then, and asks other modules.
+        is_ours = frame.file.startswith(_WAITS) or (
+            is_ours and frame.file.startswith(_WAITING_FILES)
+        )
     return False
 
 

@@ -15,8 +15,8 @@ drivers: dict[types.CodeType, str] = {}
 """By the code of each of our coroutines that runs one of the program's: the local variable with
 what it runs, a coroutine or an object whose ``shown`` is the user's function."""
 partners: list[type] = []
-"""The classes of ours whose objects have a ``task``, and a ``_wait`` in which a thread waits for it
-and serves their ``_frame``."""
+"""The classes of ours whose objects have a ``task``, and ``_ask`` and ``close``, in which a thread
+waits for it and serves their ``_frame``."""
 waiting: list[types.CodeType] = []
 """The functions of ours in which a thread waits for async code."""
 
@@ -82,4 +82,10 @@ def task_words(task: Any) -> str:
         coroutine = inner
     function = getattr(coroutine, "__qualname__", None) or type(coroutine).__qualname__
     place = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+    if code is not None and code.co_name != getattr(coroutine, "__name__", None):
+        # A decorator's, which has taken over the name of what it decorates, but not the place.
+        for value in () if frame is None else frame.f_locals.values():
+            if type(value) is types.FunctionType and value.__qualname__ == function:
+                return f"task {name!r} of {function_words(value)}"
+        place = ""
     return f"task {name!r} of {function}{place}"

@@ -34,13 +34,14 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Generator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from .._kernel import kernel
 from .._process import fork
 from .._process.handover import take
 from .._process.items import FutureCall, Item
+from .._process.stock import Look, StockNames
 from .._waits import deadlocks
 from .pool import Family, LimitReached, Slot, Worker, pool
 
@@ -182,7 +183,7 @@ def _look(reference: weakref.ref[_WorkerWait]) -> None:
         deadlocks.look_for_ring_from(waiting)
 
 
-class Lease(Executor):
+class Lease(StockNames):
     """The worker of one ThreadSensitiveContext or top-level run, from its first call on.
 
     :param is_counted: whether it counts towards the limit, and waits at it.
@@ -476,6 +477,13 @@ class Lease(Executor):
         is_on_its_way = self.end(over.set)
         if wait and is_on_its_way and not self._abandoned and not self.owns_current_thread():
             over.wait()
+
+    def _look(self) -> Look:
+        worker, state, waiting = self._worker, self._state, len(self._pending)
+        thread, queued = None, 0
+        if worker is not None and state != _ENDED:
+            thread, queued, _ = worker.executor._look()
+        return thread, queued + waiting, state == _ENDED or self._over is not None
 
     def abandon(self) -> None:
         """Do not wait for the thread at exit, and hand it on to nobody. From any thread."""
