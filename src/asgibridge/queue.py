@@ -331,7 +331,7 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
     async def wait_closed(self) -> None:
         """Nothing to wait for; RuntimeError if the queue is not closed."""
         if not self.is_shutdown:
-            raise RuntimeError("the queue is open: call close() or shutdown() first")
+            raise RuntimeError("Waiting for non-closed queue: call close() or shutdown() first")
 
     async def aclose(self) -> None:
         """`close`."""
@@ -367,7 +367,9 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
         self._queue.clear()
 
 
-Queue = MixedQueue = MessageQueue
+# One a line: type checkers take a chain of these for variables.
+Queue = MessageQueue
+MixedQueue = MessageQueue
 
 
 class LifoQueue(MessageQueue[T]):
@@ -594,7 +596,9 @@ class AsyncQueue(BaseQueue[T]):
 
 # culsans has a class for each protocol, and another for each view.
 BaseQueueProxy = BaseQueue
-SyncQueueProxy = GreenQueue = GreenQueueProxy = SyncQueue
+SyncQueueProxy = SyncQueue
+GreenQueue = SyncQueue
+GreenQueueProxy = SyncQueue
 AsyncQueueProxy = AsyncQueue
 
 

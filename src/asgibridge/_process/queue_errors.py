@@ -107,4 +107,4 @@ def would_block_loop(kind: int) -> RuntimeError:
 def check_timeout(timeout: float) -> None:
     """Raise ValueError for what is no number of seconds to wait."""
     if not timeout >= 0:  # a NaN, too
-        raise ValueError(f"timeout={timeout!r}: must be a non-negative number of seconds, or None")
+        raise ValueError(f"timeout={timeout!r}: 'timeout' must be a non-negative number of seconds")
