@@ -3,7 +3,7 @@ PYTHON ?= python3
 
 .PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi
 .PHONY: memcheck asan tsan stress soak load parallel bench-parallel
-.PHONY: test-services wheels lint clean
+.PHONY: test-services test-foreign wheels lint clean
 
 help:
 	@echo "make quick        the fast tests that start no process, on both kernels at once: in a minute"
@@ -11,6 +11,8 @@ help:
 	@echo "make test         the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
 	@echo "make test-services  real applications on real servers: Django and Channels on PostgreSQL and"
 	@echo "                  Redis, Flask, Starlette (SERVICESFLAGS=--require-services)"
+	@echo "make test-foreign  CPython's, janus's, culsans's and a2wsgi's own suites on our classes"
+	@echo "                  (FOREIGNFLAGS=janus)"
 	@echo "make demo         a Django and Channels site, on asgiref and on asgibridge"
 	@echo "                  (DEMOFLAGS=--quick)"
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
@@ -47,6 +49,12 @@ quick:
 
 test-services:
 	$(PYTHON) tests/tools/with_services.py $(SERVICESFLAGS)
+
+# On the kernel that ASGIBRIDGE_SPEEDUPS names.
+test-foreign:
+	@echo "Seven suites of others, two minutes; what is left out of them is named with the reason."
+	$(PYTHON) tests/tools/environment.py .venv/foreign test,foreign
+	.venv/foreign/bin/python tests/tools/foreign.py $(FOREIGNFLAGS)
 
 demo:
 	@echo "A site on asgiref and on asgibridge under the same load: a minute or two; the first time, an"

@@ -13,7 +13,7 @@
 #
 # Only a queue with hooks (a subclass that stores the items itself, as the priority queue does) has
 # a lock of `threading` in place of the guard, and runs the hooks with it held: exclusive use is
-# what it promises them.
+# what it promises them. Any other queue gets one when its user asks for it (`make_mutex`).
 #
 # Whether a task's loop is closed can't be seen inside a section (asking runs Python code), so a
 # waiter is promised first and the promise broken afterwards.
@@ -27,6 +27,7 @@ cdef extern from "Python.h":
 
 cdef object _UnsupportedOperation = _queue_errors.UnsupportedOperation
 cdef object _QueueShutDown = _queue_errors.QueueShutDown
+cdef object _places = _queue_errors.places
 cdef object _sleep = time.sleep
 cdef object _RLock = threading.RLock
 
@@ -34,6 +35,7 @@ cdef enum:
     _FIFO = 0
     _LIFO = 1
     _HOOKED = 2
+    _SIZED = 3
 
 cdef enum:
     # Places of items that were taken before anything is moved. Arbitrary: a move costs a call, and
@@ -65,6 +67,7 @@ cdef extern from *:
           guard->depth = 0;
           return 1;
       }
+      #define ASGIBRIDGE_HAS_GUARD 1
       #define asgibridge_guard_begin(guard, generation) ((guard)->renewed = (Py_ssize_t)(generation))
       static void asgibridge_guard_lock(asgibridge_guard *guard) {
           size_t me = (size_t)PyThread_get_thread_ident();
@@ -85,6 +88,7 @@ cdef extern from *:
       }
     #else
       typedef char asgibridge_guard;
+      #define ASGIBRIDGE_HAS_GUARD 0
       #define asgibridge_guard_renew(guard, queue, generation) ((void)(guard), 1)
       #define asgibridge_guard_begin(guard, generation) ((void)(guard))
       #define asgibridge_guard_lock(guard) ((void)(guard))
@@ -93,6 +97,7 @@ cdef extern from *:
     """
     ctypedef struct asgibridge_guard:
         pass
+    bint _HAS_GUARD "ASGIBRIDGE_HAS_GUARD"
     bint asgibridge_guard_renew(asgibridge_guard* guard, object queue, unsigned long generation)
     void asgibridge_guard_begin(asgibridge_guard* guard, unsigned long generation)
     void asgibridge_guard_lock(asgibridge_guard* guard)
@@ -106,7 +111,9 @@ cdef class _Promises:
     cdef list items  # from `begin` on; None before
     cdef Py_ssize_t begin
     cdef Py_ssize_t count
+    cdef Py_ssize_t extra  # what sizes are more than one for each item
     cdef Py_ssize_t limit
+    cdef object shown_limit  # `maxsize` as it was given
     cdef bint is_in_hook
     cdef Py_ssize_t kept_items  # for waiters that are promised one
     cdef Py_ssize_t kept_slots
@@ -117,9 +124,9 @@ cdef class _Promises:
     cdef _Line joiners
     cdef _Line promised
     cdef unsigned long generation
-    # Not changed any more, but for a new mutex in a forked child.
+    # Not changed any more, but for a mutex that is asked for, and a new one in a forked child.
     cdef char order
-    cdef object mutex  # of a queue with hooks, else None
+    cdef object mutex  # of a queue with hooks, or whose mutex somebody has, else None
 
     def __cinit__(self):
         self.items = []
@@ -131,9 +138,10 @@ cdef class _Promises:
         asgibridge_guard_begin(&self.guard, _generation)
 
     def __init__(self, maxsize=0, order=0):
-        self.limit = maxsize
+        self.shown_limit = maxsize
+        self.limit = _places(maxsize)
         self.order = order
-        if self.order == _HOOKED:
+        if self.order >= _HOOKED:
             self.mutex = _RLock()
             self._init(maxsize)
             self.count = self._qsize()
@@ -141,7 +149,7 @@ cdef class _Promises:
     # In the section: the items.
 
     cdef inline int push(self, object item) except -1:
-        if self.order == _HOOKED:
+        if self.order >= _HOOKED:
             self.push_by_hook(item)
         else:
             self.items.append(item)
@@ -166,19 +174,55 @@ cdef class _Promises:
         return item
 
     cdef int push_by_hook(self, object item) except -1:
+        cdef Py_ssize_t extra = self.units(item) - 1, before = self.count, grown
         self.enter_hook()
         try:
             self._put(item)
         finally:
             self.leave_hook()
+        grown = self.count - before
+        if grown:
+            self.extra += extra
+        # The caller counts one that is unfinished. A hook that keeps each item once adds none, and
+        # nobody will ever call `task_done` for it.
+        self.unfinished += grown - 1
         return 0
 
     cdef object pull_by_hook(self):
+        cdef Py_ssize_t extra = 0, before = self.count
         self.enter_hook()
         try:
-            return self._get()
+            item = self._get()
+            if self.order == _SIZED:
+                try:
+                    extra = self.size_of(item) - 1
+                except BaseException:
+                    self._put(item)  # nothing has been taken
+                    raise
         finally:
             self.leave_hook()
+        if self.count < before:
+            self.extra -= extra
+        if self.count == 0:
+            self.extra = 0  # if an item's size has changed meanwhile
+        return item
+
+    cdef inline Py_ssize_t units(self, object item) except -1:
+        # How many places the item takes.
+        return 1 if self.order != _SIZED else self.units_by_hook(item)
+
+    cdef Py_ssize_t units_by_hook(self, object item) except -1:
+        self.enter_hook()
+        try:
+            return self.size_of(item)
+        finally:
+            self.is_in_hook = False
+
+    cdef Py_ssize_t size_of(self, object item) except -1:
+        cdef Py_ssize_t size = self._isize(item)
+        if size < 0:
+            raise ValueError(f"an item's size is {size}: must be 0 or more")
+        return size
 
     cdef int enter_hook(self) except -1:
         # The mutex is re-entrant only so that this can be an error, and no deadlock.
@@ -195,12 +239,12 @@ cdef class _Promises:
         return 0
 
     cdef object front(self):
-        if self.order == _HOOKED:
+        if self.order >= _HOOKED:
             return self._peek()
         return self.items[self.begin if self.order == _FIFO else self.count - 1]
 
     cdef int check_peekable(self) except -1:
-        if self.order == _HOOKED and not self._peekable():
+        if self.order >= _HOOKED and not self._peekable():
             raise _UnsupportedOperation(f"{type(self).__name__} cannot peek")
         return 0
 
@@ -211,7 +255,7 @@ cdef class _Promises:
         cdef _Waiter waiter, before
         cdef Py_ssize_t count = self.count
         cdef list dropped = fresh
-        if self.order == _HOOKED:
+        if self.order >= _HOOKED:
             self.enter_hook()
             try:
                 if self._clearable():
@@ -220,6 +264,7 @@ cdef class _Promises:
                 self.leave_hook()
             while self.count > 0:
                 self.pull()
+            self.extra = 0
         else:
             dropped = self.items
             self.items = fresh
@@ -241,8 +286,9 @@ cdef class _Promises:
     cdef inline bint has_item(self) noexcept:
         return self.count > self.kept_items
 
-    cdef inline bint has_room(self) noexcept:
-        return self.limit <= 0 or self.count + self.kept_slots < self.limit
+    cdef inline bint has_room(self, Py_ssize_t units) noexcept:
+        # Said in this way round, because the sum may be too large for a number of C's.
+        return self.limit <= 0 or self.count + self.extra + self.kept_slots <= self.limit - units
 
     cdef _Waiter promise(self):
         # Returns the next waiter to be woken, for which something is kept now, or None.
@@ -264,10 +310,10 @@ cdef class _Promises:
         if waiter is not None:
             if self.is_down:
                 return _tell(self.putters)
-            if self.has_room():
+            if self.has_room(waiter.units):
                 self.putters.remove(waiter)
                 self.keep_for(waiter)
-                self.kept_slots += 1
+                self.kept_slots += waiter.units
                 return waiter
         if self.unfinished == 0:
             waiter = self.joiners.first
@@ -288,7 +334,7 @@ cdef class _Promises:
         if waiter.kind == _GET:
             self.kept_items -= 1
         else:
-            self.kept_slots -= 1
+            self.kept_slots -= waiter.units
         return 0
 
     cdef int forget(self) except -1:
@@ -338,7 +384,23 @@ cdef class _Promises:
             self.mutex.acquire()
         else:
             asgibridge_guard_lock(&self.guard)
+            if _HAS_GUARD and self.mutex is not None:  # `make_mutex` has come before us
+                asgibridge_guard_unlock(&self.guard)
+                self.mutex.acquire()
         return 0
+
+    cdef object make_mutex(self):
+        # While this thread has the guard nobody else is between `lock` and `unlock`: those that wait
+        # for it take the mutex then. With the GIL, nobody ever is.
+        if self.generation != _generation:
+            self.forget()
+        if self.mutex is None:
+            fresh = _RLock()
+            asgibridge_guard_lock(&self.guard)
+            if self.mutex is None:
+                self.mutex = fresh
+            asgibridge_guard_unlock(&self.guard)
+        return self.mutex
 
     cdef inline int unlock(self) except -1:
         if self.mutex is not None:
@@ -439,7 +501,11 @@ cdef class _Promises:
                     is_down = self.is_down
                     if waiter.kind == _PUT:
                         line = self.putters
-                        may = waiter.state == _PROMISED or (line.first is None and self.has_room())
+                        if self.order == _SIZED and waiter.state != _PROMISED:
+                            waiter.units = self.units(waiter.item)
+                        may = waiter.state == _PROMISED or (
+                            line.first is None and self.has_room(waiter.units)
+                        )
                     elif waiter.kind == _JOIN:
                         line = self.joiners
                         may = self.unfinished == 0

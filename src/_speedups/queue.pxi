@@ -6,11 +6,13 @@ cdef extern from "Python.h":
 cdef object _QueueEmpty = _queue_errors.QueueEmpty
 cdef object _QueueFull = _queue_errors.QueueFull
 cdef object _check_timeout = _queue_errors.check_timeout
+cdef object _may_block = _queue_errors.may_block
+cdef object _most_items = _queue_errors.most_items
 
 
 cdef class QueueCore(_Promises):
     """The items of a queue and who waits for them. `order`: 0 first in first out, 1 last in first
-    out, 2 as the subclass's hooks have it.
+    out, 2 as the subclass's hooks have it, 3 the same with sizes of items (``_isize``).
     """
 
     cdef bint offer(self, object item) except -1:
@@ -25,7 +27,8 @@ cdef class QueueCore(_Promises):
                 with cython.critical_section(self):
                     is_down = self.is_down
                     if not is_down and (
-                        self.limit <= 0 or (self.has_room() and self.putters.first is None)
+                        self.limit <= 0
+                        or (self.putters.first is None and self.has_room(self.units(item)))
                     ):
                         self.push(item)
                         self.unfinished += 1
@@ -167,12 +170,15 @@ cdef class QueueCore(_Promises):
             raise _QueueEmpty()
         return item
 
-    def sync_put(self, item, block=True, timeout=None):
+    def sync_put(self, item, block=True, timeout=None, *, blocking=None):
         """Put ``item``, on a thread that can wait for room up to ``timeout`` seconds.
 
         QueueFull if there is none by then, or at once if ``block`` is false; QueueShutDown after
-        `shutdown`, also if that comes meanwhile. On an event loop's thread it blocks the loop.
+        `shutdown`, also if that comes meanwhile; RuntimeError where it would have to wait and the
+        thread runs an event loop.
         """
+        if blocking is not None:
+            block = _may_block(block, blocking)
         if timeout is not None and block:
             _check_timeout(timeout)
         if not self.offer(item):
@@ -181,12 +187,15 @@ cdef class QueueCore(_Promises):
             if self.new_waiter(_PUT, item, -1).wait(timeout) is _NOTHING:
                 raise _QueueFull()
 
-    def sync_get(self, block=True, timeout=None):
+    def sync_get(self, block=True, timeout=None, *, blocking=None):
         """Take the first item, on a thread that can wait for it up to ``timeout`` seconds.
 
         QueueEmpty if there is none by then, or at once if ``block`` is false; QueueShutDown if the
-        queue is empty and was shut down. On an event loop's thread it blocks the loop.
+        queue is empty and was shut down; RuntimeError where it would have to wait and the thread
+        runs an event loop.
         """
+        if blocking is not None:
+            block = _may_block(block, blocking)
         if timeout is not None and block:
             _check_timeout(timeout)
         item = self.fetch()
@@ -206,8 +215,10 @@ cdef class QueueCore(_Promises):
             raise _QueueEmpty()
         return item
 
-    def sync_peek(self, block=True, timeout=None):
+    def sync_peek(self, block=True, timeout=None, *, blocking=None):
         """The first item, which stays, on a thread that can wait for it as in `sync_get`."""
+        if blocking is not None:
+            block = _may_block(block, blocking)
         if timeout is not None and block:
             _check_timeout(timeout)
         self.check_peekable()
@@ -225,9 +236,11 @@ cdef class QueueCore(_Promises):
             raise _QueueEmpty()
         return many
 
-    def sync_get_many(self, n=None, block=True, timeout=None):
+    def sync_get_many(self, n=None, block=True, timeout=None, *, blocking=None):
         """Wait for an item as in `sync_get`, and take all that are there, ``n`` at most."""
         cdef Py_ssize_t most = _most(n)
+        if blocking is not None:
+            block = _may_block(block, blocking)
         if timeout is not None and block:
             _check_timeout(timeout)
         many = self.fetch_many(most)
@@ -237,9 +250,15 @@ cdef class QueueCore(_Promises):
             raise _QueueEmpty()
         return many
 
-    def sync_join(self):
-        """Wait until as many items are done (`task_done`) as were put. Blocks the thread."""
-        self.new_waiter(_JOIN, None, -1).wait(None)
+    def sync_join(self, timeout=None):
+        """Wait until as many items are done (`task_done`) as were put.
+
+        On a thread that can wait, up to ``timeout`` seconds; TimeoutError after that.
+        """
+        if timeout is not None:
+            _check_timeout(timeout)
+        if self.new_waiter(_JOIN, None, -1).wait(timeout) is _NOTHING:
+            raise TimeoutError(f"not all items were done within {timeout} seconds")
 
     def qsize(self):
         """How many items `get_nowait` could take now."""
@@ -247,6 +266,21 @@ cdef class QueueCore(_Promises):
             self.forget()
         with cython.critical_section(self):
             return max(0, self.count - self.kept_items)
+
+    def _size(self):
+        """The sum of the items' sizes: how many there are, unless they have sizes of their own."""
+        if self.generation != _generation:
+            self.forget()
+        with cython.critical_section(self):
+            return max(0, self.count - self.kept_items + self.extra)
+
+    def _mutex(self):
+        """The re-entrant lock that each step of the queue takes from now on."""
+        return self.make_mutex()
+
+    def _look_for_waiters(self):
+        """Wake the waiters that can go on, as each step of the queue does."""
+        self.wake(self.next_waiter())
 
     def empty(self):
         """Whether `get_nowait` would find nothing now."""
@@ -257,21 +291,26 @@ cdef class QueueCore(_Promises):
         if self.generation != _generation:
             self.forget()
         with cython.critical_section(self):
-            return not self.has_room()
+            return not self.has_room(1)
 
     @property
     def maxsize(self):
-        """How many items there is room for; 0 or less is no limit. It may be changed: waiting puts
-        get new room in order, and items beyond a smaller limit stay."""
+        """How many items there is room for; 0 or less is no limit, as `math.inf` is. It may be
+        changed: waiting puts get new room in order, and items beyond a smaller limit stay."""
         with cython.critical_section(self):
-            return self.limit
+            return self.shown_limit
 
     @maxsize.setter
     def maxsize(self, value):
-        cdef Py_ssize_t limit = value  # out here: it may be an object's __index__
+        cdef Py_ssize_t limit = _places(value)  # out here: it may run an object's methods
         with cython.critical_section(self):
+            self.shown_limit = value
             self.limit = limit
         self.wake(self.next_waiter())
+
+    @maxsize.deleter
+    def maxsize(self):
+        raise AttributeError("property 'maxsize' of a queue has no deleter")
 
     @property
     def unfinished_tasks(self):
@@ -288,12 +327,16 @@ cdef class QueueCore(_Promises):
     @property
     def getting(self):
         """How many wait to get or to peek."""
+        if self.generation != _generation:
+            self.forget()
         with cython.critical_section(self):
             return self.getters.size
 
     @property
     def putting(self):
         """How many wait to put."""
+        if self.generation != _generation:
+            self.forget()
         with cython.critical_section(self):
             return self.putters.size
 
@@ -351,6 +394,4 @@ cdef class QueueCore(_Promises):
 cdef Py_ssize_t _most(n) except -1:
     if n is None:
         return PY_SSIZE_T_MAX
-    if n < 1:
-        raise ValueError(f"n={n!r}: must be at least 1, or None for all items")
-    return n
+    return _most_items(n)

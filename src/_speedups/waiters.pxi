@@ -9,6 +9,7 @@ cdef object _running_loop = asyncio._get_running_loop
 cdef object _monotonic = time.monotonic
 cdef object _allocate_lock = threading._allocate_lock
 cdef object _NOTHING = _queue_errors.NOTHING
+cdef object _would_block_loop = _queue_errors.would_block_loop
 
 cdef enum:  # what a waiter is for
     _GET = 0
@@ -87,6 +88,7 @@ cdef class _Waiter(_Wait):
     cdef char kind
     cdef object item  # to be put; of the waiting side
     cdef Py_ssize_t most  # to be got; -1: a single item, not a list
+    cdef Py_ssize_t units  # places that the item to be put takes; in the section
     cdef unsigned long ident
     cdef unsigned long generation
     cdef bint has_begun  # of the owner
@@ -96,6 +98,7 @@ cdef class _Waiter(_Wait):
     def __cinit__(self):
         self.ident = PyThread_get_thread_ident()
         self.generation = _generation
+        self.units = 1
 
     def __dealloc__(self):
         free_sleep_lock(self.sleep_lock)
@@ -192,6 +195,7 @@ cdef class _Waiter(_Wait):
 
     cdef object wait(self, object timeout):
         # As ``await``, on a thread, which sleeps meanwhile. NOTHING: the time-out came first.
+        # RuntimeError if the thread runs an event loop.
         if threading._allocate_lock is not _allocate_lock:
             raise RuntimeError(
                 "threading was monkey-patched after asgibridge.queue was imported, and waiting in "
@@ -203,6 +207,8 @@ cdef class _Waiter(_Wait):
         self.sleep_lock = new_sleep_lock()
         try:
             while self.queue.advance(self):
+                if timeout != 0 and _running_loop() is not None:
+                    raise _would_block_loop(self.kind)
                 if not self.sleep(deadline) and self.queue.leave(self, True):
                     return _NOTHING
         except BaseException:

@@ -4,7 +4,9 @@ A `MessageQueue` has one method for each way to wait: ``await queue.get()`` in a
 ``queue.sync_get()`` in a thread, and so for ``put``, ``peek``, ``get_many`` and ``join``; methods
 that do not wait are for everybody. Code written for `janus` or `culsans` finds its names here:
 ``import asgibridge.queue as janus``, and the views ``sync_q`` and ``async_q``, which have the
-methods of `queue.Queue` and of `asyncio.Queue`.
+methods of `queue.Queue` and of `asyncio.Queue`. culsans's other names are further names here: the
+``green_`` methods of the ``sync_`` ones, the ``async_`` methods of those without a prefix, and the
+protocols and proxies of the views.
 
 **Guarantees**, for any number of threads and event loops at once:
 
@@ -28,11 +30,12 @@ import heapq
 from asyncio import QueueEmpty as AsyncQueueEmpty
 from asyncio import QueueFull as AsyncQueueFull
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from queue import Empty as SyncQueueEmpty
 from queue import Full as SyncQueueFull
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
+from ._groupers import Grouper, RWLock
 from ._kernel import kernel
 from ._process.queue_errors import (
     NOTHING,
@@ -48,18 +51,26 @@ __all__ = [
     "AsyncQueue",
     "AsyncQueueEmpty",
     "AsyncQueueFull",
+    "AsyncQueueProxy",
     "AsyncQueueShutDown",
     "BaseQueue",
+    "BaseQueueProxy",
+    "GreenQueue",
+    "GreenQueueProxy",
+    "Grouper",
     "LifoQueue",
     "MessageQueue",
+    "MixedQueue",
     "PriorityQueue",
     "Queue",
     "QueueEmpty",
     "QueueFull",
     "QueueShutDown",
+    "RWLock",
     "SyncQueue",
     "SyncQueueEmpty",
     "SyncQueueFull",
+    "SyncQueueProxy",
     "SyncQueueShutDown",
     "UnsupportedOperation",
 ]
@@ -72,13 +83,16 @@ def __dir__() -> list[str]:
 T = TypeVar("T")
 
 _HOOKS = ("_init", "_qsize", "_put", "_get", "_peekable", "_peek", "_clearable", "_clear")
-_FIFO, _LIFO, _HOOKED = 0, 1, 2
+_FIFO, _LIFO, _HOOKED, _SIZED = 0, 1, 2, 3
 
 
 class MessageQueue(kernel.QueueCore, Generic[T]):
     """A first-in-first-out queue for threads and tasks, with room for ``maxsize`` items.
 
-    :param maxsize: 0 or less is no limit. `maxsize` can be changed later.
+    :param maxsize: 0 or less is no limit, as `math.inf` is; any number will do, and 1.3 is room for
+        two. `maxsize` can be changed later.
+    :param sizer: tells how many places an item takes, an int of 0 or more. It is called, as a hook
+        is, more than once for an item, and should tell the same each time.
 
     Belongs to no event loop and no thread: make it anywhere, use it everywhere. The kernel's
     methods are its own: `put_nowait`, `get_nowait`, `peek_nowait`, `get_many_nowait`, `sync_put`,
@@ -87,22 +101,39 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
 
     **Subclasses** that override any of the hooks ``_init(maxsize)``, ``_qsize()``, ``_put(item)``,
     ``_get()``, ``_peekable()``, ``_peek()``, ``_clearable()`` and ``_clear()`` store the items
-    themselves. Hooks are called one at a time, and must not use the queue: that is a RuntimeError.
-    The defaults keep the items in ``_queue``.
+    themselves; ``_isize(item)`` is their sizer. Hooks are called one at a time, and must not use
+    the queue: that is a RuntimeError. The defaults keep the items in ``_queue``.
+
+    A queue can be neither copied nor pickled: its waiters cannot.
     """
 
-    __slots__ = ("__weakref__", "_queue")
+    __slots__ = ("__weakref__", "_queue", "_sizer")
 
     _order = _FIFO
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        users = [base for base in cls.__mro__ if base.__module__ != __name__]
-        if any(name in vars(base) for base in users for name in _HOOKS):
+        users = [vars(base) for base in cls.__mro__ if base.__module__ != __name__]
+        if any("_isize" in names for names in users):
+            cls._order = _SIZED
+        elif any(name in names for names in users for name in _HOOKS):
             cls._order = _HOOKED
 
-    def __init__(self, maxsize: int = 0) -> None:
-        super().__init__(maxsize, self._order)
+    def __init__(self, maxsize: float = 0, *, sizer: Callable[[T], int] | None = None) -> None:
+        self._sizer = sizer
+        super().__init__(maxsize, self._order if sizer is None else _SIZED)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or pickled: make a new one, and put the "
+            "items into it that get_many_nowait() takes out of this one"
+        )
+
+    def __len__(self) -> int:
+        return self.qsize()
+
+    def __bool__(self) -> bool:
+        return self.qsize() > 0
 
     def __repr__(self) -> str:
         state = " shut down" if self.is_shutdown else ""
@@ -155,6 +186,43 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
 
     # Threads
 
+    if TYPE_CHECKING:  # the kernel's methods, with the item's type
+
+        def put_nowait(self, item: T) -> None: ...
+        def get_nowait(self) -> T: ...
+        def peek_nowait(self) -> T: ...
+        def get_many_nowait(self, n: int | None = None) -> list[T]: ...
+        def sync_put(
+            self,
+            item: T,
+            block: bool = True,
+            timeout: float | None = None,
+            *,
+            blocking: bool | None = None,
+        ) -> None: ...
+        def sync_get(
+            self,
+            block: bool = True,
+            timeout: float | None = None,
+            *,
+            blocking: bool | None = None,
+        ) -> T: ...
+        def sync_peek(
+            self,
+            block: bool = True,
+            timeout: float | None = None,
+            *,
+            blocking: bool | None = None,
+        ) -> T: ...
+        def sync_get_many(
+            self,
+            n: int | None = None,
+            block: bool = True,
+            timeout: float | None = None,
+            *,
+            blocking: bool | None = None,
+        ) -> list[T]: ...
+
     def __iter__(self) -> Iterator[T]:
         """``for``: the items as they come, until the queue is shut down and empty. Blocks."""
         while True:
@@ -167,15 +235,89 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
 
     # What janus and culsans have
 
+    async_put = put
+    async_get = get
+    async_peek = peek
+    async_join = join
+
+    def green_put(
+        self,
+        item: T,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        blocking: bool | None = None,
+    ) -> None:
+        """`sync_put`."""
+        self.sync_put(item, block, timeout, blocking=blocking)
+
+    def green_get(
+        self, block: bool = True, timeout: float | None = None, *, blocking: bool | None = None
+    ) -> T:
+        """`sync_get`."""
+        return self.sync_get(block, timeout, blocking=blocking)
+
+    def green_peek(
+        self, block: bool = True, timeout: float | None = None, *, blocking: bool | None = None
+    ) -> T:
+        """`sync_peek`."""
+        return self.sync_peek(block, timeout, blocking=blocking)
+
+    def green_join(self) -> None:
+        """`sync_join`."""
+        self.sync_join()
+
     @property
     def sync_q(self) -> SyncQueue[T]:
         """The queue as a `queue.Queue`."""
         return SyncQueue(self)
 
+    green_proxy = sync_q
+
     @property
     def async_q(self) -> AsyncQueue[T]:
         """The queue as an `asyncio.Queue`."""
         return AsyncQueue(self)
+
+    async_proxy = async_q
+
+    @property
+    def size(self) -> int:
+        """The sum of the items' sizes; how many there are, if there is no ``sizer``."""
+        return self._size()
+
+    def isize(self, item: T) -> int:
+        """How many places ``item`` takes, or would take."""
+        with self._mutex():
+            return self._isize(item)
+
+    def peekable(self) -> bool:
+        """Whether the queue has a first item to peek at, when it is not empty."""
+        return self._peekable()
+
+    def clearable(self) -> bool:
+        """Whether the queue can be cleared at once."""
+        return self._clearable()
+
+    @property
+    def mutex(self) -> Any:
+        """A re-entrant lock; while a thread holds it, the queue does nothing for any other."""
+        return self._mutex()
+
+    @property
+    def not_empty(self) -> _Condition:
+        """As `queue.Queue` has it, to wait until there is an item."""
+        return _Condition(self, self.sync_peek)
+
+    @property
+    def not_full(self) -> _Condition:
+        """As `queue.Queue` has it, but to wait for room is `sync_put`'s alone."""
+        return _Condition(self, None)
+
+    @property
+    def all_tasks_done(self) -> _Condition:
+        """As `queue.Queue` has it, to wait as `sync_join` does."""
+        return _Condition(self, self.sync_join)
 
     @property
     def waiting(self) -> int:
@@ -194,7 +336,7 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
     async def wait_closed(self) -> None:
         """Nothing to wait for; RuntimeError if the queue is not closed."""
         if not self.is_shutdown:
-            raise RuntimeError("the queue is open: call close() or shutdown() first")
+            raise RuntimeError("Waiting for non-closed queue: call close() or shutdown() first")
 
     async def aclose(self) -> None:
         """`close`."""
@@ -202,7 +344,10 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
 
     # Hooks
 
-    def _init(self, maxsize: int) -> None:
+    def _isize(self, item: T) -> int:
+        return 1 if self._sizer is None else self._sizer(item)
+
+    def _init(self, maxsize: float) -> None:
         self._queue: Any = deque()
 
     def _qsize(self) -> int:
@@ -227,7 +372,9 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
         self._queue.clear()
 
 
+# One a line: type checkers take a chain of these for variables.
 Queue = MessageQueue
+MixedQueue = MessageQueue
 
 
 class LifoQueue(MessageQueue[T]):
@@ -255,7 +402,7 @@ class PriorityQueue(MessageQueue[T]):
 
     _order = _HOOKED
 
-    def _init(self, maxsize: int) -> None:
+    def _init(self, maxsize: float) -> None:
         self._queue = []
 
     def _put(self, item: T) -> None:
@@ -298,17 +445,20 @@ class BaseQueue(Generic[T]):
     def __len__(self) -> int:
         return self.wrapped.qsize()
 
+    def __bool__(self) -> bool:
+        return self.wrapped.qsize() > 0
+
     def put_nowait(self, item: T) -> None:
         """Put ``item``, or raise QueueFull or QueueShutDown."""
         self.wrapped.put_nowait(item)
 
     def get_nowait(self) -> T:
         """Take the first item, or raise QueueEmpty or QueueShutDown."""
-        return cast("T", self.wrapped.get_nowait())
+        return self.wrapped.get_nowait()
 
     def peek_nowait(self) -> T:
         """The first item, which stays, or raise QueueEmpty or QueueShutDown."""
-        return cast("T", self.wrapped.peek_nowait())
+        return self.wrapped.peek_nowait()
 
     def peekable(self) -> bool:
         """Whether the queue has a first item to peek at, when it is not empty."""
@@ -317,6 +467,15 @@ class BaseQueue(Generic[T]):
     def clearable(self) -> bool:
         """Whether the queue can be cleared at once."""
         return self.wrapped._clearable()
+
+    def isize(self, item: T) -> int:
+        """`MessageQueue.isize`."""
+        return self.wrapped.isize(item)
+
+    @property
+    def size(self) -> int:
+        """`MessageQueue.size`."""
+        return self.wrapped.size
 
     def qsize(self) -> int:
         """How many items `get_nowait` could take now."""
@@ -372,29 +531,40 @@ class BaseQueue(Generic[T]):
     @property
     def maxsize(self) -> int:
         """How many items there is room for; 0 or less is no limit. May be set."""
-        return self.wrapped.maxsize
+        return cast("int", self.wrapped.maxsize)
 
     @maxsize.setter
-    def maxsize(self, value: int) -> None:
+    def maxsize(self, value: float) -> None:
         self.wrapped.maxsize = value
 
 
 class SyncQueue(BaseQueue[T]):
-    """The view for threads: `queue.Queue`'s methods. They block, an event loop's thread too."""
+    """The view for threads: `queue.Queue`'s methods."""
 
     __slots__ = ()
 
-    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
+    def put(
+        self,
+        item: T,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        blocking: bool | None = None,
+    ) -> None:
         """`MessageQueue.sync_put`."""
-        self.wrapped.sync_put(item, block, timeout)
+        self.wrapped.sync_put(item, block, timeout, blocking=blocking)
 
-    def get(self, block: bool = True, timeout: float | None = None) -> T:
+    def get(
+        self, block: bool = True, timeout: float | None = None, *, blocking: bool | None = None
+    ) -> T:
         """`MessageQueue.sync_get`."""
-        return cast("T", self.wrapped.sync_get(block, timeout))
+        return self.wrapped.sync_get(block, timeout, blocking=blocking)
 
-    def peek(self, block: bool = True, timeout: float | None = None) -> T:
+    def peek(
+        self, block: bool = True, timeout: float | None = None, *, blocking: bool | None = None
+    ) -> T:
         """`MessageQueue.sync_peek`."""
-        return cast("T", self.wrapped.sync_peek(block, timeout))
+        return self.wrapped.sync_peek(block, timeout, blocking=blocking)
 
     def join(self) -> None:
         """`MessageQueue.sync_join`."""
@@ -427,3 +597,54 @@ class AsyncQueue(BaseQueue[T]):
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self.wrapped
+
+
+# culsans has a class for each protocol, and another for each view.
+BaseQueueProxy = BaseQueue
+SyncQueueProxy = SyncQueue
+GreenQueue = SyncQueue
+GreenQueueProxy = SyncQueue
+AsyncQueueProxy = AsyncQueue
+
+
+class _Condition:
+    """A condition of a queue, for code that uses those of `queue.Queue`.
+
+    The queue wakes its waiters by itself. `notify` is for who has changed the items by hand.
+    """
+
+    __slots__ = ("_queue", "_wait")
+
+    def __init__(self, queue: MessageQueue[Any], wait: Callable[..., Any] | None) -> None:
+        self._queue = queue
+        self._wait = wait
+
+    def __enter__(self) -> bool:
+        return bool(self._queue.mutex.__enter__())
+
+    def __exit__(self, *exc: object) -> None:
+        self._queue.mutex.__exit__(*exc)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait, on a thread that holds `mutex`, which others get meanwhile. False: out of time."""
+        if self._wait is None:
+            raise UnsupportedOperation("to wait for room is to put: use sync_put(timeout=)")
+        mutex = self._queue.mutex
+        held = mutex._release_save()
+        try:
+            self._wait(timeout=timeout)
+        except QueueShutDown:
+            pass
+        except (QueueEmpty, TimeoutError):
+            return False
+        finally:
+            mutex._acquire_restore(held)
+        return True
+
+    def notify(self, n: int = 1) -> None:
+        """Have the queue look whether any waiter can go on."""
+        self._queue._look_for_waiters()
+
+    def notify_all(self) -> None:
+        """The same."""
+        self._queue._look_for_waiters()

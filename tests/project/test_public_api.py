@@ -38,7 +38,7 @@ def test_every_kind_of_name_is_stored():
     assert "asgibridge.autoinstall" in stored
     assert "asgibridge.sync.iscoroutinefunction" in stored
     assert "asgibridge.sync.async_to_sync: (awaitable=None, *, force_new_loop=False)" in stored
-    assert "asgibridge.queue.Queue: class (maxsize=0)" in stored
+    assert "asgibridge.queue.Queue: class (maxsize=0, *, sizer=None)" in stored
     assert "asgibridge.queue.Queue.maxsize" in stored
     assert "asgibridge.queue.Queue.put: (self, item)" in stored
     assert "asgibridge.workers.Policy.limit" in stored

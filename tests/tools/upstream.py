@@ -45,24 +45,24 @@ class UpstreamFailure(Exception):
     """The suite could not be run, or did not behave as with asgiref."""
 
 
-def _archive(python: str) -> Path:
-    """The source distribution, from the last download if it is still there and whole."""
-    kept = VENVS / "upstream" / f"{RELEASE}.tar.gz"
-    if not (kept.exists() and _sha256(kept) == SHA256):
+def archive(python: str, release: str = RELEASE, sha256: str = SHA256) -> Path:
+    """A source distribution, from the last download if it is still there and whole."""
+    kept = VENVS / "upstream" / f"{release}.tar.gz"
+    if not (kept.exists() and _sha256(kept) == sha256):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        name, version = RELEASE.rsplit("-", 1)
+        name, version = release.rsplit("-", 1)
         with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
             wanted = Path(scratch, "requirements.txt")
             # With the hash given, pip checks it before it runs anything of the archive's.
-            wanted.write_text(f"{name}=={version} --hash=sha256:{SHA256}\n")
+            wanted.write_text(f"{name}=={version} --hash=sha256:{sha256}\n")
             command = [python, "-m", "pip", "download", "--quiet", "--no-deps"]
             command += ["--no-binary", name, "--require-hashes"]
             command += ["--requirement", str(wanted), "--dest", scratch]
             if subprocess.run(command, env=child_environment(), check=False).returncode:
-                raise UpstreamFailure(f"{RELEASE} could not be downloaded: {' '.join(command)}")
+                raise UpstreamFailure(f"{release} could not be downloaded: {' '.join(command)}")
             os.replace(Path(scratch, kept.name), kept)
-    if _sha256(kept) != SHA256:
-        raise UpstreamFailure(f"{kept} has not the SHA-256 {SHA256}")
+    if _sha256(kept) != sha256:
+        raise UpstreamFailure(f"{kept} has not the SHA-256 {sha256}")
     return kept
 
 
@@ -70,10 +70,10 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _unpack_tests(archive: Path, target: Path) -> None:
+def _unpack_tests(release: Path, target: Path) -> None:
     """Its ``tests/*.py`` and the setup.cfg with its pytest settings; never its package."""
     (target / "tests").mkdir()
-    with tarfile.open(archive) as tar:
+    with tarfile.open(release) as tar:
         for member in tar.getmembers():
             parts = Path(member.name).parts[1:]
             is_test = len(parts) == 2 and parts[0] == "tests" and parts[1].endswith(".py")
@@ -117,10 +117,10 @@ def run_suite(interpreter: Interpreter, speedups: str) -> str:
     """
     if interpreter.number < (3, 11):
         return f"NOT RUN on {interpreter.name}: {RELEASE}'s suite needs Python 3.11"
-    archive = _archive(interpreter.path)
+    release = archive(interpreter.path)
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory)
-        _unpack_tests(archive, target)
+        _unpack_tests(release, target)
         _check_modules(interpreter.path, target)
         outcome = pytest_run.run(
             [interpreter.path, "-u", "-m", "asgibridge", "run", "-m", "pytest", *OPTIONS],

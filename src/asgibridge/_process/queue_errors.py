@@ -1,4 +1,4 @@
-"""What both kernels' message queues and the shell have in common: the errors, and no item.
+"""What both kernels' message queues and the shell have in common: errors, no item, arguments.
 
 Each error is one of `queue` and one of `asyncio` at once, so either ``except`` works, whichever
 side of a queue the code was written for. Python has the two shut-down errors since 3.13 only;
@@ -8,9 +8,11 @@ below, they are ours.
 from __future__ import annotations
 
 import asyncio
+import operator
 import queue
 import sys
 from enum import Enum
+from math import ceil
 
 
 class Nothing(Enum):
@@ -62,7 +64,47 @@ class UnsupportedOperation(ValueError):
     __module__ = "asgibridge.queue"
 
 
+def places(maxsize: float) -> int:
+    """How many items a queue of this ``maxsize`` has room for; 0 is no limit.
+
+    `queue.Queue` compares the number with its size, so any real number will do: 1.3 is room for
+    two, infinity and NaN are no limit. A number that no size reaches is the largest size.
+    """
+    if not maxsize > 0 or maxsize >= sys.maxsize:
+        return sys.maxsize if maxsize > 0 and maxsize != float("inf") else 0
+    return ceil(maxsize)
+
+
+def most_items(n: int) -> int:
+    """How many items ``n`` allows to be taken; ValueError below 1, TypeError for no integer."""
+    most = operator.index(n)
+    if most < 1:
+        raise ValueError(f"n={n!r}: must be at least 1, or None for all items")
+    return min(most, sys.maxsize)
+
+
+def may_block(block: bool, blocking: bool | None) -> bool:
+    """What ``blocking=`` says, culsans's name of ``block=``; ValueError if both are given."""
+    if blocking is None:
+        return block
+    if not block:
+        raise ValueError("block= and blocking= are the same: give one of them")
+    return blocking
+
+
+_SYNC_NAMES = "get", "peek", "put", "join"  # by what a waiter is for
+
+
+def would_block_loop(kind: int) -> RuntimeError:
+    """The error of a wait on a thread whose event loop would stand still meanwhile."""
+    name = _SYNC_NAMES[kind]
+    return RuntimeError(
+        f"sync_{name}() would have to wait here, and block the event loop that runs on this "
+        f"thread: use 'await queue.{name}()', or call it in another thread, with sync_to_async"
+    )
+
+
 def check_timeout(timeout: float) -> None:
     """Raise ValueError for what is no number of seconds to wait."""
     if not timeout >= 0:  # a NaN, too
-        raise ValueError(f"timeout={timeout!r}: must be a non-negative number of seconds, or None")
+        raise ValueError(f"timeout={timeout!r}: 'timeout' must be a non-negative number of seconds")

@@ -44,6 +44,10 @@ holds.
 this Python code, may come too late to keep the item in the queue; the compiled kernel has no such
 moment. A put that is interrupted while it wakes somebody has put its item.
 
+**Sizes.** Where items have sizes (``sizer=``), the limit is one of their sum: ``_extra`` is by how
+much they are more than one each, and a waiter to put is promised as many places as it has
+``units``. Such a queue has hooks. An item larger than the limit waits until the limit is raised.
+
 **Fork.** The child drops the waiters of all threads but the one that forked (whose loop's tasks
 live on), with what was promised to them, at the queue's first use.
 
@@ -59,7 +63,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from .._process import fork
-from .._process.queue_errors import QueueShutDown, UnsupportedOperation
+from .._process.queue_errors import QueueShutDown, UnsupportedOperation, places
 from .waiters import (
     _GET,
     _JOIN,
@@ -74,13 +78,14 @@ from .waiters import (
     _Waiter,
 )
 
-_FIFO, _LIFO, _HOOKED = range(3)
+_FIFO, _LIFO, _HOOKED, _SIZED = range(4)
 
 
 class _Promises:
     # Of any thread, with the lock held.
     __slots__ = (
         "_count",
+        "_extra",
         "_generation",
         "_getters",
         "_is_down",
@@ -91,13 +96,14 @@ class _Promises:
         "_kept_slots",
         "_limit",
         "_lock",
+        "_maxsize",
         "_order_",
         "_promised",
         "_putters",
         "_unfinished",
     )
 
-    def __init__(self, maxsize: int = 0, order: int = 0) -> None:
+    def __init__(self, maxsize: float = 0, order: int = 0) -> None:
         self._kept_items = 0  # for waiters that are promised one
         self._kept_slots = 0
         self._unfinished = 0
@@ -109,12 +115,14 @@ class _Promises:
         self._promised: _Line = OrderedDict()
         self._generation = fork.generation
         self._lock = threading.RLock()
-        self._limit = operator.index(maxsize)
+        self._maxsize = maxsize  # as it was given
+        self._limit = places(maxsize)
         self._order_ = order
         self._items: deque[Any] = deque()
         self._is_in_hook = False
         self._count = 0
-        if order == _HOOKED:
+        self._extra = 0  # what sizes are more than one for each item
+        if order >= _HOOKED:
             self._init(maxsize)
             self._count = self._qsize()
 
@@ -122,7 +130,8 @@ class _Promises:
 
     if TYPE_CHECKING:  # the hooks of a subclass; called with the lock held
 
-        def _init(self, maxsize: int) -> None: ...
+        def _init(self, maxsize: float) -> None: ...
+        def _isize(self, item: Any) -> int: ...
         def _qsize(self) -> int: ...
         def _put(self, item: Any) -> None: ...
         def _get(self) -> Any: ...
@@ -132,27 +141,70 @@ class _Promises:
         def _clear(self) -> None: ...
 
     def _push(self, item: Any) -> None:
-        if self._order_ == _HOOKED:
-            self._enter_hook()
-            try:
-                self._put(item)
-            finally:
-                self._leave_hook()
+        if self._order_ >= _HOOKED:
+            self._push_by_hook(item)
         else:
             self._items.append(item)
             self._count += 1
 
     def _pull(self) -> Any:
-        if self._order_ == _HOOKED:
-            self._enter_hook()
-            try:
-                item = self._get()
-            finally:
-                self._leave_hook()
+        if self._order_ >= _HOOKED:
+            item = self._pull_by_hook()
         else:
             item = self._items.popleft() if self._order_ == _FIFO else self._items.pop()
             self._count -= 1
         return item
+
+    def _push_by_hook(self, item: Any) -> None:
+        extra = self._units(item) - 1
+        before = self._count
+        self._enter_hook()
+        try:
+            self._put(item)
+        finally:
+            self._leave_hook()
+        grown = self._count - before
+        if grown:
+            self._extra += extra
+        # The caller counts one that is unfinished. A hook that keeps each item once adds none, and
+        # nobody will ever call `task_done` for it.
+        self._unfinished += grown - 1
+
+    def _pull_by_hook(self) -> Any:
+        before = self._count
+        self._enter_hook()
+        try:
+            item = self._get()
+            extra = 0
+            if self._order_ == _SIZED:
+                try:
+                    extra = self._size_of(item) - 1
+                except BaseException:
+                    self._put(item)  # nothing has been taken
+                    raise
+        finally:
+            self._leave_hook()
+        if self._count < before:
+            self._extra -= extra
+        if self._count == 0:
+            self._extra = 0  # if an item's size has changed meanwhile
+        return item
+
+    def _units(self, item: Any) -> int:
+        # How many places the item takes.
+        if self._order_ != _SIZED:
+            return 1
+        self._enter_hook()
+        try:
+            return self._size_of(item)
+        finally:
+            self._is_in_hook = False
+
+    def _size_of(self, item: Any) -> int:
+        size = operator.index(self._isize(item))
+        if size < 0:
+            raise ValueError(f"an item's size is {size}: must be 0 or more")
+        return size
 
     def _enter_hook(self) -> None:
         # The lock is re-entrant, so a hook that uses its queue is no deadlock; it has to be an
@@ -168,12 +220,12 @@ class _Promises:
         self._count = self._qsize()
 
     def _front(self) -> Any:
-        if self._order_ == _HOOKED:
+        if self._order_ >= _HOOKED:
             return self._peek()
         return self._items[0 if self._order_ == _FIFO else -1]
 
     def _check_peekable(self) -> None:
-        if self._order_ == _HOOKED and not self._peekable():
+        if self._order_ >= _HOOKED and not self._peekable():
             raise UnsupportedOperation(f"{type(self).__name__} cannot peek")
 
     def _drop_all(self, state: int) -> deque[Any]:
@@ -182,7 +234,7 @@ class _Promises:
         # anybody's code.
         count = self._count
         dropped = self._items
-        if self._order_ == _HOOKED:
+        if self._order_ >= _HOOKED:
             self._enter_hook()
             try:
                 if self._clearable():
@@ -191,6 +243,7 @@ class _Promises:
                 self._leave_hook()
             while self._count > 0:
                 self._pull()
+            self._extra = 0
         else:
             self._items = deque()
             self._count = 0
@@ -210,8 +263,9 @@ class _Promises:
     def _has_item(self) -> bool:
         return self._count > self._kept_items
 
-    def _has_room(self) -> bool:
-        return self._limit <= 0 or self._count + self._kept_slots < self._limit
+    def _has_room(self, units: int = 1) -> bool:
+        used = self._count + self._extra + self._kept_slots
+        return self._limit <= 0 or used + units <= self._limit
 
     def _promise(self) -> _Waiter | None:
         # Returns the next waiter to be woken, for which something is kept now, or None.
@@ -233,10 +287,11 @@ class _Promises:
         if self._putters:
             if self._is_down:
                 return _tell(self._putters)
-            if self._has_room():
-                waiter, _ = self._putters.popitem(last=False)
+            waiter = next(iter(self._putters))
+            if self._has_room(waiter.units):
+                del self._putters[waiter]
                 self._keep_for(waiter)
-                self._kept_slots += 1
+                self._kept_slots += waiter.units
                 return waiter
         if self._joiners and self._unfinished == 0:
             waiter, _ = self._joiners.popitem(last=False)
@@ -257,7 +312,7 @@ class _Promises:
         if waiter.kind == _GET:
             self._kept_items -= 1
         else:
-            self._kept_slots -= 1
+            self._kept_slots -= waiter.units
 
     def _forget(self) -> None:
         # In a forked child, which has no other waiters than those of the thread that forked.
@@ -358,7 +413,9 @@ class _Promises:
             is_down = self._is_down
             if kind == _PUT:
                 line = self._putters
-                may = promised or (not line and self._has_room())
+                if self._order_ == _SIZED and not promised:
+                    waiter.units = self._units(waiter.item)
+                may = promised or (not line and self._has_room(waiter.units))
             elif kind == _JOIN:
                 line = self._joiners
                 may = self._unfinished == 0

@@ -5,7 +5,6 @@ What is kept in what order, who waits for it and who is woken is in `promises`.
 
 from __future__ import annotations
 
-import operator
 import sys
 from typing import Any
 
@@ -17,6 +16,9 @@ from .._process.queue_errors import (
     QueueFull,
     QueueShutDown,
     check_timeout,
+    may_block,
+    most_items,
+    places,
 )
 from .promises import _Promises
 from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Waiter
@@ -24,7 +26,7 @@ from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Waiter
 
 class QueueCore(_Promises):
     """The items of a queue and who waits for them. `order`: 0 first in first out, 1 last in first
-    out, 2 as the subclass's hooks have it.
+    out, 2 as the subclass's hooks have it, 3 the same with sizes of items (``_isize``).
     """
 
     __slots__ = ()
@@ -38,7 +40,7 @@ class QueueCore(_Promises):
             with self._lock:
                 if self._is_down:
                     raise QueueShutDown
-                done = self._limit <= 0 or (self._has_room() and not self._putters)
+                done = self._limit <= 0 or (not self._putters and self._has_room(self._units(item)))
                 if done:
                     self._push(item)
                     self._unfinished += 1
@@ -135,12 +137,22 @@ class QueueCore(_Promises):
             raise QueueEmpty
         return item
 
-    def sync_put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+    def sync_put(
+        self,
+        item: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        blocking: bool | None = None,
+    ) -> None:
         """Put ``item``, on a thread that can wait for room up to ``timeout`` seconds.
 
         QueueFull if there is none by then, or at once if ``block`` is false; QueueShutDown after
-        `shutdown`, also if that comes meanwhile. On an event loop's thread it blocks the loop.
+        `shutdown`, also if that comes meanwhile; RuntimeError where it would have to wait and the
+        thread runs an event loop.
         """
+        if blocking is not None:
+            block = may_block(block, blocking)
         if timeout is not None and block:
             check_timeout(timeout)
         if not self._offer(item):
@@ -149,12 +161,17 @@ class QueueCore(_Promises):
             if _Waiter(self, _PUT, item, None).wait(timeout) is NOTHING:
                 raise QueueFull
 
-    def sync_get(self, block: bool = True, timeout: float | None = None) -> Any:
+    def sync_get(
+        self, block: bool = True, timeout: float | None = None, *, blocking: bool | None = None
+    ) -> Any:
         """Take the first item, on a thread that can wait for it up to ``timeout`` seconds.
 
         QueueEmpty if there is none by then, or at once if ``block`` is false; QueueShutDown if the
-        queue is empty and was shut down. On an event loop's thread it blocks the loop.
+        queue is empty and was shut down; RuntimeError where it would have to wait and the thread
+        runs an event loop.
         """
+        if blocking is not None:
+            block = may_block(block, blocking)
         if timeout is not None and block:
             check_timeout(timeout)
         item = self._fetch()
@@ -174,8 +191,12 @@ class QueueCore(_Promises):
             raise QueueEmpty
         return item
 
-    def sync_peek(self, block: bool = True, timeout: float | None = None) -> Any:
+    def sync_peek(
+        self, block: bool = True, timeout: float | None = None, *, blocking: bool | None = None
+    ) -> Any:
         """The first item, which stays, on a thread that can wait for it as in `sync_get`."""
+        if blocking is not None:
+            block = may_block(block, blocking)
         if timeout is not None and block:
             check_timeout(timeout)
         self._check_peekable()
@@ -194,9 +215,16 @@ class QueueCore(_Promises):
         return many
 
     def sync_get_many(
-        self, n: int | None = None, block: bool = True, timeout: float | None = None
+        self,
+        n: int | None = None,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        blocking: bool | None = None,
     ) -> list[Any]:
         """Wait for an item as in `sync_get`, and take all that are there, ``n`` at most."""
+        if blocking is not None:
+            block = may_block(block, blocking)
         if timeout is not None and block:
             check_timeout(timeout)
         many = self._fetch_many(n)
@@ -206,15 +234,38 @@ class QueueCore(_Promises):
             raise QueueEmpty
         return many
 
-    def sync_join(self) -> None:
-        """Wait until as many items are done (`task_done`) as were put. Blocks the thread."""
-        _Waiter(self, _JOIN, None, None).wait(None)
+    def sync_join(self, timeout: float | None = None) -> None:
+        """Wait until as many items are done (`task_done`) as were put.
+
+        On a thread that can wait, up to ``timeout`` seconds; TimeoutError after that.
+        """
+        if timeout is not None:
+            check_timeout(timeout)
+        if _Waiter(self, _JOIN, None, None).wait(timeout) is NOTHING:
+            raise TimeoutError(f"not all items were done within {timeout} seconds")
 
     def qsize(self) -> int:
         """How many items `get_nowait` could take now."""
         if self._generation != fork.generation:
             self._forget()
         return max(0, self._count - self._kept_items)
+
+    def _size(self) -> int:
+        """The sum of the items' sizes: how many there are, unless they have sizes of their own."""
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            return max(0, self._count - self._kept_items + self._extra)
+
+    def _mutex(self) -> Any:
+        """The re-entrant lock that each step of the queue takes from now on."""
+        if self._generation != fork.generation:
+            self._forget()
+        return self._lock
+
+    def _look_for_waiters(self) -> None:
+        """Wake the waiters that can go on, as each step of the queue does."""
+        self._wake(self._next_waiter())
 
     def empty(self) -> bool:
         """Whether `get_nowait` would find nothing now."""
@@ -227,14 +278,16 @@ class QueueCore(_Promises):
         return not self._has_room()
 
     @property
-    def maxsize(self) -> int:
-        """How many items there is room for; 0 or less is no limit. It may be changed: waiting puts
-        get new room in order, and items beyond a smaller limit stay."""
-        return self._limit
+    def maxsize(self) -> Any:
+        """How many items there is room for; 0 or less is no limit, as `math.inf` is. It may be
+        changed: waiting puts get new room in order, and items beyond a smaller limit stay."""
+        return self._maxsize
 
     @maxsize.setter
-    def maxsize(self, value: int) -> None:
-        self._limit = operator.index(value)
+    def maxsize(self, value: float) -> None:
+        limit = places(value)
+        self._maxsize = value
+        self._limit = limit
         self._wake(self._next_waiter())
 
     @property
@@ -250,11 +303,15 @@ class QueueCore(_Promises):
     @property
     def getting(self) -> int:
         """How many wait to get or to peek."""
+        if self._generation != fork.generation:
+            self._forget()
         return len(self._getters)
 
     @property
     def putting(self) -> int:
         """How many wait to put."""
+        if self._generation != fork.generation:
+            self._forget()
         return len(self._putters)
 
     def task_done(self) -> None:
@@ -300,8 +357,4 @@ class QueueCore(_Promises):
 
 
 def _most(n: int | None) -> int:
-    if n is None:
-        return sys.maxsize
-    if n < 1:
-        raise ValueError(f"n={n!r}: must be at least 1, or None for all items")
-    return n
+    return sys.maxsize if n is None else most_items(n)

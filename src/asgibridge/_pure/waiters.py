@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._process import fork
 from .._process.cpython import running_loop
-from .._process.queue_errors import NOTHING
+from .._process.queue_errors import NOTHING, would_block_loop
 from .channel import WakeChannel, wake_channel
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class _Waiter:
         "rung",
         "sleep_lock",
         "state",
+        "units",
     )
 
     sleep_lock: Any  # a thread's
@@ -66,6 +67,7 @@ class _Waiter:
         self.kind = kind
         self.item = item  # to be put, and later the outcome
         self.most = most  # how many to get; None: a single item, not a list
+        self.units = 1  # places that the item to be put takes
         self.state = _NEW
         self.line: _Line | None = None
         self.ident = threading.get_ident()
@@ -148,12 +150,15 @@ class _Waiter:
 
     def wait(self, timeout: float | None) -> Any:
         # As ``await``, on a thread, which sleeps meanwhile. NOTHING: the time-out came first.
+        # RuntimeError if the thread runs an event loop.
         queue = self.queue
         deadline = None if timeout is None else time.monotonic() + timeout
         self.sleep_lock = threading.Lock()
         self.sleep_lock.acquire()
         try:
             while queue._advance(self):
+                if timeout != 0 and running_loop() is not None:
+                    raise would_block_loop(self.kind)
                 if not self.sleep(deadline) and queue._leave(self, True):
                     return NOTHING
         except BaseException:
