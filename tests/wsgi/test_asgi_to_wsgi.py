@@ -386,6 +386,7 @@ def test_an_input_that_fails_is_a_client_that_left(adapt):
     [
         {"CONTENT_LENGTH": "five"},
         {"CONTENT_LENGTH": "-5"},
+        {"CONTENT_LENGTH": "\xb2"},
         {"PATH_INFO": "/€"},
         {"SERVER_PORT": "http"},
         {"HTTP_X": 5},
@@ -395,6 +396,34 @@ def test_an_input_that_fails_is_a_client_that_left(adapt):
 def test_a_wrong_environ_is_named(adapt, entries):
     with pytest.raises(ValueError, match=r"CONTENT_LENGTH must be|environ is not what PEP 3333"):
         get(adapt(hello), **entries)
+
+
+@pytest.mark.parametrize("value", ["one\r\nx-evil: 1", "one\nx-evil: 1", "one\0"])
+@pytest.mark.parametrize("key", ["HTTP_X_TEST", "CONTENT_TYPE"])
+def test_a_header_with_a_line_break_is_refused(adapt, key, value):
+    answer = get(adapt(hello), **{key: value})
+    assert (answer.status, answer.body) == (
+        "400 Bad Request",
+        b"This request has a malformed header.\n",
+    )
+
+
+def test_what_is_no_header_of_the_environ_is_left_out(adapt):
+    seen = []
+
+    @asgi
+    async def application(scope, receive, send):
+        seen.extend(scope["headers"])
+        await hello(scope, receive, send)
+
+    wrong = dict.fromkeys(
+        ["HTTP_", "HTTP_X-USER", "HTTP_x_user", "HTTP_X USER", "HTTP_X:", "HTTP_X\r\n"], "forged"
+    )
+    for _ in range(2):  # the second time the names are known
+        seen.clear()
+        answer = get(adapt(application), HTTP_X_USER="alice", HTTP_X="2", **wrong)
+        assert answer.body == b"hello"
+        assert seen == [(b"x-user", b"alice"), (b"x", b"2")]
 
 
 def test_a_websocket_is_refused_and_never_offered(adapt):
