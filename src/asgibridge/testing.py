@@ -254,7 +254,8 @@ def _connection_scope(
     path, _, query = path.partition("?")
     return {
         "type": type_,
-        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        # By 2.4 ``send`` would raise OSError after a disconnect, and nobody would have to listen.
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "path": unquote(path),
         "raw_path": path.encode("ascii"),

@@ -469,6 +469,9 @@ class AsgiToWsgi:
 
     :param lifespan: ``"auto"``: run the application's lifespan, if it has one; ``"on"``: it must
         have one; ``"off"``: do not ask.
+    :param lifespan_timeout: an application that after so many seconds has not answered its
+        lifespan's startup and waits for more messages has no lifespan; a warning is logged. For one
+        that is still starting, requests wait on, and a warning is logged each time. None: no limit.
     :param wait: how many seconds the WSGI thread waits, after the response, for the application's
         background tasks to end; None: without limit. For hosts that stop the process between
         requests.
@@ -479,11 +482,12 @@ class AsgiToWsgi:
         asgi_application: Callable[..., Any],
         *,
         lifespan: str = "auto",
+        lifespan_timeout: float | None = 10,
         wait: float | None = 0,
     ) -> None:
         self.asgi_application = asgi_application
         self.wait = wait
-        self._loop_thread = LoopThread(asgi_application, lifespan)
+        self._loop_thread = LoopThread(asgi_application, lifespan, lifespan_timeout)
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]

@@ -237,7 +237,7 @@ _SAFE_IN_PATHS = "/!$&'()*+,;=:@"
 
 
 def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[str, Any]:
-    """The HTTP scope for an environ, by the HTTP specification's version 2.5.
+    """The HTTP scope for an environ, by the HTTP specification's version 2.3.
 
     Raises ValueError for an environ that breaks PEP 3333, BadRequest for the client's headers.
     """
@@ -247,7 +247,9 @@ def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[s
         method = environ["REQUEST_METHOD"]
         scope: dict[str, Any] = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            # By 2.4 ``send`` tells that the client has left, and an application need not listen for
+            # http.disconnect. One that has nothing to send would go on. Starlette looks at this.
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": environ.get("SERVER_PROTOCOL", "HTTP/1.0").partition("/")[2] or "1.0",
             "method": method.upper(),
             "scheme": environ.get("wsgi.url_scheme") or "http",
