@@ -30,8 +30,8 @@ serves a frame of its own, for one wait; it is lent to what this thread has the 
 methods raise the error. If the client has gone (``is_disconnected``), the server is told of no
 error. Nothing interrupts the thread: it learns of the error when it next puts or fetches.
 
-All attributes have one writer, but for the deque and the lists, whose operations are atomic, and the
-frame to lend, of which the last counts: a helper's is closed soon, and has the other one behind it.
+All attributes have one writer, but for the deque and the lists, whose operations are atomic, and
+the frame to lend, of which the last counts: a helper's is closed soon, and behind it is the other.
 """
 
 from __future__ import annotations
