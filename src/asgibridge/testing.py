@@ -17,10 +17,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+import re
+import string
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Union
+from urllib.parse import quote, unquote, urlsplit
 
 from ._process.deadline import Deadline, TimedOut
 from .compatibility import guarantee_single_callable
@@ -45,15 +47,20 @@ def __dir__() -> list[str]:
     return __all__
 
 
-Headers = Iterable[tuple[bytes, bytes]]
+Text = Union[bytes, str]
+Headers = Union[Mapping[str, Text], Mapping[bytes, Text], Iterable[tuple[Text, Text]], None]
 
 
 class LifespanFailed(RuntimeError):
     """The application reported that its startup or shutdown failed, in its words."""
 
 
-class ApplicationStopped(RuntimeError):
-    """There is nobody to talk to any more: the application was cancelled. Says why."""
+class ApplicationStopped(asyncio.CancelledError, RuntimeError):
+    """There is nobody to talk to any more: the application was cancelled. Says why.
+
+    A CancelledError, because that is what asgiref raises. It does not mean that the task which
+    raises it was cancelled.
+    """
 
 
 class UnexpectedMessage(AssertionError):
@@ -253,23 +260,103 @@ class ApplicationCommunicator:
         return message
 
 
+_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+_is_method = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, 9.1
+
+# Not of a scope's: what other test clients call it.
+_SAID_OTHERWISE = {
+    "auth": "headers={'authorization': ...}",
+    "content": "body=...",
+    "content_type": "headers={'content-type': ...}",
+    "cookies": "headers={'cookie': ...}",
+    "data": "body=...",
+    "files": "body=...",
+    "params": "path='/...?name=value'",
+    "query_params": "path='/...?name=value'",
+    "timeout": "timeout= to the method that waits",
+    "url": "path=...",
+}
+
+
 def _connection_scope(
-    type_: str, path: str, headers: Headers, more: dict[str, Any]
+    type_: str, path: str, headers: Headers, defaults: dict[str, Any], more: dict[str, Any]
 ) -> dict[str, Any]:
-    path, _, query = path.partition("?")
+    for name in more:
+        instead = "headers={...}" if name.startswith("HTTP_") else _SAID_OTHERWISE.get(name)
+        if instead is not None:
+            raise TypeError(f"{name}= is no key of an ASGI scope: give {instead}")
+    if not isinstance(path, str):
+        raise TypeError(f"path={path!r}: must be a str, percent-encoded")
+    pairs = _pairs(headers)
+    scheme: str = defaults["scheme"]
+    server = ("testserver", 80)
+    if re.match("[A-Za-z]+://", path):
+        # A client connects there, and names it (RFC 9112, 3.2).
+        url = urlsplit(path)
+        if url.scheme not in (scheme, f"{scheme}s") or not url.hostname:
+            raise ValueError(f"path={path!r}: must be a path, or a URL with {scheme}:// and a host")
+        scheme = url.scheme
+        server = (url.hostname, url.port or _PORTS[scheme])
+        if all(name != b"host" for name, _ in pairs):
+            pairs.insert(0, (b"host", url.netloc.rpartition("@")[2].encode("idna")))
+        path = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    path, _, query = path.partition("#")[0].partition("?")
+    if not path.startswith("/") and path != "*":
+        raise ValueError(f"path={path!r}: must begin with '/'")
+    # As a browser does: what a URL cannot have is percent-encoded.
+    path, query = quote(path, string.punctuation), quote(query, string.punctuation)
     return {
         "type": type_,
-        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        # By 2.4 ``send`` would raise OSError after a disconnect, and nobody would have to listen.
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
         "path": unquote(path),
         "raw_path": path.encode("ascii"),
         "query_string": query.encode("ascii"),
         "root_path": "",
-        "headers": [(bytes(name).lower(), bytes(value)) for name, value in headers],
+        "headers": pairs,
         "client": ("127.0.0.1", 50000),
-        "server": ("testserver", 80),
+        "server": server,
+        **defaults,
+        "scheme": scheme,
         **more,
     }
+
+
+def _pairs(headers: Headers) -> list[tuple[bytes, bytes]]:
+    pairs = []
+    try:
+        items: Any = headers.items() if isinstance(headers, Mapping) else headers or ()
+        for name, value in items:
+            pairs.append((_latin(name).lower(), _latin(value)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "headers must be a dict, or pairs, of names and values, which are bytes or str of "
+            f"latin-1, not {headers!r:.200}"
+        ) from error
+    return pairs
+
+
+def _latin(text: Any) -> bytes:
+    if isinstance(text, str):
+        return text.encode("latin-1")
+    return bytes(memoryview(text))  # TypeError for an int, of which bytes() makes so many zeros
+
+
+def _body(body: Any) -> bytes:
+    if isinstance(body, str):
+        return body.encode()
+    try:
+        return bytes(memoryview(body))
+    except TypeError:
+        raise TypeError(
+            f"body={body!r:.80}: must be bytes or a str; json= takes what is to be sent as JSON"
+        ) from None
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
 
 def _headers_of(message: Any) -> list[tuple[bytes, bytes]]:
@@ -313,8 +400,13 @@ class HttpCommunicator(ApplicationCommunicator):
             response = await http.get_response()
         assert response.status == 201
 
-    :param path: percent-encoded, with the query if there is one.
-    :param body: sent with the first use; None leaves it to `send_body`.
+    On leaving the block the client disconnects.
+
+    :param path: percent-encoded, with the query if there is one. Or a whole URL: then scheme,
+        ``server`` and the header ``host`` are those of the URL.
+    :param body: bytes, or a str, sent as UTF-8, with the first use; None leaves it to `send_body`.
+    :param json: sent as JSON in place of ``body``, with its content-type, if it is not None.
+    :param headers: a dict, or pairs; names and values are bytes, or str of latin-1.
     :param scope: more keys of the scope, or others in place of those made here.
     """
 
@@ -324,18 +416,36 @@ class HttpCommunicator(ApplicationCommunicator):
         method: str = "GET",
         path: str = "/",
         *,
-        body: bytes | None = b"",
+        body: Text | None = b"",
+        json: Any = None,
         headers: Headers = (),
         **scope: Any,
     ) -> None:
-        more = {"method": method.upper(), "scheme": "http", **scope}
-        super().__init__(application, _connection_scope("http", path, headers, more))
-        self._body = body
+        if not isinstance(method, str) or not _is_method(method):
+            raise ValueError(
+                f"method={method!r}: must be a method such as 'GET'; the path comes after it"
+            )
+        defaults = {"method": method.upper(), "scheme": "http"}
+        made = _connection_scope("http", path, headers, defaults, scope)
+        if json is not None:
+            if body:
+                raise TypeError("a request has a body= or json=, not both")
+            body = _json(json)
+            if all(name != b"content-type" for name, _ in made["headers"]):
+                made["headers"].append((b"content-type", b"application/json"))
+        self._body = None if body is None else _body(body)
+        super().__init__(application, made)
         self._is_complete = False
 
-    async def send_body(self, body: bytes, more_body: bool = False) -> None:
-        """Sends a piece of the request's body."""
-        await self.send_input({"type": "http.request", "body": body, "more_body": more_body})
+    async def __aexit__(self, exc: object, value: object, tb: object) -> None:
+        if value is None and not self.future.done():
+            await self.disconnect()
+        await super().__aexit__(exc, value, tb)
+
+    async def send_body(self, body: Text, more_body: bool = False) -> None:
+        """Sends a piece of the request's body, of bytes or a str, sent as UTF-8."""
+        message = {"type": "http.request", "body": _body(body), "more_body": more_body}
+        await self.send_input(message)
 
     async def disconnect(self, timeout: float | None = 1) -> None:
         """Closes the connection, waits up to ``timeout`` seconds for the application to end, and
@@ -394,9 +504,12 @@ class WebsocketCommunicator(ApplicationCommunicator):
             await websocket.send_json_to({"hello": "world"})
             assert await websocket.receive_json_from() == {"hello": "you"}
 
-    On leaving the block the client disconnects, if it is still connected.
+    On leaving the block the client disconnects. RuntimeError if it has never connected, as of all
+    that comes after `connect`.
 
-    :param path: percent-encoded, with the query if there is one.
+    :param path: percent-encoded, with the query if there is one. Or a whole URL: then scheme,
+        ``server`` and the header ``host`` are those of the URL.
+    :param headers: a dict, or pairs; names and values are bytes, or str of latin-1.
     :param scope: more keys of the scope, or others in place of those made here.
     """
 
@@ -409,16 +522,35 @@ class WebsocketCommunicator(ApplicationCommunicator):
         subprotocols: Iterable[str] = (),
         **scope: Any,
     ) -> None:
-        more = {"scheme": "ws", "subprotocols": list(subprotocols), **scope}
-        super().__init__(application, _connection_scope("websocket", path, headers, more))
-        self._is_connected = False
+        if isinstance(subprotocols, str):
+            raise TypeError(f"subprotocols={subprotocols!r}: must be a list of str")
+        defaults = {"scheme": "ws", "subprotocols": list(subprotocols)}
+        super().__init__(
+            application, _connection_scope("websocket", path, headers, defaults, scope)
+        )
+        self._has_asked = False  # the application, to connect
+        self._is_over = False
         self.denial: HttpResponse | None = None
         """The response with which the application refused the connection, if any."""
 
     async def __aexit__(self, exc: object, value: object, tb: object) -> None:
-        if value is None and self._is_connected and not self.future.done():
+        if value is None and self._has_asked and not self.future.done():
             await self.disconnect()
         await super().__aexit__(exc, value, tb)
+        if value is None:
+            self._must_have_asked()
+
+    def _must_have_asked(self) -> None:
+        if not self._has_asked:
+            raise RuntimeError(
+                "connect() has not been called: the application knows of no connection"
+            )
+
+    async def send_input(self, message: Any) -> None:
+        """Gives the application's ``receive()`` a message; as `ApplicationCommunicator` does."""
+        await super().send_input(message)
+        if isinstance(message, dict) and message.get("type") == "websocket.connect":
+            self._has_asked = True
 
     async def connect(self, timeout: float | None = 1) -> tuple[bool, Any]:
         """Opens the connection: True and the subprotocol (or None) if the application accepts it,
@@ -428,7 +560,6 @@ class WebsocketCommunicator(ApplicationCommunicator):
             timeout, "websocket.accept", "websocket.close", "websocket.http.response.start"
         )
         if message["type"] == "websocket.accept":
-            self._is_connected = True
             return True, message.get("subprotocol")
         if message["type"] == "websocket.http.response.start":
             self.denial = HttpResponse(message["status"], _headers_of(message))
@@ -438,12 +569,16 @@ class WebsocketCommunicator(ApplicationCommunicator):
                 self.denial.body += body.get("body", b"")
                 more = body.get("more_body", False)
             message = {}
+        self._is_over = True
         return False, message.get("code", 1000)
 
     async def send_to(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Sends one frame, of text or of bytes."""
         if (text_data is None) == (bytes_data is None):
             raise ValueError("a frame has either text_data or bytes_data")
+        self._must_have_asked()
+        if self._is_over:
+            raise RuntimeError("the connection is closed, or was refused: nothing can be sent")
         data = {"bytes": bytes_data} if text_data is None else {"text": text_data}
         await self.send_input({"type": "websocket.receive", **data})
 
@@ -454,6 +589,7 @@ class WebsocketCommunicator(ApplicationCommunicator):
     async def receive_from(self, timeout: float | None = 1) -> str | bytes:
         """Returns what is in the next frame. Raises `UnexpectedMessage` if the application closes
         the connection instead."""
+        self._must_have_asked()
         message = await self._receive(timeout, "websocket.send")
         text: str | None = message.get("text")
         data: str | bytes | None = message.get("bytes") if text is None else text
@@ -467,8 +603,9 @@ class WebsocketCommunicator(ApplicationCommunicator):
 
     async def receive_close(self, timeout: float | None = 1) -> int:
         """Waits for the application to close the connection, and returns its code."""
+        self._must_have_asked()
         message = await self._receive(timeout, "websocket.close")
-        self._is_connected = False
+        self._is_over = True
         code: int = message.get("code", 1000)
         return code
 
@@ -477,7 +614,8 @@ class WebsocketCommunicator(ApplicationCommunicator):
     ) -> None:
         """Closes the connection, waits up to ``timeout`` seconds for the application to end, and
         raises what it raised."""
-        self._is_connected = False
+        self._must_have_asked()
+        self._is_over = True
         if not self.future.done():
             await self.send_input({"type": "websocket.disconnect", "code": code, "reason": reason})
         await self.wait(timeout)
@@ -517,7 +655,10 @@ class LifespanCommunicator(ApplicationCommunicator):
             await self.shutdown()
         except BaseException as error:
             await super().__aexit__(type(error), error, error.__traceback__)
-            if value is None or isinstance(error, asyncio.CancelledError):
+            is_own = isinstance(error, asyncio.CancelledError) and not isinstance(
+                error, ApplicationStopped
+            )
+            if value is None or is_own:
                 raise
         else:
             await super().__aexit__(exc, value, tb)

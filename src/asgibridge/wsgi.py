@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from ._wsgi.conversation import Conversation, Response
-from ._wsgi.environ import TooManyDuplicates, build_environ, build_scope
+from ._wsgi.environ import BadRequest, build_environ, build_scope
 from ._wsgi.exchange import ClientDisconnected, Exchange, body_of
 from ._wsgi.input import KEPT, StreamingInput
 from ._wsgi.service import LoopThread
@@ -75,6 +76,9 @@ class WsgiToAsgi:
     :param buffer_body: collect the whole request body (in memory up to 64 KiB, then in a temporary
         file) before the application is called, as asgiref does: a slow client then holds up no
         thread. By default the application is called at once, and ``wsgi.input`` waits.
+    :param underscores_in_headers: let the application see headers whose name has an underscore. By
+        default it does not, because in the environ ``x_user`` is the same as ``x-user``, and so
+        passes a proxy that guards ``x-user`` only.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class WsgiToAsgi:
         *,
         workers: int | None = None,
         buffer_body: bool = False,
+        underscores_in_headers: bool = False,
     ) -> None:
         if workers is not None and (
             isinstance(workers, bool) or not isinstance(workers, int) or workers < 1
@@ -96,6 +101,7 @@ class WsgiToAsgi:
         self.duplicate_header_limit = duplicate_header_limit
         self.workers = workers
         self.buffer_body = buffer_body
+        self.underscores_in_headers = underscores_in_headers
         self._run: _RunInPool | None = None
         if workers is not None:
             run = WsgiToAsgiInstance.__dict__["run_wsgi_app"]
@@ -106,6 +112,7 @@ class WsgiToAsgi:
         """Handles one connection, on the event loop it is awaited on."""
         instance = WsgiToAsgiInstance(self.wsgi_application, self.duplicate_header_limit)
         instance.buffer_body = self.buffer_body
+        instance.underscores_in_headers = self.underscores_in_headers
         if self._run is not None:
             instance.run_wsgi_app = partial(self._run, instance)  # type: ignore[method-assign]
         await instance(scope, receive, send)
@@ -120,6 +127,7 @@ class WsgiToAsgiInstance:
     """
 
     buffer_body = False
+    underscores_in_headers = False
     sync_send: Callable[[Any], None]
     _exchange: Exchange | None = None
     _is_bodyless = False
@@ -202,10 +210,10 @@ class WsgiToAsgiInstance:
     def build_environ(self, scope: Any, body: Any) -> dict[str, Any]:
         """The WSGI environ for an HTTP scope and a file with the request body.
 
-        Raises ValueError if a header is repeated more often than allowed (answered with 400), or if
-        the scope breaks the specification.
+        Raises ValueError for headers that break the rules of HTTP or are repeated more often than
+        allowed (answered with 400), or if the scope breaks the specification.
         """
-        return build_environ(scope, body, self.duplicate_header_limit)
+        return build_environ(scope, body, self.duplicate_header_limit, self.underscores_in_headers)
 
     def start_response(
         self,
@@ -218,7 +226,8 @@ class WsgiToAsgiInstance:
         A second call needs ``exc_info`` and replaces status and headers; if they have been sent, it
         raises the exception in ``exc_info`` instead. Returns ``write()``. Raises ValueError or
         TypeError for a second call without ``exc_info``, a status without three digits, a header
-        that is not latin-1 or has a line break, and a Content-Length that is no number.
+        whose name is none, whose value is not latin-1 or has a line break, and a Content-Length
+        that is no number, or one of two.
         """
         try:
             if exc_info is None:
@@ -243,6 +252,11 @@ class WsgiToAsgiInstance:
                     raise ValueError(
                         f"start_response() was given the Content-Length {header[1]!r}: "
                         "it must be a number of bytes"
+                    )
+                if content_length not in (None, int(value)):
+                    raise ValueError(
+                        "start_response() was given two values of Content-Length, "
+                        f"{content_length} and {header[1]}: which is it?"
                     )
                 content_length = int(value)
         self.response_content_length = content_length
@@ -273,8 +287,8 @@ class WsgiToAsgiInstance:
     def _respond(self, body: Any) -> None:
         try:
             environ = self.build_environ(self.scope, body)
-        except TooManyDuplicates:
-            self._send_bad_request()
+        except BadRequest as error:
+            self._send_bad_request(error.answer)
             return
         chunks = self.wsgi_application(environ, self.start_response)
         close = getattr(chunks, "close", None)
@@ -350,9 +364,9 @@ class WsgiToAsgiInstance:
         self._exchange.put(message, len(message.get("body", b"")))
         self._exchange.flush()
 
-    def _send_bad_request(self) -> None:
+    def _send_bad_request(self, answer: str) -> None:
         headers = [(b"content-type", b"text/plain")]
-        body = b"Bad Request: Too many duplicate headers"
+        body = f"Bad Request: {answer}".encode("ascii")
         self._emit({"type": "http.response.start", "status": 400, "headers": headers}, 0)
         self._emit({"type": "http.response.body", "body": body}, 0)
 
@@ -386,10 +400,26 @@ def _status_code(status: Any) -> int:
     return int(digits)
 
 
+_is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, 5.6.2
+
+
+@lru_cache(maxsize=512)  # arbitrary, far more than an application has
+def _response_name(name: str) -> bytes:
+    lowered = name.lower().encode("ascii")
+    if not _is_header_name(name):
+        raise LookupError
+    return lowered
+
+
 def _response_header(header: Any) -> tuple[bytes, bytes]:
     try:
         name, value = header
-        pair = name.lower().encode("ascii"), value.encode("latin1")
+        pair = _response_name(name), value.encode("latin1")
+    except LookupError:
+        raise ValueError(
+            f"start_response() was given the header {header!r}: its name must be of letters, "
+            "digits and some signs such as '-', without spaces, line breaks and colons"
+        ) from None
     except UnicodeEncodeError:
         raise ValueError(
             f"start_response() was given the header {header!r}: its name must be ASCII, its value "
@@ -399,7 +429,7 @@ def _response_header(header: Any) -> tuple[bytes, bytes]:
         raise TypeError(
             f"start_response() was given the header {header!r}: it must be a pair of two str"
         ) from None
-    if "\n" in value or "\r" in value or "\0" in value or "\n" in name or "\r" in name:
+    if "\n" in value or "\r" in value or "\0" in value:
         raise ValueError(
             f"start_response() was given the header {header!r}: with a line break or NUL in it, "
             "whoever wrote it could add headers of their own"
@@ -443,6 +473,9 @@ class AsgiToWsgi:
 
     :param lifespan: ``"auto"``: run the application's lifespan, if it has one; ``"on"``: it must
         have one; ``"off"``: do not ask.
+    :param lifespan_timeout: an application that after so many seconds has not answered its
+        lifespan's startup and waits for more messages has no lifespan; a warning is logged. For one
+        that is still starting, requests wait on, and a warning is logged each time. None: no limit.
     :param wait: how many seconds the WSGI thread waits, after the response, for the application's
         background tasks to end; None: without limit. For hosts that stop the process between
         requests.
@@ -453,11 +486,12 @@ class AsgiToWsgi:
         asgi_application: Callable[..., Any],
         *,
         lifespan: str = "auto",
+        lifespan_timeout: float | None = 10,
         wait: float | None = 0,
     ) -> None:
         self.asgi_application = asgi_application
         self.wait = wait
-        self._loop_thread = LoopThread(asgi_application, lifespan)
+        self._loop_thread = LoopThread(asgi_application, lifespan, lifespan_timeout)
 
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
@@ -469,9 +503,15 @@ class AsgiToWsgi:
         response; ValueError for an environ that breaks PEP 3333.
         """
         if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
-            return _refuse_upgrade(start_response)
+            return _refuse(
+                start_response,
+                b"This application is served through WSGI, which knows no websockets.\n",
+            )
         service = self._loop_thread.service()
-        scope = build_scope(environ, service.state)
+        try:
+            scope = build_scope(environ, service.state)
+        except BadRequest:
+            return _refuse(start_response, b"This request has a malformed header.\n")
         length = _body_length(environ)
         conversation = Conversation(service, scope, environ.get("wsgi.input"), length)
         response = Response(conversation, self.wait)
@@ -489,7 +529,7 @@ def _body_length(environ: dict[str, Any]) -> int | None:
     # None: until the input ends. By PEP 3333 an application may not read without a length, unless
     # the server says that its input ends.
     text = environ.get("CONTENT_LENGTH") or ""
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return int(text)
     if text:
         raise ValueError(f"CONTENT_LENGTH must be a number of bytes, not {text!r}")
@@ -499,8 +539,7 @@ def _body_length(environ: dict[str, Any]) -> int | None:
     return None if ends else 0
 
 
-def _refuse_upgrade(start_response: Callable[..., Any]) -> Iterable[bytes]:
-    body = b"This application is served through WSGI, which knows no websockets.\n"
+def _refuse(start_response: Callable[..., Any], body: bytes) -> Iterable[bytes]:
     kind = "text/plain; charset=utf-8"
     start_response("400 Bad Request", [("Content-Type", kind), ("Content-Length", str(len(body)))])
     return [body]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -78,7 +79,7 @@ FILE = {"type": "http.response.zerocopysend", "file": File(), "offset": 0, "coun
 IN, OUT = "received", "sent"
 
 
-async def talk(scope, *steps, application=None):
+async def talk(scope, *steps, application=None, strict=False):
     """Runs the checked application through steps: a dict is sent by the application, ("in", dict)
     is what it receives. Returns what got through."""
     through = []
@@ -97,7 +98,7 @@ async def talk(scope, *steps, application=None):
             else:
                 await send(step)
 
-    await check(application or script)(scope, receive, send)
+    await check(application or script, strict=strict)(scope, receive, send)
     return through
 
 
@@ -107,14 +108,25 @@ def got(message):
 
 def passes(scope, *steps):
     messages = [step[1] if isinstance(step, tuple) else step for step in steps]
-    assert asyncio.run(talk(scope, *steps)) == messages
+    for strict in (False, True):
+        assert asyncio.run(talk(scope, *steps, strict=strict)) == messages
 
 
-def breaks(side, rule, scope, *steps):
-    with pytest.raises(ProtocolViolation) as raised:
-        asyncio.run(talk(scope, *steps))
-    assert (raised.value.side, raised.value.rule) == (side, rule)
-    assert str(raised.value).startswith(f"the {side} broke the ASGI specification at {rule}: ")
+def breaks(side, rule, scope, *steps, grades=(False, True)):
+    for strict in grades:
+        with pytest.raises(ProtocolViolation) as raised:
+            asyncio.run(talk(scope, *steps, strict=strict))
+        assert (raised.value.side, raised.value.rule) == (side, rule)
+        assert str(raised.value).startswith(f"the {side} broke the ASGI specification at {rule}: ")
+
+
+def is_forgiven(side, rule, scope, *steps):
+    with pytest.warns(RuntimeWarning, match="servers forgive it") as caught:
+        through = asyncio.run(talk(scope, *steps))
+    assert through == [step[1] if isinstance(step, tuple) else step for step in steps]
+    (warning,) = caught
+    assert f"the {side} broke the ASGI specification at {rule}: " in str(warning.message)
+    breaks(side, rule, scope, *steps, grades=[True])
 
 
 @pytest.mark.parametrize(
@@ -201,9 +213,7 @@ def test_a_wrong_http_scope(change, rule):
     breaks("server", f"http scope: {rule}", {**HTTP, **change})
 
 
-@pytest.mark.parametrize(
-    "key", ["asgi", "http_version", "method", "path", "query_string", "headers"]
-)
+@pytest.mark.parametrize("key", ["http_version", "method", "path", "query_string", "headers"])
 def test_what_an_http_scope_must_have(key):
     scope = {name: value for name, value in HTTP.items() if name != key}
     breaks("server", f"http scope: {key}", scope)
@@ -255,7 +265,7 @@ def test_other_wrong_scopes(scope, rule):
         ("event: type", [got(START)]),
         ("http.request: body", [got({**REQUEST, "body": "text"})]),
         ("http.request: body", [got({**REQUEST, "body": None})]),
-        ("http.request: more_body", [got({**REQUEST, "more_body": 1})]),
+        ("http.request: more_body", [got({**REQUEST, "more_body": "no"})]),
         ("http.request", [got(REQUEST), got(REQUEST)]),
         ("http.request", [got(DISCONNECT), got(REQUEST)]),
     ],
@@ -278,14 +288,15 @@ def test_what_a_server_does_wrong_over_http(rule, steps):
         ("http.response.start: status", [{**START, "status": 20}]),
         ("http.response.start: headers", [{**START, "headers": None}]),
         ("http.response.start: headers", [{**START, "headers": [("a", "b")]}]),
-        ("http.response.start: headers", [{**START, "headers": [(b"A", b"b")]}]),
         ("http.response.start: headers", [{**START, "headers": [(b":status", b"b")]}]),
+        ("http.response.start: headers", [{**START, "headers": [(b"A", b"b"), (b":a", b"b")]}]),
         ("http.response.start: headers", [{**START, "headers": [(b"a", b"b", b"c")]}]),
-        ("http.response.start: trailers", [{**START, "trailers": None}]),
+        ("http.response.start: trailers", [{**START, "trailers": []}]),
         ("http.response.start", [START, START]),
         ("http.response.body", [BODY]),
         ("http.response.body: body", [START, {**BODY, "body": "text"}]),
-        ("http.response.body: more_body", [START, {**BODY, "more_body": None}]),
+        ("http.response.body: more_body", [START, {**BODY, "more_body": "false"}]),
+        ("http.response.body: body", [START, {**BODY, "body": None}]),
         ("http.response.body", [START, BODY, BODY]),
         ("http.response.body", [START, PATH, BODY]),
         ("http.response.pathsend", [START, MORE, PATH]),
@@ -378,8 +389,8 @@ def test_a_denial_that_is_not_offered():
 def test_what_is_younger_than_the_servers_specification():
     scope = {**WEBSOCKET, "asgi": {"version": "3.0"}}
     headers = {**ACCEPT, "headers": [(b"a", b"b")]}
-    breaks("application", "websocket.accept: headers", scope, headers)
-    breaks("application", "websocket.close: reason", scope, ACCEPT, {**CLOSE, "reason": "x"})
+    is_forgiven("application", "websocket.accept: headers", scope, headers)
+    is_forgiven("application", "websocket.close: reason", scope, ACCEPT, {**CLOSE, "reason": "x"})
     passes(scope, got(CONNECT), {**ACCEPT, "headers": []}, {**CLOSE, "reason": ""})
 
 
@@ -397,17 +408,86 @@ def test_what_is_younger_than_the_servers_specification():
             "lifespan.startup.failed: message",
             [got(STARTUP), {"type": "lifespan.startup.failed", "message": None}],
         ),
-        ("application", "lifespan", []),
-        ("application", "lifespan", [got(STARTUP)]),
-        ("application", "lifespan", [got(STARTUP), UP, got(SHUTDOWN)]),
     ],
 )
 def test_what_is_wrong_in_a_lifespan(side, rule, steps):
     breaks(side, rule, LIFESPAN, *steps)
 
 
+@pytest.mark.parametrize(
+    ("rule", "scope", "steps"),
+    [
+        ("http.response.start: headers", HTTP, [{**START, "headers": [(b"A", b"b")]}, BODY]),
+        ("http.response.start: trailers", HTTP, [{**START, "trailers": None}, BODY]),
+        ("http.response.body: more_body", HTTP, [START, {**MORE, "more_body": 1}, BODY]),
+        ("http.response.body: more_body", HTTP, [START, {**BODY, "more_body": None}]),
+        ("http.response.body: body", HTTP, [START, {**BODY, "body": memoryview(b"x")}]),
+        ("http.response.body: body", HTTP, [START, {**BODY, "body": bytearray(b"x")}]),
+        ("http.response.push: headers", HTTP, [START, {**PUSH, "headers": [(b"A", b"b")]}, BODY]),
+        (
+            "http.response.trailers: headers",
+            HTTP,
+            [{**START, "trailers": True}, BODY, {**TRAILERS, "headers": [(b"X", b"1")]}],
+        ),
+        ("websocket.accept: headers", WEBSOCKET, [{**ACCEPT, "headers": [(b"X", b"1")]}]),
+        (
+            "websocket.send: bytes",
+            WEBSOCKET,
+            [ACCEPT, {"type": "websocket.send", "bytes": memoryview(b"x")}],
+        ),
+        ("lifespan", LIFESPAN, []),
+        ("lifespan", LIFESPAN, [got(STARTUP)]),
+        ("lifespan", LIFESPAN, [got(STARTUP), UP, got(SHUTDOWN)]),
+    ],
+)
+def test_what_every_server_forgives(rule, scope, steps):
+    is_forgiven("application", rule, scope, *steps)
+
+
+@pytest.mark.parametrize("more", [1, 0, None])
+def test_what_every_application_forgives(more):
+    request = {**REQUEST, "more_body": more}
+    is_forgiven("server", "http.request: more_body", HTTP, got(request), START, BODY)
+
+
+@pytest.mark.parametrize("scope", [HTTP, WEBSOCKET, LIFESPAN])
+def test_test_clients_leave_out_the_version(scope):
+    steps = {"http": [START, BODY], "websocket": [ACCEPT], "lifespan": [got(STARTUP), UP]}
+    without = {key: value for key, value in scope.items() if key != "asgi"}
+    is_forgiven("server", f"{scope['type']} scope: asgi", without, *steps[scope["type"]])
+
+
+def test_it_warns_once_at_the_applications_line():
+    async def application(scope, receive, send):
+        start = {**START, "headers": [(b"Content-Type", b"text/plain")]}
+        await send(start)  # this line
+        await send({**BODY, "body": memoryview(b"x"), "more_body": True})
+        await send({**BODY, "body": memoryview(b"x")})
+
+    checked = check(application)
+
+    async def talk():
+        for _ in range(3):
+            await checked(HTTP, None, asyncio.Queue().put)
+
+    with pytest.warns(RuntimeWarning) as caught:
+        asyncio.run(talk())
+    first, second = caught
+    assert "with names in lower case, not b'Content-Type'" in str(first.message)
+    assert "http.response.body: body" in str(second.message)
+    assert first.filename == __file__
+    with open(__file__, encoding="utf-8") as source:
+        assert "# this line" in source.readlines()[first.lineno - 1]
+
+
+def test_what_is_forgiven_may_break_another_rule():
+    start = {**START, "headers": [(b"A", b"b")]}
+    with pytest.warns(RuntimeWarning, match="servers forgive it"):
+        breaks("application", "http.response.start", HTTP, start, start, grades=[False])
+
+
 def test_it_is_logged_too(caplog):
-    breaks("application", "http.response.body", HTTP, BODY)
+    breaks("application", "http.response.body", HTTP, BODY, grades=[False])
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("asgibridge.typing", logging.ERROR)
     assert "http.response.body: it comes after http.response.start" in record.getMessage()
@@ -513,10 +593,12 @@ def test_whatever_comes_nothing_but_a_violation_is_raised(scope, steps, swallow)
                 if not swallow:
                     raise
 
-    try:
-        asyncio.run(talk(scope, *steps, application=application))
-    except ProtocolViolation as violation:
-        assert violation.side in ("application", "server")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*servers forgive it", RuntimeWarning)
+        try:
+            asyncio.run(talk(scope, *steps, application=application))
+        except ProtocolViolation as violation:
+            assert violation.side in ("application", "server")
 
 
 @FUZZED
@@ -573,6 +655,9 @@ def framework():
     async def stream(request):
         return responses.StreamingResponse(iter([b"a", b"b"]))
 
+    async def view(request):
+        return responses.Response(memoryview(b"view"))
+
     async def echo(websocket):
         await websocket.accept(subprotocol="v1")
         async for text in websocket.iter_text():
@@ -582,6 +667,7 @@ def framework():
         routes=[
             routing.Route("/", page, methods=["GET", "POST"]),
             routing.Route("/stream", stream),
+            routing.Route("/view", view),
             routing.WebSocketRoute("/echo", echo),
         ]
     )
@@ -603,6 +689,17 @@ async def test_a_framework_keeps_the_rules():
             assert await websocket.connect() == (True, "v1")
             await websocket.send_to("x")
             assert await websocket.receive_from() == "x"
+
+
+@pytest.mark.asyncio
+async def test_a_memoryview_of_a_framework_is_forgiven():
+    from asgibridge.testing import HttpCommunicator
+
+    with pytest.warns(RuntimeWarning, match=r"http\.response\.body: body"):
+        response = await HttpCommunicator(check(framework()), path="/view").get_response()
+    assert response.body == b"view"
+    with pytest.raises(ProtocolViolation, match=r"http\.response\.body: body"):
+        await HttpCommunicator(check(framework(), strict=True), path="/view").get_response()
 
 
 @pytest.mark.asyncio

@@ -220,6 +220,31 @@ async def test_after_stop_and_wait_too():
 
 
 @pytest.mark.asyncio
+async def test_a_program_for_asgiref_catches_it_as_a_cancellation():
+    communicator = ApplicationCommunicator(echo, {})
+    with pytest.raises(TimeoutError):
+        await communicator.receive_output(SOON)
+    with pytest.raises(asyncio.CancelledError, match=r"receive_output\(\) had waited"):
+        await communicator.send_input({"type": "websocket.disconnect"})
+    # As nobody has cancelled this task, it goes on.
+    assert await asyncio.wait_for(asyncio.sleep(0, "done"), 1) == "done"
+
+
+def test_nobody_takes_it_for_a_good_end():
+    async def main():
+        communicator = ApplicationCommunicator(echo, {})
+        future = communicator.future
+        communicator.stop()
+        await asyncio.wait({future})
+        await communicator.receive_output()
+
+    # Before 3.11 asyncio makes another error of the cancellation, and chains this one.
+    with pytest.raises(asyncio.CancelledError) as raised:
+        asyncio.run(main())
+    assert ApplicationStopped in (type(raised.value), type(raised.value.__context__))
+
+
+@pytest.mark.asyncio
 async def test_an_application_that_cancels_itself():
     async def application(scope, receive, send):
         raise asyncio.CancelledError

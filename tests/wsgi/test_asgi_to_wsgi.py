@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextvars
 import gc
@@ -14,6 +15,11 @@ import weakref
 from wsgiref.validate import validator
 
 import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
 from asgibridge._wsgi.conversation import Conversation
 from asgibridge.sync import sync_to_async
@@ -269,7 +275,7 @@ def test_the_scope_of_a_full_environ(adapt):
     assert sorted(headers) == [(b"content-type", b"text/plain"), (b"x-latin", b"\xe9")]
     assert scope == {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.5"},
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.0",
         "method": "POST",
         "scheme": "https",
@@ -386,6 +392,7 @@ def test_an_input_that_fails_is_a_client_that_left(adapt):
     [
         {"CONTENT_LENGTH": "five"},
         {"CONTENT_LENGTH": "-5"},
+        {"CONTENT_LENGTH": "\xb2"},
         {"PATH_INFO": "/€"},
         {"SERVER_PORT": "http"},
         {"HTTP_X": 5},
@@ -395,6 +402,34 @@ def test_an_input_that_fails_is_a_client_that_left(adapt):
 def test_a_wrong_environ_is_named(adapt, entries):
     with pytest.raises(ValueError, match=r"CONTENT_LENGTH must be|environ is not what PEP 3333"):
         get(adapt(hello), **entries)
+
+
+@pytest.mark.parametrize("value", ["one\r\nx-evil: 1", "one\nx-evil: 1", "one\0"])
+@pytest.mark.parametrize("key", ["HTTP_X_TEST", "CONTENT_TYPE"])
+def test_a_header_with_a_line_break_is_refused(adapt, key, value):
+    answer = get(adapt(hello), **{key: value})
+    assert (answer.status, answer.body) == (
+        "400 Bad Request",
+        b"This request has a malformed header.\n",
+    )
+
+
+def test_what_is_no_header_of_the_environ_is_left_out(adapt):
+    seen = []
+
+    @asgi
+    async def application(scope, receive, send):
+        seen.extend(scope["headers"])
+        await hello(scope, receive, send)
+
+    wrong = dict.fromkeys(
+        ["HTTP_", "HTTP_X-USER", "HTTP_x_user", "HTTP_X USER", "HTTP_X:", "HTTP_X\r\n"], "forged"
+    )
+    for _ in range(2):  # the second time the names are known
+        seen.clear()
+        answer = get(adapt(application), HTTP_X_USER="alice", HTTP_X="2", **wrong)
+        assert answer.body == b"hello"
+        assert seen == [(b"x-user", b"alice"), (b"x", b"2")]
 
 
 def test_a_websocket_is_refused_and_never_offered(adapt):
@@ -612,6 +647,66 @@ def test_a_response_that_the_server_breaks_off(adapt, how, doing, reported):
     assert reported() == []
 
 
+@pytest.mark.parametrize("through", ["nothing", "middleware"])
+@pytest.mark.parametrize("how", ["close", "dropped"])
+def test_a_stream_of_starlettes_that_has_nothing_to_send_ends_with_its_client(
+    adapt, how, through, reported
+):
+    over = threading.Event()
+
+    async def stream():
+        try:
+            yield b"first"
+            await asyncio.get_running_loop().create_future()
+        finally:
+            over.set()
+
+    async def route(request):
+        return StreamingResponse(stream())
+
+    async def pass_on(request, call_next):
+        return await call_next(request)
+
+    middleware = [Middleware(BaseHTTPMiddleware, dispatch=pass_on)]
+    adapter = adapt(
+        Starlette(
+            routes=[Route("/", route)], middleware=middleware if through == "middleware" else []
+        )
+    )
+    response = adapter(environ_for(), Answer().start_response)
+    assert next(iter(response)) == b"first"
+    if how == "close":
+        response.close()
+    else:
+        del response
+        gc.collect()
+    assert over.wait(WAIT)
+    adapter.close()
+    assert reported() == []
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_body_may_be_anything_like_bytes(adapt, kind):
+    @asgi
+    async def application(scope, receive, send):
+        buffer = bytearray(b"hello")
+        await send(started())
+        await send(part(kind(buffer), True))
+        buffer[:] = b"later"  # what was sent is what it was
+        await send(part(memoryview(array.array("H", [1, 2])), True))  # more bytes than items
+        await send(part(kind(b"")))
+
+    answer = get(adapt(application))
+    assert answer.body == b"hello" + array.array("H", [1, 2]).tobytes()
+    assert {type(chunk) for chunk in answer.chunks} == {bytes}
+
+
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_a_body_of_starlettes_may_be_anything_like_bytes(adapt, kind):
+    answer = get(adapt(Response(kind(b"hello"))))
+    assert (answer.status, answer.body) == ("200 OK", b"hello")
+
+
 def test_an_error_that_nobody_took_is_reported(adapt, reported):
     failed = threading.Event()
 
@@ -783,6 +878,94 @@ def test_a_shutdown_that_does_not_end_is_not_waited_for(adapt, reported, monkeyp
     assert reported() == [
         "the ASGI application did not answer lifespan.shutdown within 0.01 seconds"
     ]
+
+
+async def reads_any_scope(scope, receive, send):
+    while True:
+        message = await receive()
+        if message["type"] == "http.request" and not message["more_body"]:
+            break
+    assert "state" not in scope
+    await hello(scope, receive, send)
+
+
+async def polls_for_more(scope, receive, send):
+    if scope["type"] == "http":
+        await hello(scope, receive, send)
+        return
+    await receive()
+    while True:
+        try:
+            await asyncio.wait_for(receive(), 0.001)
+        except asyncio.TimeoutError:
+            pass
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("application", [reads_any_scope, polls_for_more])
+def test_an_application_that_never_answers_its_lifespan_is_served_without(
+    adapt, application, caplog
+):
+    adapter = adapt(application, lifespan_timeout=0.05)
+    for _ in range(2):
+        assert get(adapter).body == b"hello"
+    adapter.close()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("asgibridge.wsgi", "WARNING")
+    assert "not answered lifespan.startup within 0.05 seconds" in record.getMessage()
+    assert "lifespan='off'" in record.getMessage()
+
+
+@pytest.mark.timeout(30)
+def test_an_application_that_never_answers_the_lifespan_it_must_have_fails(adapt):
+    adapter = adapt(reads_any_scope, lifespan="on", lifespan_timeout=0.05)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="it has no lifespan"):
+            get(adapter)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_an_application_that_is_still_starting_is_waited_for(adapt, mode, caplog):
+    warned = threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            warned.set()
+
+    async def application(scope, receive, send):
+        if scope["type"] == "http":
+            await send(started())
+            await send(part(scope["state"]["model"]))
+            return
+        await receive()
+        while not warned.is_set():
+            await asyncio.sleep(0)
+        scope["state"]["model"] = b"loaded"
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    handler = Handler()
+    logging.getLogger("asgibridge.wsgi").addHandler(handler)
+    try:
+        assert get(adapt(application, lifespan=mode, lifespan_timeout=0.05)).body == b"loaded"
+    finally:
+        logging.getLogger("asgibridge.wsgi").removeHandler(handler)
+    assert "requests wait for it" in caplog.text
+    assert "runs without" not in caplog.text
+
+
+@pytest.mark.parametrize("timeout", [0, -1, "10", float("nan")])
+def test_a_wrong_time_for_the_lifespan_is_refused(timeout):
+    with pytest.raises(ValueError, match="must be a number of seconds above 0, or None"):
+        AsgiToWsgi(hello, lifespan_timeout=timeout)
+
+
+def test_without_a_time_limit_a_lifespan_is_a_lifespan(adapt):
+    events = []
+    get(adapt(with_lifespan(events), lifespan_timeout=None))
+    assert events[:2] == ["lifespan.startup", ["mine", "shared"]]
 
 
 def test_a_wrong_mode_is_refused():

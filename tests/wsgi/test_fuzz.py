@@ -133,6 +133,26 @@ def test_whatever_environ_comes_it_is_a_scope_or_named(changes):
         return
     assert isinstance(scope["path"], str)
     assert isinstance(scope["query_string"], bytes)
+    for name, value in scope["headers"]:
+        assert name
+        assert not set(b"\r\n\0") & {*name, *value}
+
+
+@FUZZED
+@given(st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=5)), max_size=4))
+def test_whatever_headers_come_the_application_sees_headers_or_nothing(headers):
+    try:
+        environ = build_environ(http_scope(headers=headers), None, None)
+    except ValueError:
+        return
+    seen = {key: value for key, value in environ.items() if key.startswith("HTTP_")}
+    assert all(len(key) > 5 and key.isascii() and key == key.upper() for key in seen)
+    assert not set("\r\n\0") & set("".join([*seen, *seen.values()]))
+    given_names = {name.decode("latin1").lower() for name, _ in headers}
+    assert {key[5:].lower().replace("_", "-") for key in seen} <= given_names
+
+
+NO_BREAKS = str.maketrans("", "", "\r\n\0")
 
 
 @FUZZED
@@ -142,7 +162,7 @@ def test_whatever_environ_comes_it_is_a_scope_or_named(changes):
     st.lists(
         st.tuples(
             st.sampled_from([b"x-a", b"x-b", b"cookie"]),
-            LATIN.map(lambda text: text.encode("latin1")),
+            LATIN.map(lambda text: text.translate(NO_BREAKS).encode("latin1")),
         ),
         max_size=4,
     ),

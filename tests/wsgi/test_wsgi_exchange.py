@@ -295,6 +295,85 @@ async def test_a_chunk_goes_out_though_its_send_needs_the_thread_that_waits_for_
     assert content(sent) == b"chunk" * 5
 
 
+# Other threads of the application's
+
+
+def in_a_thread(function):
+    """Runs the function in a new thread, waits for that, and raises what it raised."""
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(function).result(WAIT)
+
+
+@pytest.mark.asyncio
+async def test_a_thread_of_the_applications_may_be_the_first_to_write():
+    # 1. The helper writes and does not wait, as after a send that was quick: the loop is awake. 2.
+    # The client takes no more. 3. The application's thread writes, and has to wait: it has woken no
+    # loop, and has made no frame for that.
+    arrived, go_on = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+        if message.get("body") == b"first":
+            arrived.set()
+            await go_on.wait()
+
+    def wsgi_application(environ, start_response):
+        write = start_response("200 OK", [])
+        write.__self__._exchange.is_in_step = False
+        in_a_thread(lambda: write(b"first"))
+        assert arrived.wait(WAIT)
+        loop.call_soon_threadsafe(loop.call_later, 0.01, go_on.set)
+        write(b"x" * exchange.LIMIT)
+        return [b"last"]
+
+    await asyncio.wait_for(respond(wsgi_application, send=send), WAIT)
+    assert content(sent) == b"first" + b"x" * exchange.LIMIT + b"last"
+
+
+@pytest.mark.parametrize("doing", ["writing", "reading"])
+@pytest.mark.asyncio
+async def test_a_middleware_hops_to_the_thread_that_has_it_work(doing):
+    # The application's thread waits for its helper, so the thread to hop to is the helper.
+    threads = set()
+    sent = []
+    waiting = parts(b"a", b"b")
+
+    async def hop():
+        await sync_to_async(lambda: threads.add(threading.get_ident()))()
+
+    async def receive():
+        if len(waiting) < 2:
+            await hop()
+        return waiting.pop(0)
+
+    async def send(message):
+        if doing == "writing" and message.get("body"):
+            await hop()
+        sent.append(message)
+
+    helper = []
+
+    def wsgi_application(environ, start_response):
+        write = start_response("200 OK", [])
+
+        def work():
+            helper.append(threading.get_ident())
+            if doing == "writing":
+                write(b"ab")
+            else:
+                helper.append(environ["wsgi.input"].read())
+
+        in_a_thread(work)
+        return [] if doing == "writing" else helper[1:]
+
+    application = WsgiToAsgi(wsgi_application)
+    await asyncio.wait_for(application(http_scope(), receive, send), WAIT)
+    assert content(sent) == b"ab"
+    assert threads == {helper[0]}
+
+
 @pytest.mark.asyncio
 async def test_a_task_that_outlives_the_request_finds_another_thread():
     tasks = []

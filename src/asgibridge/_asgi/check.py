@@ -6,7 +6,8 @@ event loop's thread touches it; it judges a message before the message is passed
 await. A message that breaks a rule is not passed on: `ProtocolViolation` is raised instead, by
 ``send`` for the application's fault, by ``receive`` or the call for the server's. The violation is
 also logged, because servers take an exception in a lifespan for an application without one. If the
-application swallows the violation, the end of the call raises it again.
+application swallows the violation, the end of the call raises it again. What every server forgives
+(see `rules`) is a RuntimeWarning, the first time, and the message is passed on.
 
 By the specification unknown keys are no error, nor are messages after the client has gone.
 Protocols other than http, websocket and lifespan pass unchecked. The specifications are HTTP &
@@ -16,12 +17,15 @@ use a key that is younger than the ``spec_version`` of the scope.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import warnings
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from . import rules
-from .rules import Broken, Fields, Message, show
+from .rules import Broken, Fields, Forgive, Message, show
 
 logger = logging.getLogger("asgibridge.typing")
 
@@ -42,7 +46,9 @@ class ProtocolViolation(RuntimeError):
         self.rule = rule
 
 
-def check(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitable[None]]:
+def check(
+    application: Callable[..., Any], *, strict: bool = False
+) -> Callable[[Any, Any, Any], Awaitable[None]]:
     """Wraps an ASGI application; both it and the server are held to the specification. ::
 
         application = check(application)
@@ -50,10 +56,24 @@ def check(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitabl
     For tests and development. Raises and logs `ProtocolViolation` at the first message, scope or
     end that breaks a rule, naming it. Other messages pass unchanged, but ``headers`` that can be
     iterated only once become a list.
+
+    What every server forgives, such as capitals in the names of headers, which Django sends, is a
+    RuntimeWarning, once for each rule.
+
+    :param strict: what is forgiven is an error, too.
     """
     from ..compatibility import guarantee_single_callable  # loads the bridge; not needed for types
 
     inner = guarantee_single_callable(application)
+    has_warned: set[tuple[str, str]] = set()
+
+    def forgive(side: str, rule: str, text: str) -> None:
+        if strict:
+            raise Broken(rule, text)
+        if (side, rule) not in has_warned:
+            has_warned.add((side, rule))
+            violation = ProtocolViolation(side, rule, text)
+            _warn(f"{violation} (servers forgive it; with strict=True this is an error)")
 
     async def checked(scope: Any, receive: Receive, send: Send) -> None:
         violations: list[ProtocolViolation] = []
@@ -70,7 +90,7 @@ def check(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitabl
         if kind is None:
             await inner(scope, receive, send)
             return
-        conversation = judge("server", kind, scope)
+        conversation = judge("server", kind, scope, forgive)
 
         async def checked_receive() -> Any:
             return judge("server", conversation.received, await receive())
@@ -85,6 +105,16 @@ def check(application: Callable[..., Any]) -> Callable[[Any, Any, Any], Awaitabl
             judge("application", conversation.ended)
 
     return checked
+
+
+def _warn(text: str) -> None:
+    # The line of who sends, receives or calls, which is the next outside of this package.
+    frame = inspect.currentframe()
+    level = 1
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back
+        level += 1
+    warnings.warn(text, RuntimeWarning, stacklevel=level)
 
 
 def _type_of(what: str, message: Any) -> str:
@@ -103,22 +133,24 @@ class _Conversation:
     has_disconnected = False
     """The client."""
 
-    def __init__(self, scope: Message) -> None:
+    def __init__(self, scope: Message, forgive: Callable[[str, str, str], None]) -> None:
         protocol = self.protocol
-        rules.check_fields(f"{protocol} scope", scope, rules.SCOPES[protocol])
+        self._forgive_server: Forgive = partial(forgive, "server")
+        self._forgive_application: Forgive = partial(forgive, "application")
+        rules.check_fields(f"{protocol} scope", scope, rules.SCOPES[protocol], self._forgive_server)
         # A lifespan's scope has no such field: there, ``extensions`` may be anything.
         is_field = "extensions" in rules.SCOPES[protocol]
         self.extensions: Message = (scope.get("extensions") if is_field else None) or {}
-        self.version = rules.numbers(scope["asgi"].get("spec_version", "2.0")) or (2, 0)
+        self.version = rules.numbers(scope.get("asgi", {}).get("spec_version", "2.0")) or (2, 0)
         if "tls" in self.extensions:
             where = f"{protocol} scope: extensions: tls"
-            rules.check_fields(where, self.extensions["tls"], rules.TLS)
+            rules.check_fields(where, self.extensions["tls"], rules.TLS, self._forgive_server)
             if scope.get("scheme") in (None, "http", "ws"):
                 raise Broken(where, f"it is for TLS only, not {scope.get('scheme')!r}")
 
     def received(self, message: Any) -> Any:
         """Checks what the server gave, and returns what to pass on."""
-        checked = self._checked("event", message, rules.RECEIVED)
+        checked = self._checked("event", message, rules.RECEIVED, self._forgive_server)
         type_ = checked["type"]
         if type_ == f"{self.protocol}.disconnect":
             self.has_disconnected = True
@@ -130,7 +162,7 @@ class _Conversation:
 
     def sent(self, message: Any) -> Any:
         """Checks what the application gave, and returns what to pass on."""
-        checked = self._checked("message", message, rules.SENT)
+        checked = self._checked("message", message, rules.SENT, self._forgive_application)
         if not self.has_disconnected:
             self._on_sent(checked["type"], checked)
         return checked
@@ -145,7 +177,9 @@ class _Conversation:
     def _on_sent(self, type_: str, message: Message) -> None:
         raise NotImplementedError
 
-    def _checked(self, what: str, message: Any, known: Mapping[str, Fields]) -> Message:
+    def _checked(
+        self, what: str, message: Any, known: Mapping[str, Fields], forgive: Forgive
+    ) -> Message:
         type_ = _type_of(what, message)
         if not all(isinstance(key, str) for key in message):
             raise Broken(what, f"its keys must be str: {show(message)}")
@@ -156,7 +190,7 @@ class _Conversation:
             )
         if type_ in rules.EXTENSIONS and type_ not in self.extensions:
             raise Broken(type_, "the server does not offer the extension of this name")
-        return rules.check_fields(type_, message, fields)
+        return rules.check_fields(type_, message, fields, forgive)
 
 
 class _Http(_Conversation):
@@ -219,8 +253,8 @@ class _WebSocket(_Conversation):
     was_asked = False
     state = "connecting"  # then "open" or "denying", then "closed"
 
-    def __init__(self, scope: Message) -> None:
-        super().__init__(scope)
+    def __init__(self, scope: Message, forgive: Callable[[str, str, str], None]) -> None:
+        super().__init__(scope, forgive)
         self.offered = scope.get("subprotocols", ())
 
     def _on_received(self, type_: str, message: Message) -> None:
@@ -248,7 +282,10 @@ class _WebSocket(_Conversation):
             if self.state == "denying":
                 raise Broken(type_, "the application is denying the connection by a response")
             if message.get("reason") and self.version < (2, 3):
-                raise Broken(f"{type_}: reason", "the server's spec_version is older than 2.3")
+                # Channels sends it to whatever server. Daphne takes it, and says no version.
+                self._forgive_application(
+                    f"{type_}: reason", "the server's spec_version is older than 2.3"
+                )
             self.state = "closed"
         else:
             self._deny(type_, message)
@@ -259,7 +296,9 @@ class _WebSocket(_Conversation):
             raise Broken(type_, "the application has answered websocket.connect already")
         headers = message.get("headers") or ()
         if headers and self.version < (2, 1):
-            raise Broken(f"{type_}: headers", "the server's spec_version is older than 2.1")
+            self._forgive_application(
+                f"{type_}: headers", "the server's spec_version is older than 2.1"
+            )
         if any(name == b"sec-websocket-protocol" for name, _ in headers):
             raise Broken(f"{type_}: headers", "'subprotocol' is for sec-websocket-protocol")
         subprotocol = message.get("subprotocol")
@@ -294,8 +333,8 @@ def _check_data(type_: str, message: Message) -> None:
 class _Lifespan(_Conversation):
     protocol = "lifespan"
 
-    def __init__(self, scope: Message) -> None:
-        super().__init__(scope)
+    def __init__(self, scope: Message, forgive: Callable[[str, str, str], None]) -> None:
+        super().__init__(scope, forgive)
         self.received_types: set[str] = set()
         self.answered: dict[str, str] = {}  # by the phase: complete or failed
 
@@ -315,15 +354,18 @@ class _Lifespan(_Conversation):
         self.answered[phase] = answer
 
     def ended(self) -> None:
+        # Servers take an end for the answer, or for an application without a lifespan.
         if not self.received_types:
-            raise Broken(
+            self._forgive_application(
                 "lifespan",
-                "the application returned without taking part; one that knows no lifespans must "
-                "raise an exception, or the server waits for its startup",
+                "the application returned without taking part; one that knows no lifespans should "
+                "raise an exception",
             )
         for type_ in sorted(self.received_types):
             if type_.partition(".")[2] not in self.answered:
-                raise Broken("lifespan", f"the application returned without answering {type_}")
+                self._forgive_application(
+                    "lifespan", f"the application returned without answering {type_}"
+                )
 
 
 _KINDS: dict[str, type[_Conversation]] = {

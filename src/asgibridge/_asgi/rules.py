@@ -1,5 +1,8 @@
 """The keys of a single scope or message, and the rule for the value of each.
 
+A rule has one of two grades. What would break a server or a client is an error; what every server
+forgives (uvicorn, Hypercorn, Daphne, Granian) is *forgiven*, which is a warning.
+
 `check` has the rules for the order of messages, and names the specifications.
 """
 
@@ -13,6 +16,16 @@ Message = dict[str, Any]
 
 class Broken(Exception):
     """The arguments are `ProtocolViolation`'s rule and text; the raiser does not know the side."""
+
+
+class Forgiven(str):
+    """What a value must be, though every server does without."""
+
+    __slots__ = ()
+
+
+# Is told of the rule and the text of what is forgiven; may raise `Broken`.
+Forgive = Callable[[str, str], None]
 
 
 def show(value: Any) -> str:
@@ -30,14 +43,20 @@ def show(value: Any) -> str:
 Rule = Callable[[Any], Optional[str]]
 
 
-def _rule(wanted: str, is_good: Callable[[Any], bool]) -> Rule:
-    return lambda value: None if is_good(value) else wanted
+def _rule(
+    wanted: str,
+    is_good: Callable[[Any], bool],
+    is_forgiven: Callable[[Any], bool] = lambda value: False,
+) -> Rule:
+    return lambda value: (
+        None if is_good(value) else Forgiven(wanted) if is_forgiven(value) else wanted
+    )
 
 
 def _or_none(rule: Rule) -> Rule:
     def or_none(value: Any) -> str | None:
         wanted = None if value is None else rule(value)
-        return wanted and f"{wanted} or None"
+        return wanted and type(wanted)(f"{wanted} or None")
 
     return or_none
 
@@ -77,6 +96,12 @@ def _may_be_sent(code: Any) -> bool:
 
 
 _bytes = _rule("bytes", lambda value: isinstance(value, bytes))
+# Starlette sends a memoryview.
+_data = _rule(
+    "bytes",
+    lambda value: isinstance(value, bytes),
+    lambda value: isinstance(value, (bytearray, memoryview)),
+)
 _str = _rule("a str", lambda value: isinstance(value, str))
 _non_empty = _rule("a str that is not empty", lambda value: isinstance(value, str) and value != "")
 _method = _rule(
@@ -88,7 +113,12 @@ _status = _rule("an int of three digits", lambda value: _is_int(value) and 100 <
 _not_negative = _rule("an int that is not negative", lambda value: _is_int(value) and value >= 0)
 _16_bits = _rule("an int of 16 bits", lambda value: _is_int(value) and 0 <= value <= 0xFFFF)
 _close_code = _rule("a close code that may be sent (RFC 6455, 7.4)", _may_be_sent)
-_bool = _rule("a bool", lambda value: isinstance(value, bool))
+# Servers ask whether it is true. A str such as "false" is.
+_bool = _rule(
+    "a bool",
+    lambda value: isinstance(value, bool),
+    lambda value: value is None or isinstance(value, int),
+)
 _strings = _rule("a list of str", lambda value: _are(str, value))
 _links = _rule("a list of bytes", lambda value: _are(bytes, value))
 _str_keys = _rule("a dict with str keys", _has_str_keys)
@@ -132,19 +162,24 @@ def _headers_received(value: Any) -> str | None:
 
 
 def _headers_sent(value: Any) -> str | None:
+    wanted = _headers_received(value)
+    if wanted is not None:
+        return wanted
     for name in value:
         if name != name.lower():
-            return f"with names in lower case, not {name!r}"
-    return _headers_received(value)
+            # Django sends "Content-Type".
+            return Forgiven(f"with names in lower case, not {name!r}")
+    return None
 
 
 # --- messages and scopes -------------------------------------------------------------------------
 
-# The rules by key. A key that must be there ends in an exclamation mark.
+# The rules by key. A key that must be there ends in an exclamation mark, one that is forgiven if it
+# is not there in a question mark.
 Fields = Mapping[str, Rule]
 
 _CONNECTION: Fields = {
-    "asgi!": _versions,
+    "asgi?": _versions,  # the test clients of Starlette and Channels have none
     "scheme": _non_empty,
     "path!": _str,
     "raw_path": _or_none(_bytes),
@@ -168,7 +203,7 @@ SCOPES: Mapping[str, Fields] = {
         "query_string": _or_none(_bytes),
         "subprotocols": _strings,
     },
-    "lifespan": {"asgi!": _versions, "state": _str_keys},
+    "lifespan": {"asgi?": _versions, "state": _str_keys},
 }
 TLS: Fields = {
     "server_cert!": _or_none(_str),
@@ -179,8 +214,8 @@ TLS: Fields = {
     "cipher_suite!": _or_none(_16_bits),
 }
 _RESPONSE_START: Fields = {"status!": _status, "headers": _headers_sent, "trailers": _bool}
-_BODY: Fields = {"body": _bytes, "more_body": _bool}
-_DATA: Fields = {"bytes": _or_none(_bytes), "text": _or_none(_str)}
+_BODY: Fields = {"body": _data, "more_body": _bool}
+_DATA: Fields = {"bytes": _or_none(_data), "text": _or_none(_str)}
 _FAILED: Fields = {"message": _str}
 RECEIVED: Mapping[str, Fields] = {
     "http.request": _BODY,
@@ -222,13 +257,15 @@ EXTENSIONS = {
 }
 
 
-def check_fields(where: str, message: Message, fields: Fields) -> Message:
+def check_fields(where: str, message: Message, fields: Fields, forgive: Forgive) -> Message:
     # Returns the message, or a copy whose headers can be iterated again.
     for key, rule in fields.items():
-        name = key.rstrip("!")
+        name = key.rstrip("!?")
         if name not in message:
-            if key != name:
+            if key.endswith("!"):
                 raise Broken(f"{where}: {name}", "it must be there")
+            if key.endswith("?"):
+                forgive(f"{where}: {name}", "it must be there")
             continue
         value = message[name]
         if name == "headers":
@@ -239,7 +276,10 @@ def check_fields(where: str, message: Message, fields: Fields) -> Message:
         wanted = rule(value)
         if wanted is not None:
             shown = "" if name == "headers" else f", not {show(value)}"
-            raise Broken(f"{where}: {name}", f"it must be {wanted}{shown}")
+            broken = f"{where}: {name}", f"it must be {wanted}{shown}"
+            if not isinstance(wanted, Forgiven):
+                raise Broken(*broken)
+            forgive(*broken)
     return message
 
 

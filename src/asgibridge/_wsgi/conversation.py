@@ -203,6 +203,10 @@ class Conversation:
         if self._client_has_gone:
             raise ClientDisconnected("the client has closed the connection")
         self._phase = _checked(message, self._phase)
+        body = message.get("body")
+        if body is not None and type(body) is not bytes:
+            # Now: the application may change it. WSGI servers take bytes only (PEP 3333).
+            message = {**message, "body": bytes(body)}
         self._put += len(message.get("body") or b"") + OVERHEAD
         self.inbox.put(message)
         if self._phase == _COMPLETE:
@@ -371,7 +375,7 @@ def _checked(message: Any, phase: int) -> int:
     if kind == "http.response.body":
         if phase == _NOTHING:
             raise RuntimeError("send() got 'http.response.body' before 'http.response.start'")
-        if not isinstance(message.get("body") or b"", bytes):
+        if not isinstance(message.get("body", b""), (bytes, bytearray, memoryview, type(None))):
             raise TypeError(f"'body' must be bytes, not {message['body']!r:.80}")
         return _BODY if message.get("more_body") else _COMPLETE
     raise ValueError(

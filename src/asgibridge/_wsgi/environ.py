@@ -9,6 +9,7 @@ is to blame: a right scope pays next to nothing.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,12 +17,19 @@ from urllib.parse import quote
 from wsgiref.util import FileWrapper
 
 
-class TooManyDuplicates(ValueError):
-    """A request header is repeated more often than allowed (CVE-2025-14550)."""
+class BadRequest(ValueError):
+    """The client's headers break the rules of HTTP: answered with 400 and ``answer``."""
+
+    def __init__(self, text: str, answer: str = "Malformed header") -> None:
+        super().__init__(text)
+        self.answer = answer
 
 
-def build_environ(scope: Any, body: Any, limit: int | None) -> dict[str, Any]:
-    """The environ for an HTTP scope; ``limit`` is for `add_headers`, which raises too.
+def build_environ(
+    scope: Any, body: Any, limit: int | None, underscores: bool = False
+) -> dict[str, Any]:
+    """The environ for an HTTP scope; ``limit`` and ``underscores`` are for `add_headers`, which
+    raises BadRequest.
 
     Raises ValueError, naming the key, for a scope that breaks the specification.
     """
@@ -71,8 +79,8 @@ def build_environ(scope: Any, body: Any, limit: int | None) -> dict[str, Any]:
             # By the specification it has no query string. Some servers add it.
             raw_path = raw_path.decode("latin1").partition("?")[0]
             environ["RAW_URI"] = raw_path + "?" + query.decode("latin1") if query else raw_path
-        add_headers(scope.get("headers") or (), environ, limit)
-    except TooManyDuplicates:
+        add_headers(scope.get("headers") or (), environ, limit, underscores)
+    except BadRequest:
         raise
     except (AttributeError, KeyError, TypeError, ValueError):
         explain_scope(scope)
@@ -93,38 +101,76 @@ _names: dict[bytes, str] = {}
 # Arbitrary, far more than the header names in use: a client can make up any number of names.
 _NAMES_KEPT = 512
 
+# A header's name (RFC 9110, 5.6.2, "token"), but for the underscore.
+_is_name = re.compile(rb"[!#$%&'*+.^`|~0-9A-Za-z-]+").fullmatch
+# What RFC 9110, 5.5 forbids in a value: whoever passes it on may write a header of the client's.
+_has_breaks = re.compile("[\r\n\0]").search
+# Of these there is one (RFC 9110, 7.2, 8.3, 8.6): a proxy may have gone by the other one.
+_SINGLE = frozenset(("CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_HOST"))
 
-def _environ_name(raw: bytes) -> str:
+
+def _environ_name(raw: bytes, underscores: bool) -> str:
+    # The key in the environ; "" if the application is not to see such a header.
+    #
+    # "x_user" and "x-user" have the same key, and a proxy that takes "x-user" away, or sets it,
+    # leaves "x_user" alone. So names with an underscore are dropped, as by gunicorn, Werkzeug and
+    # nginx. Other bytes that are no part of a name are dropped, too: by str.upper(), "\xdf" is
+    # "SS".
+    has_underscore = b"_" in raw
+    if has_underscore and not underscores:
+        return ""
+    if not _is_name(raw.replace(b"_", b"-") if has_underscore else raw):
+        return ""
     # Compared before "-" becomes "_", or a header "content_length" would pass for Content-Length.
-    prefix = "" if raw in (b"content-length", b"content-type") else "HTTP_"
-    name = prefix + raw.decode("latin1").upper().replace("-", "_")
-    if type(raw) is bytes and len(_names) < _NAMES_KEPT and len(raw) <= 64:
+    prefix = "" if raw.lower() in (b"content-length", b"content-type") else "HTTP_"
+    name = prefix + raw.decode("ascii").upper().replace("-", "_")
+    if not has_underscore and type(raw) is bytes and len(_names) < _NAMES_KEPT and len(raw) <= 64:
         _names[raw] = name
     return name
 
 
-def add_headers(headers: Any, environ: dict[str, Any], limit: int | None) -> None:
+def add_headers(
+    headers: Any, environ: dict[str, Any], limit: int | None, underscores: bool
+) -> None:
     """Add the request's headers, repeated ones joined, to an environ.
 
-    Raises TooManyDuplicates if one is there more than ``limit`` times (None, 0: no limit).
+    Those whose name has an underscore are left out, unless ``underscores``. Raises BadRequest if
+    one is there more than ``limit`` times (None, 0: no limit; CVE-2025-14550), if one that must be
+    single has two values, and for a wrong value.
     """
     repeated: dict[str, list[str]] = {}
     known = _names.get
     for raw_name, raw_value in headers:
-        name = known(raw_name) or _environ_name(raw_name)
+        name = known(raw_name) or _environ_name(raw_name, underscores)
         value = raw_value.decode("latin1")
+        if not value.isprintable() and _has_breaks(value):  # the first test is the quick one
+            raise BadRequest(f"header {raw_name!r} has a line break or NUL in its value")
         if name not in environ:
-            environ[name] = value
+            if name:
+                environ[name] = value
+            continue
+        if name in _SINGLE:
+            if value != environ[name]:
+                raise BadRequest(f"header {name} is there twice, with different values")
             continue
         values = repeated.get(name)
         if values is None:
             values = repeated[name] = [environ[name]]
         if limit and len(values) >= limit:
-            raise TooManyDuplicates(f"header {name} is repeated more than {limit} times")
+            raise BadRequest(
+                f"header {name} is repeated more than {limit} times", "Too many duplicate headers"
+            )
         values.append(value)
     for name, values in repeated.items():
         # HTTP/2 clients send cookies one by one, to be joined so (RFC 9113, 8.2.3).
         environ[name] = ("; " if name == "HTTP_COOKIE" else ",").join(values)
+    length = environ.get("CONTENT_LENGTH")
+    if length:
+        # int() takes "+5" and "5_0", too.
+        if not (length.isascii() and length.isdigit()):
+            raise BadRequest(f"header CONTENT_LENGTH is no number of bytes: {length!r:.80}")
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            del environ["CONTENT_LENGTH"]  # the other one counts (RFC 9112, 6.3)
 
 
 # --- malformed scopes ----------------------------------------------------------------------------
@@ -191,9 +237,9 @@ _SAFE_IN_PATHS = "/!$&'()*+,;=:@"
 
 
 def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[str, Any]:
-    """The HTTP scope for an environ, by the HTTP specification's version 2.5.
+    """The HTTP scope for an environ, by the HTTP specification's version 2.3.
 
-    Raises ValueError for an environ that breaks PEP 3333.
+    Raises ValueError for an environ that breaks PEP 3333, BadRequest for the client's headers.
     """
     try:
         root_path = _decoded(environ.get("SCRIPT_NAME") or "")
@@ -201,7 +247,9 @@ def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[s
         method = environ["REQUEST_METHOD"]
         scope: dict[str, Any] = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            # By 2.4 ``send`` tells that the client has left, and an application need not listen for
+            # http.disconnect. One that has nothing to send would go on. Starlette looks at this.
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": environ.get("SERVER_PROTOCOL", "HTTP/1.0").partition("/")[2] or "1.0",
             "method": method.upper(),
             "scheme": environ.get("wsgi.url_scheme") or "http",
@@ -219,6 +267,8 @@ def build_scope(environ: dict[str, Any], state: dict[str, Any] | None) -> dict[s
         if environ.get("SERVER_NAME"):
             port = environ.get("SERVER_PORT")
             scope["server"] = (environ["SERVER_NAME"], int(port) if port else None)
+    except BadRequest:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"the WSGI server's environ is not what PEP 3333 asks for: {error!r}"
@@ -241,17 +291,37 @@ def _raw_path(environ: dict[str, Any]) -> bytes:
     return quote(path.encode("latin1"), safe=_SAFE_IN_PATHS).encode("ascii")
 
 
+# What servers make of a header's name: capitals, and "_" where there was "-".
+_is_key = re.compile(r"HTTP_[!#$%&'*+.^`|~0-9A-Z_]+").fullmatch
+# Some servers give these twice, with HTTP_ and without; WSGI's are without.
+_scope_names = {
+    "CONTENT_TYPE": b"content-type",
+    "CONTENT_LENGTH": b"content-length",
+    "HTTP_CONTENT_TYPE": b"",
+    "HTTP_CONTENT_LENGTH": b"",
+}
+
+
+def _scope_name(key: str) -> bytes:
+    # b"" if it is no header.
+    if not _is_key(key):
+        return b""
+    name = key[5:].lower().replace("_", "-").encode("ascii")
+    if len(_scope_names) < _NAMES_KEPT and len(key) <= 64:
+        _scope_names[key] = name
+    return name
+
+
 def _scope_headers(environ: dict[str, Any]) -> list[tuple[bytes, bytes]]:
     headers = []
+    known = _scope_names.get
     for key, value in environ.items():
-        if key.startswith("HTTP_"):
-            # Some servers give these twice, with HTTP_ and without; WSGI's are without.
-            if key in ("HTTP_CONTENT_TYPE", "HTTP_CONTENT_LENGTH"):
-                continue
-            name = key[5:]
-        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
-            name = key
-        else:
+        name = known(key)
+        if name is None:
+            name = _scope_name(key)
+        if not name or (not value and key in ("CONTENT_TYPE", "CONTENT_LENGTH")):
             continue
-        headers.append((name.lower().replace("_", "-").encode("latin1"), value.encode("latin1")))
+        if not value.isprintable() and _has_breaks(value):
+            raise BadRequest(f"header {key} has a line break or NUL in its value")
+        headers.append((name, value.encode("latin1")))
     return headers

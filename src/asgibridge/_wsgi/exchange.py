@@ -22,15 +22,16 @@ message. So a waiting thread serves a CurrentThreadExecutor, the *frame*, which 
 the end of the application (`leave`); an item that comes while the application computes runs at the
 next wait. So that this is not late, the thread waits for each message after a ``send`` that had to
 wait: see ``is_in_step``. The loop ends a wait by an item whose ``run`` raises `_WakeUp`, which
-comes out of the frame's ``serve()``. Another thread of the application's, which may read the body,
-serves an executor of its own, which nothing else is posted to.
+comes out of the frame's ``serve()``. Another thread of the application's, which may read and write,
+serves a frame of its own, for one wait; it is lent to what this thread has the loop do.
 
 **The end.** The loop sets ``error`` once: a ``send`` or ``receive`` has failed, the client has sent
 ``http.disconnect``, or the request was cancelled. Nothing is sent after that, and the thread's
 methods raise the error. If the client has gone (``is_disconnected``), the server is told of no
 error. Nothing interrupts the thread: it learns of the error when it next puts or fetches.
 
-All attributes have one writer, but for the deque and the lists, whose operations are atomic.
+All attributes have one writer, but for the deque and the lists, whose operations are atomic, and
+the frame to lend, of which the last counts: a helper's is closed soon, and behind it is the other.
 """
 
 from __future__ import annotations
@@ -107,9 +108,10 @@ class Exchange:
         self._put = 0  # bytes, of the thread
         self._sent = 0  # bytes, of the loop
         self._wanted: int | None = None  # the thread waits until at most so many are on their way
-        self._waiting: list[Any] = []  # the executors that threads serve just now
+        self._waiting: list[Any] = []  # the frames that threads serve just now
         self._thread: int | None = None
-        self._frame: Any = None
+        self._frame: Any = None  # of the application's thread
+        self._lent: Any = None  # the frame for the next task of ours on the loop
         self._part: bytes | None = None  # of the body, on its way to the thread
         self._pump_task: asyncio.Task[None] | None = None
         self._receive_task: asyncio.Task[None] | None = None
@@ -127,15 +129,13 @@ class Exchange:
         self._put += size
         self._messages.append((message, size))
         if self._put - self._sent > LIMIT:
-            self._wake_loop()
-            self._wait(LIMIT // 2)
+            self._send_and_wait(LIMIT // 2)
 
     def start(self) -> None:
         """Have what was put sent while the application goes on; waits for it if `is_in_step`."""
         if self.is_in_step:
             self._wanted = 0
-            self._wake_loop()
-            self._wait(0)
+            self._send_and_wait(0)
         else:
             self._wake_loop()
 
@@ -146,8 +146,7 @@ class Exchange:
 
     def flush(self) -> None:
         """Wait until all that was put was sent."""
-        self._wake_loop()
-        self._wait(0)
+        self._send_and_wait(0)
 
     def fetch(self) -> bytes:
         """Wait for the next part of the body, b"" at its end."""
@@ -155,10 +154,12 @@ class Exchange:
             return b""
         if self.error is not None:
             self._raise()
-        self._refuse_loop()  # before the loop receives a part, which would be lost
+        if running_loop() is self._loop:  # else it would receive a part that nobody gets
+            raise RuntimeError(_ON_THE_LOOP)
         self._part = None
-        self._tell_loop(self._start_receiving)
-        self._wait_while(lambda: self._part is None)
+        frame = self._own_frame()
+        self._tell_loop(self._start_receiving, frame)
+        self._wait_while(lambda: self._part is None, frame)
         part, self._part = self._part, None
         assert part is not None
         return part
@@ -169,29 +170,41 @@ class Exchange:
 
     def leave(self) -> None:
         """The application has ended: run what is still posted to this thread."""
-        frame = self._frame
-        if frame is not None:
-            frame.close()
-            while True:
-                try:
-                    frame.serve()
-                    break
-                except _WakeUp:
-                    pass
+        if self._frame is not None:
+            self._close(self._frame)
 
-    def _wake_loop(self) -> None:
+    def _own_frame(self) -> Any:
+        # This thread's; a helper's is for one wait, and what comes after that is the application's.
+        if self._thread is None:
+            self.enter()
+        if self._thread != threading.get_ident():
+            return _kernel.kernel.CurrentThreadExecutor(self._frame)
+        if self._frame is None:
+            outer = _kernel.kernel.peek(AsyncToSync.executors, "current", None)
+            self._frame = _kernel.kernel.CurrentThreadExecutor(outer)
+        return self._frame
+
+    def _close(self, frame: Any) -> None:
+        frame.close()
+        while True:
+            try:
+                frame.serve()
+                break
+            except _WakeUp:
+                pass
+
+    def _wake_loop(self, frame: Any = None) -> None:
         try:
             self._asleep.pop()
         except IndexError:
             return
-        self._tell_loop(self._woken)
+        self._tell_loop(self._woken, frame)
 
-    def _tell_loop(self, callback: Callable[[], None]) -> None:
-        if self._thread is None:
-            self.enter()
-        if self._frame is None and self._thread == threading.get_ident():
-            outer = _kernel.kernel.peek(AsyncToSync.executors, "current", None)
-            self._frame = _kernel.kernel.CurrentThreadExecutor(outer)
+    def _tell_loop(self, callback: Callable[[], None], frame: Any) -> None:
+        # A helper that is not going to wait has no frame to lend.
+        if frame is None and self._thread in (None, threading.get_ident()):
+            frame = self._own_frame()
+        self._lent = frame
         try:
             _kernel.kernel.call_soon(self._loop, callback)
         except RuntimeError as error:  # the loop is closed
@@ -199,38 +212,38 @@ class Exchange:
                 "the server has stopped, and its event loop is closed"
             ) from error
 
-    def _refuse_loop(self) -> None:
+    def _send_and_wait(self, wanted: int) -> None:
         if running_loop() is self._loop:
+            self._wake_loop()
             raise RuntimeError(_ON_THE_LOOP)
-
-    def _wait(self, wanted: int) -> None:
-        self._refuse_loop()
+        frame = self._own_frame()
+        self._wake_loop(frame)
         self._wanted = wanted
-        self._wait_while(lambda: self._put - self._sent > wanted)
+        self._wait_while(lambda: self._put - self._sent > wanted, frame)
         self._wanted = None
 
-    def _wait_while(self, must_wait: Callable[[], bool]) -> None:
-        executor: Any = None
-        while must_wait():
-            if executor is None:
-                is_first = self._thread == threading.get_ident()
-                executor = self._frame if is_first else _kernel.kernel.CurrentThreadExecutor(None)
-            # 1. This thread appends the executor, then asks `must_wait`. 2. The loop changes the
-            # answer, then posts to all executors. So this thread sees the answer, or the loop sees
-            # the executor.
-            self._waiting.append(executor)
-            try:
-                if self.error is None and must_wait():
-                    executor.serve()
-            except _WakeUp:
-                pass
-            finally:
+    def _wait_while(self, must_wait: Callable[[], bool], frame: Any) -> None:
+        try:
+            while must_wait():
+                # 1. This thread appends the frame, then asks `must_wait`. 2. The loop changes the
+                # answer, then posts to all frames. So this thread sees the answer, or the loop sees
+                # the frame.
+                self._waiting.append(frame)
                 try:
-                    self._waiting.remove(executor)
-                except ValueError:
+                    if self.error is None and must_wait():
+                        frame.serve()
+                except _WakeUp:
                     pass
-            if self.error is not None:
-                self._raise()
+                finally:
+                    try:
+                        self._waiting.remove(frame)
+                    except ValueError:
+                        pass
+                if self.error is not None:
+                    self._raise()
+        finally:
+            if frame is not self._frame:
+                self._close(frame)
 
     def _raise(self) -> None:
         error = self.error
@@ -270,8 +283,8 @@ class Exchange:
 
     def _lend_thread(self) -> None:
         # To the current task: its context is a copy, so no other task sees this.
-        if self._frame is not None:
-            AsyncToSync.executors.current = self._frame
+        if self._lent is not None:
+            AsyncToSync.executors.current = self._lent
 
     async def _pump(self) -> None:
         self._lend_thread()

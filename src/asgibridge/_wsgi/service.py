@@ -6,6 +6,10 @@ is closed or garbage, or the interpreter exits. ::
     (none) --first request--> starting --lifespan.startup--> serving --close()--> ended
                                   `------startup failed----> failed
 
+**No answer to** ``lifespan.startup``. An application that looks at no scope's type may read until
+its request is over: it waits in ``receive`` again. One whose startup takes long does not. So when
+the time is up, the former is cancelled and served without lifespan, the latter is waited for.
+
 The adapter has a `LoopThread`, whose lock guards which `Service` is at work. A Service is one such
 thread, from its start to its end; a forked child has none, and the next request there starts one.
 The Service refers to the application, not to the adapter.
@@ -20,6 +24,7 @@ all our threads (`asgibridge._process.threads`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -34,6 +39,8 @@ SHUTDOWN_SECONDS = 10.0
 """How long an application may take to answer ``lifespan.shutdown``. Arbitrary: what
 ``docker stop`` grants a process before it kills it."""
 
+_logger = logging.getLogger("asgibridge.wsgi")
+
 _services: weakref.WeakSet[Service] = weakref.WeakSet()
 
 _LIFESPAN_ANSWERS = frozenset(
@@ -46,11 +53,18 @@ MODES = ("auto", "on", "off")
 class LoopThread:
     """Whichever service of ``application`` is at work in this process."""
 
-    def __init__(self, application: Callable[..., Any], lifespan: str) -> None:
+    def __init__(
+        self, application: Callable[..., Any], lifespan: str, timeout: float | None
+    ) -> None:
         if lifespan not in MODES:
             raise ValueError(f"lifespan={lifespan!r}: must be one of {', '.join(MODES)}")
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
+            raise ValueError(
+                f"lifespan_timeout={timeout!r}: must be a number of seconds above 0, or None"
+            )
         self._application = guarantee_single_callable(application)
         self._lifespan = lifespan
+        self._timeout = timeout
         self._service: Service | None = None
         self._lock = threading.RLock()
         fork.at_fork_of(self, LoopThread._forget_parent)
@@ -75,7 +89,7 @@ class LoopThread:
         with self._lock:
             service = self._service
             if service is None or service.has_ended:
-                service = Service(self._application, self._lifespan)
+                service = Service(self._application, self._lifespan, self._timeout)
                 _services.add(service)
                 service.worker.start()
                 self._service = service
@@ -108,9 +122,12 @@ class Service:
     state: dict[str, Any] | None = None
     """What the application put into the lifespan's ``state``; None without lifespan."""
 
-    def __init__(self, application: Callable[..., Any], lifespan: str) -> None:
+    def __init__(
+        self, application: Callable[..., Any], lifespan: str, timeout: float | None
+    ) -> None:
         self.application = application
         self._mode = lifespan
+        self._timeout = timeout
         self._ready = threading.Event()
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -170,7 +187,7 @@ class Service:
         if self._mode != "off":
             lifespan = _Lifespan(self.application)
             try:
-                await lifespan.start(must_have=self._mode == "on")
+                await lifespan.start(self._timeout, must_have=self._mode == "on")
             except Exception as error:
                 self._error = error
             self.state = lifespan.state if lifespan.is_supported else None
@@ -189,6 +206,7 @@ class _Lifespan:
         self._answers: asyncio.Queue[Any] = asyncio.Queue()
         self.state: dict[str, Any] = {}
         self.is_supported = False
+        self._receives = 0
         self._is_stopping = False
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -199,7 +217,7 @@ class _Lifespan:
             "state": self.state,
         }
         try:
-            await self._application(scope, self._incoming.get, self._send)
+            await self._application(scope, self._receive, self._send)
             self._answers.put_nowait({"type": "ended"})
         except BaseException as error:
             if self.is_supported and not self._is_stopping and isinstance(error, Exception):
@@ -207,6 +225,10 @@ class _Lifespan:
             self._answers.put_nowait({"type": "ended", "error": error})
             if not isinstance(error, Exception):
                 raise
+
+    async def _receive(self) -> Any:
+        self._receives += 1
+        return await self._incoming.get()
 
     async def _send(self, message: Any) -> None:
         if message["type"] not in _LIFESPAN_ANSWERS:
@@ -216,14 +238,15 @@ class _Lifespan:
             self.is_supported = True
         self._answers.put_nowait(message)
 
-    async def start(self, *, must_have: bool) -> None:
+    async def start(self, timeout: float | None, *, must_have: bool) -> None:
         """Send ``lifespan.startup``; raises if the application says that it failed.
 
-        An application that ends or raises instead of answering has no lifespan. By the
-        specification that is no error; if it ``must_have`` one, it is.
+        An application that ends or raises instead of answering has no lifespan, nor has one that
+        still receives after ``timeout`` seconds (None: it may do so for ever). By the specification
+        that is no error; if it ``must_have`` one, it is.
         """
         self._incoming.put_nowait({"type": "lifespan.startup"})
-        answer = await self._answers.get()
+        answer = await self._first_answer(timeout)
         kind = answer.get("type")
         if kind == "lifespan.startup.complete":
             return
@@ -233,9 +256,30 @@ class _Lifespan:
             raise RuntimeError(f"it answered lifespan.startup with {kind!r}")
         if must_have:
             raise answer.get("error") or RuntimeError(
-                "it has no lifespan (it ended without an answer to lifespan.startup), and "
+                "it has no lifespan (it gave no answer to lifespan.startup), and "
                 "lifespan='on' asks for one"
             )
+
+    async def _first_answer(self, timeout: float | None) -> Any:
+        while True:
+            try:
+                return await asyncio.wait_for(self._answers.get(), timeout)
+            except asyncio.TimeoutError:
+                if self._receives > 1:
+                    break
+                _logger.warning(
+                    "the ASGI application has not answered lifespan.startup for %g seconds; "
+                    "requests wait for it. If it has no lifespan, give AsgiToWsgi lifespan='off'",
+                    timeout,
+                )
+        _logger.warning(
+            "the ASGI application has not answered lifespan.startup within %g seconds and goes on "
+            "receiving: it seems to have no lifespan, and runs without. Give AsgiToWsgi "
+            "lifespan='off', and nothing waits for it",
+            timeout,
+        )
+        self._task.cancel()
+        return {"type": "ended"}
 
     async def stop(self) -> None:
         """Send ``lifespan.shutdown`` and wait for the answer, not for ever."""
