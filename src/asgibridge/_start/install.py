@@ -249,11 +249,12 @@ def _reach_children() -> None:
         pid: int = spawnv(path, _install_first(args, "multiprocessing.forkserver"), passfds)
         return pid
 
-    _replace(spawn, get_command_line)
-    _replace(util, spawnv_passfds)
+    replace(spawn, get_command_line)
+    replace(util, spawnv_passfds)
 
 
-def _replace(module: Any, wrapper: Callable[..., Any]) -> None:
+def replace(module: Any, wrapper: Callable[..., Any]) -> None:
+    """Put ``wrapper`` in the place of what it is named after in ``module``, once."""
     original = getattr(module, wrapper.__name__)
     if not hasattr(original, "_asgibridge"):
         wrapper.__doc__ = original.__doc__
