@@ -193,7 +193,8 @@ class TestInstall:
         message, *rest = script_output(f"""
     import asgibridge, sys
     {imports}
-    seen = lambda: (list(sys.meta_path), {{k: sys.modules[k] for k in sys.modules if "asgiref" in k}})
+    names = "asgiref", *(f"asgiref.{{name}}" for name in {SUBMODULES})
+    seen = lambda: (list(sys.meta_path), [sys.modules.get(name) for name in names])
     before = seen()
     try:
         asgibridge.install()
@@ -239,6 +240,7 @@ class TestInstall:
         """).splitlines() == ["asgibridge.install() comes too la", "original"]
 
     def test_state_can_be_asked(self, script_output):
+        assert asgibridge.is_installed is installer.is_installed
         assert script_output("""
     import sys
     from asgibridge._start import install as installer

@@ -27,9 +27,9 @@ def what_to_do() -> str:
             f"application comes early enough: start it with 'asgibridge run {program} ...'."
         )
     return (
-        f"{who}Put 'import asgibridge' and 'asgibridge.install()' (or 'import "
-        "asgibridge.autoinstall') before everything that imports asgiref (Django does), as the "
-        "first lines of the program, or start the program with 'asgibridge run'."
+        f"{who}Put 'import asgibridge; asgibridge.install()' (or 'import asgibridge.autoinstall') "
+        "before everything that imports asgiref (Django does), as the first lines of the program, "
+        "or start the program with 'asgibridge run'."
     )
 
 

@@ -150,8 +150,8 @@ def install() -> None:
     again does nothing.
 
     Raises RuntimeError, and changes nothing, if the original is already imported: two copies would
-    be two thread-sensitive worlds. ``import asgibridge.autoinstall`` and ``asgibridge run`` are
-    this call too.
+    be two thread-sensitive worlds; the error says who imported it. ``import
+    asgibridge.autoinstall`` and ``asgibridge run`` are this call too.
     """
     with _lock:
         _refuse_if_too_late()

@@ -25,11 +25,26 @@ from importlib.machinery import PathFinder, SourceFileLoader, SourcelessFileLoad
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from .._process import settings
+from .._version import __version__
 from .children import first, reach
 from .install import install
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
+
+
+verbose = False
+"""Whether to say on standard error what is run."""
+
+
+def problems() -> list[str]:
+    """What is wrong with the environment, a sentence each."""
+    found = settings.problems()
+    is_missing = importlib.util.find_spec("asgibridge._speedups") is None
+    if os.environ.get("ASGIBRIDGE_SPEEDUPS") == "require" and is_missing:
+        found.append(settings.NO_COMPILED_KERNEL)
+    return found
 
 
 class CannotRun(Exception):
@@ -69,6 +84,7 @@ def prepare_program(program: str, args: list[str]) -> CodeType:
     if not (_is_python(path) if is_runnable else _is_for_this_python(path)):
         _keep_agent()
         reach()
+        _say(f"executing {path}; asgibridge {__version__} is in asgiref's place in its Pythons")
         _hand_over(path, [program, *args])
     _install(["--", program, *args])
     sys.argv = [path, *args]
@@ -97,6 +113,13 @@ def _install(words: list[str]) -> None:
             "this Python imports it.)"
         ) from None
     reach()
+    program = " ".join(words[words[0] == "--" :])
+    _say(f"asgibridge {__version__} is in asgiref's place, and runs {program}")
+
+
+def _say(what: str) -> None:
+    if verbose and sys.stderr is not None:
+        print(f"asgibridge: {what} (process {os.getpid()}, {sys.executable})", file=sys.stderr)
 
 
 def _begin_again(words: list[str]) -> None:
@@ -106,7 +129,9 @@ def _begin_again(words: list[str]) -> None:
     import subprocess
 
     own: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *own, "-m", "asgibridge", "run", *words]
+    _say("something has imported asgiref before the program began: beginning again, before that")
+    options = ["-v"] if verbose else []
+    command = [sys.executable, *own, "-m", "asgibridge", "run", *options, *words]
     _hand_over(sys.executable, command)
 
 
