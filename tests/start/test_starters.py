@@ -1,6 +1,6 @@
 """Programs that start programs: agents with a ``sitecustomize`` of their own, process managers.
 
-What is here are programs of their kinds; the real ones are in tests/services/test_starters.py.
+What is here are programs of their kinds; the real ones are in tests/services/test_real_starters.py.
 """
 
 from __future__ import annotations
