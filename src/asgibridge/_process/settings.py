@@ -18,8 +18,7 @@ SPEEDUPS = ("auto", "require", "off")
 
 # What runs this project's tests and benchmarks reads these.
 _OF_TOOLS = {
-    f"{PREFIX}{name}"
-    for name in ("ASSEMBLE_PYTHON", "PYTHONS", "REQUIRE_SERVICES", "STAYS_ON_CORE", "TSAN_PYTHON")
+    f"{PREFIX}{name}" for name in ("ASSEMBLE_PYTHON", "PYTHONS", "REQUIRE_SERVICES", "TSAN_PYTHON")
 }
 
 NO_COMPILED_KERNEL = (
