@@ -1,16 +1,16 @@
 """asgibridge: asgiref's modules, names and behaviour, with a faster and more reliable core.
 
 Use it in place of asgiref, module for module (``from asgibridge.sync import sync_to_async``), or
-put it in asgiref's place for a whole program: ``import asgibridge.autoinstall`` as its first line,
-or ``asgibridge run …`` with no line changed.
+put it in asgiref's place for a whole program: ``asgibridge.install()`` as its first line, or
+``asgibridge run …`` with no line changed.
 """
 
 from __future__ import annotations
 
-from ._start.install import install
+from ._start.install import install, is_installed
 from ._version import __version__
 
-__all__ = ["IMPLEMENTATION", "__version__", "install"]
+__all__ = ["IMPLEMENTATION", "__version__", "install", "is_installed"]
 
 
 def __dir__() -> list[str]:

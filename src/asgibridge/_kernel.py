@@ -8,38 +8,32 @@
     eventlet's monkey-patched ``threading``, because a wait in compiled code does not yield to other
     greenlets. If ``threading`` is patched after this import, the next call changes the kernel.
 ``require``
-    the compiled kernel, or an ImportError (a RuntimeError where ``threading`` is patched later).
+    the compiled kernel, or a RuntimeError.
 ``off``
     the pure kernel.
 
-Any other value is an error. Under ``auto`` too, an extension that is there but does not load
+Any other value is a ValueError. Under ``auto`` too, an extension that is there but does not load
 raises, because running ten times slower without a word is no fallback.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from ._process import settings
 from ._process.cpython import is_subinterpreter, threading_is_patched
 
 __all__ = ["IMPLEMENTATION", "kernel"]
 
-CHOICES = ("auto", "require", "off")
 _EXTENSION = "asgibridge._speedups"
 
 
 def _choice() -> str:
-    choice = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
-    if choice not in CHOICES:
-        raise ImportError(
-            f"ASGIBRIDGE_SPEEDUPS={choice!r}: must be one of {', '.join(CHOICES)} "
-            "(or unset, for auto)"
-        )
-    return choice
+    return settings.read("ASGIBRIDGE_SPEEDUPS") or "auto"
 
 
 def _load() -> tuple[ModuleType, str]:
@@ -52,7 +46,7 @@ def _load() -> tuple[ModuleType, str]:
             "threading is monkey-patched, and waiting in compiled code would block every greenlet"
         )
     if choice == "require" and obstacle:
-        raise ImportError(
+        raise RuntimeError(
             f"ASGIBRIDGE_SPEEDUPS=require, but {obstacle}: set it to auto, or unset it"
         )
     if choice != "off" and not obstacle:
@@ -62,12 +56,13 @@ def _load() -> tuple[ModuleType, str]:
             if error.name != _EXTENSION:
                 raise
             if choice == "require":
-                raise ImportError(
-                    "ASGIBRIDGE_SPEEDUPS=require, but the compiled kernel is not installed: "
-                    "reinstall with a C compiler and ASGIBRIDGE_SPEEDUPS=require, or unset it"
-                ) from error
+                raise RuntimeError(settings.NO_COMPILED_KERNEL) from error
     return importlib.import_module("asgibridge._pure"), "pure"
 
+
+if not settings.told:
+    for _text in settings.unknown():
+        warnings.warn(_text, RuntimeWarning, stacklevel=2)
 
 if TYPE_CHECKING:
     from . import _pure as kernel

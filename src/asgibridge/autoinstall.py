@@ -1,7 +1,8 @@
-"""``import asgibridge.autoinstall``: `asgibridge.install` as one line.
+"""``import asgibridge.autoinstall``: `asgibridge.install` as one import.
 
-It belongs before everything that imports asgiref: first in ``manage.py`` and ``asgi.py``, or
-``pytest -p asgibridge.autoinstall``. Raises what `install` raises. (For pytest, which would warn
+For ``pytest -p asgibridge.autoinstall``, and where only a module can be named. In a file, write
+``import asgibridge`` and ``asgibridge.install()``: tools that tidy up imports delete this one, as
+unused, or move it below Django's. Raises what `install` raises. (For pytest, which would warn
 that it cannot rewrite a plugin imported before: PYTEST_DONT_REWRITE.)
 """
 

@@ -29,7 +29,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from . import _kernel
-from ._process import fork
+from ._process import fork, settings
 from ._sight.graph import take
 from ._sight.snapshot import Call, Frame, Snapshot, Task, Thread
 from ._waits.names import function_words
@@ -276,14 +276,9 @@ def read_environment() -> None:
     """Do what ASGIBRIDGE_TIMINGS and ASGIBRIDGE_WATCH ask for; child processes inherit them.
 
     They are `asgibridge.workers.collect_timings`, 1 or 0, and `watch`, in seconds, as set by
-    ``asgibridge run --watch``. ImportError for a bad value.
+    ``asgibridge run --watch``. ValueError for a bad value.
     """
     stats.read_environment()
-    value = os.environ.get("ASGIBRIDGE_WATCH")
-    if value:
-        try:
-            watch(float(value))
-        except ValueError:
-            raise ImportError(
-                f"ASGIBRIDGE_WATCH={value!r}: must be a number of seconds above 0"
-            ) from None
+    seconds = settings.read("ASGIBRIDGE_WATCH")
+    if seconds is not None:
+        watch(seconds)

@@ -19,7 +19,7 @@ of contexts runs, nor to executors of a user's own.
 
 The environment sets the policy a process begins with: ``ASGIBRIDGE_WORKERS`` (the kind),
 ``ASGIBRIDGE_WORKERS_LIMIT``, ``ASGIBRIDGE_WORKERS_WAIT_TIMEOUT`` and
-``ASGIBRIDGE_WORKERS_IDLE_TIMEOUT``; a bad value is an ImportError.
+``ASGIBRIDGE_WORKERS_IDLE_TIMEOUT``; a bad value is a ValueError.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._kernel import kernel
 from ._loops import kept
-from ._process import fork, threads
+from ._process import fork, settings, threads
 from ._workers.pool import HOOKS, Hook, LimitReached, pool
 from ._workers.stats import CONTENT_TYPE, Histogram, Stats, collect_timings, prometheus, stats
 
@@ -145,7 +145,7 @@ _DEFAULTS: dict[str, Any] = {**dict.fromkeys(Policy.__slots__), "idle_timeout": 
 
 
 def _checked_kind(kind: object) -> str:
-    if not isinstance(kind, str) or kind not in ("fresh", "keep", "new"):
+    if not isinstance(kind, str) or kind not in settings.KINDS:
         error = ValueError if isinstance(kind, str) else TypeError
         raise error(f"kind must be 'fresh', 'keep' or 'new', not {kind!r}")
     return kind
@@ -268,21 +268,16 @@ fork.at_fork(_after_fork_in_child)
 
 
 def _policy_of(environment: Mapping[str, str]) -> Policy:
-    values: dict[str, Any] = {}
-    for variable, name, convert, takes in (
-        ("ASGIBRIDGE_WORKERS", "kind", str, "fresh, keep or new"),
-        ("ASGIBRIDGE_WORKERS_LIMIT", "limit", int, "a whole number from 1 on"),
-        ("ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "wait_timeout", float, "seconds, from 0 on"),
-        ("ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "idle_timeout", float, "seconds, from 0 on"),
-    ):
-        text = environment.get(variable)
-        if text:
-            try:
-                values[name] = convert(text)
-                Policy(**values)
-            except ValueError:
-                raise ImportError(f"{variable}={text!r}: must be {takes} (or unset)") from None
-    return Policy(**values)
+    values = {
+        name: settings.read(variable, environment)
+        for variable, name in (
+            ("ASGIBRIDGE_WORKERS", "kind"),
+            ("ASGIBRIDGE_WORKERS_LIMIT", "limit"),
+            ("ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "wait_timeout"),
+            ("ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "idle_timeout"),
+        )
+    }
+    return Policy(**{name: value for name, value in values.items() if value is not None})
 
 
 set_policy(_policy_of(os.environ))

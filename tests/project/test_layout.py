@@ -16,7 +16,7 @@ import pytest
 # From the ground up. A name is a module, or a folder with all that is in it but is not named. A
 # module may import from its own floor and from those below it.
 PLAN = [
-    ["_version", "_process", "_start.install"],
+    ["_version", "_process", "_start.install", "_start.importers"],
     ["_waits"],
     ["_pure", "_speedups"],
     ["_kernel"],

@@ -336,17 +336,76 @@ class TestErrors:
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1] == ("ModuleNotFoundError: No module named 'not_there'")
 
-    def test_original_imported_before_the_program(self, site, cli, tmp_path):
-        start = tmp_path / "start"
-        start.mkdir()
-        (start / "sitecustomize.py").write_text(
-            f"import sys; sys.path.insert(0, {str(site)!r}); import asgiref.sync\n"
+    @pytest.mark.parametrize("flag", ["", "-I", "-S"])
+    def test_original_imported_before_the_program(self, site, flag):
+        """Where beginning again would not help."""
+        words = ["run", "show.py"]
+        program = (
+            f"import sys; sys.path[:0] = [{str(site)!r}, *{sys.path!r}]; import asgiref.sync\n"
+            f"import os; os.environ['PYTHONPATH'] = {'' if flag else BOOTSTRAP!r}\n"
+            f"from asgibridge._start.cli import main; sys.exit(main({words}))"
         )
-        paths = os.pathsep.join([str(start), *map(os.path.abspath, children.python_path())])
-        done = cli("run", "show.py", PYTHONPATH=paths)
+        done = children.run(*filter(None, [flag]), "-c", program, cwd=site)
         assert (done.returncode, done.stdout) == (2, "")
         assert "asgiref, asgiref.sync" in done.stderr
         assert "sitecustomize" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "takes"),
+        [
+            ("SPEEDUPS", "yes", "one of auto, require, off"),
+            ("WORKERS", "Keep", "fresh, keep or new"),
+            ("WORKERS_LIMIT", "0", "a whole number from 1 on"),
+            ("WORKERS_WAIT_TIMEOUT", "-1", "seconds, from 0 on"),
+            ("WORKERS_IDLE_TIMEOUT", "nan", "seconds, from 0 on"),
+            ("WATCH", "soon", "a number of seconds above 0"),
+            ("TIMINGS", "2", "0 or 1"),
+        ],
+    )
+    def test_of_a_bad_setting(self, site, cli, variable, value, takes):
+        """Told before the program starts; and never an ImportError, which Django's ``manage.py``
+        takes for a missing Django."""
+        variable = f"ASGIBRIDGE_{variable}"
+        done = cli("run", "show.py", **{variable: value})
+        said = f"{variable}={value!r}: must be {takes} (or unset)"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"asgibridge: {said}\n")
+        program = (
+            "try:\n    import asgibridge.sync, asgibridge.workers\n"
+            "except ValueError as error:\n    print(error)"
+        )
+        assert children.run("-c", program, cwd=site, **{variable: value}).stdout.strip() == said
+
+    def test_of_a_compiled_kernel_that_is_required_and_not_there(self, site):
+        program = (
+            "import importlib.util, sys\n"
+            "find_spec = importlib.util.find_spec\n"
+            "importlib.util.find_spec = lambda name, package=None: (\n"
+            "    None if name == 'asgibridge._speedups' else find_spec(name, package))\n"
+            "from asgibridge._start.cli import main; sys.exit(main(['run', 'show.py']))"
+        )
+        done = children.run("-c", program, cwd=site, ASGIBRIDGE_SPEEDUPS="require")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("asgibridge: ASGIBRIDGE_SPEEDUPS=require, but the compiled")
+
+    @pytest.mark.parametrize(
+        ("variable", "hint"),
+        [
+            ("ASGIBRIDGE_WORKER", "ASGIBRIDGE_WORKERS may be meant"),
+            ("ASGIBRIDGE_WORKERS_TIMEOUT", "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT may be meant"),
+            ("ASGIBRIDGE_XYZ", "(there are ASGIBRIDGE_SPEEDUPS, "),
+        ],
+    )
+    def test_of_an_unknown_setting(self, site, variable, hint):
+        def run(*words):
+            return children.run(*words, cwd=site, **{variable: "1"})
+
+        said = f"the environment variable {variable} is unknown to asgibridge"
+        done = run("-m", "asgibridge", "run", "show.py")
+        assert (done.returncode, done.stdout) == (0, "asgibridge.sync\n")
+        (line,) = done.stderr.splitlines()  # once, though the program imports us as well
+        assert said in line
+        assert hint in line
+        assert f"RuntimeWarning: {said}" in run("-c", "import asgibridge.sync").stderr
 
 
 class TestChildProcesses:
@@ -459,6 +518,7 @@ class TestInfo:
         assert list(lines) == [
             "asgibridge",
             "kernel",
+            "about",
             "installed as asgiref",
             "original asgiref",
             "python",
@@ -466,7 +526,15 @@ class TestInfo:
             "platform",
             "event loop policy",
             "uvloop",
+            "workers",
+            "workers' limit",
+            "wait for a worker",
+            "idle workers live",
+            "watch",
+            "timings",
         ]
+        assert lines["about"].startswith("this process only, which runs no program of yours")
+        assert lines["workers"] == "fresh (ASGIBRIDGE_WORKERS is not set)"
         assert lines["asgibridge"] == f"{asgibridge.__version__} (answers for asgiref 3.13.0)"
         assert lines["kernel"].startswith(f"{asgibridge.IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS=")
         assert lines["installed as asgiref"] == "no"
@@ -479,7 +547,39 @@ class TestInfo:
         assert lines[1].startswith("kernel: none: ASGIBRIDGE_SPEEDUPS='maybe': must be one of ")
 
     def test_says_that_it_is_installed(self, output):
-        assert "installed as asgiref: yes" in output("run", "-m", "asgibridge", "info").splitlines()
+        lines = output("run", "-m", "asgibridge", "info").splitlines()
+        assert "installed as asgiref: yes" in lines
+        assert "about: a process under 'asgibridge run', as its other Pythons are" in lines
+
+    def test_has_the_settings_and_says_which_are_bad(self, output):
+        env = {"ASGIBRIDGE_WORKERS": "keep", "ASGIBRIDGE_WORKERS_LIMIT": "0"}
+        lines = output("info", **env, ASGIBRIDGE_WATCH="soon", ASGIBRIDGE_TIMING="1").splitlines()
+        assert "workers: keep (ASGIBRIDGE_WORKERS)" in lines
+        assert (
+            "workers' limit: BAD: ASGIBRIDGE_WORKERS_LIMIT='0': must be a whole number from 1 on "
+            "(or unset)" in lines
+        )
+        assert any(line.startswith("watch: BAD: ASGIBRIDGE_WATCH='soon'") for line in lines)
+        assert lines[-1].startswith(
+            "warning: the environment variable ASGIBRIDGE_TIMING is unknown"
+        )
+
+    @POSIX
+    def test_may_be_read_in_part(self, site):
+        """As by ``head``, which goes away."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "asgibridge", "info"],
+            cwd=site,
+            env=children.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        with process.stderr:
+            assert process.stderr.read() == b""
+        assert process.wait(children.SECONDS) == 0
 
     def test_warns_of_the_original_loaded_beside_it(self, site):
         program = "import asgiref.sync; from asgibridge._start.cli import main; main(['info'])"
@@ -510,6 +610,21 @@ class TestVersionAndHelp:
 def _site_packages(python: Path) -> Path:
     words = ["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     return Path(children.run(*words, program=str(python), cwd=python.parent).stdout.strip())
+
+
+class TestVerbose:
+    def test_says_what_runs(self, cli):
+        done = cli("run", "-v", "show.py", "-x")
+        assert done.stdout == "asgibridge.sync\n"
+        (line,) = done.stderr.splitlines()
+        assert "is in asgiref's place, and runs show.py -x (process " in line
+
+    @POSIX
+    def test_says_what_is_executed(self, cli):
+        done = cli("run", "-v", sys.executable, "show.py")
+        assert done.stdout == "asgibridge.sync\n"
+        (line,) = done.stderr.splitlines()
+        assert f"executing {sys.executable}; " in line
 
 
 class TestWatch:

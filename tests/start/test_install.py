@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import shutil
 import sys
+import textwrap
+import typing
 from pathlib import Path
 
 import pytest
@@ -114,25 +116,6 @@ class TestModules:
     assert asgiref.__version__ == "3.13.0" and asgiref.timeout is asgibridge.timeout
         """)
 
-    def test_never_carry_the_alias_spec_not_for_a_moment(self, script_output):
-        """Another thread may be looking."""
-        assert (
-            script_output("""
-    import asgibridge.local, types
-    asgibridge.install()
-
-    class Watched(types.ModuleType):
-        def __setattr__(self, name, value):
-            print("set", name)
-            super().__setattr__(name, value)
-
-    asgibridge.local.__class__ = Watched
-    import asgiref.local
-    print(asgiref.local is asgibridge.local)
-        """)
-            == "True"
-        )
-
     def test_imported_by_many_threads_at_once(self, script_output):
         assert (
             script_output("""
@@ -210,12 +193,14 @@ class TestInstall:
         message, *rest = script_output(f"""
     import asgibridge, sys
     {imports}
-    before = list(sys.meta_path), dict(sys.modules)
+    names = "asgiref", *(f"asgiref.{{name}}" for name in {SUBMODULES})
+    seen = lambda: (list(sys.meta_path), [sys.modules.get(name) for name in names])
+    before = seen()
     try:
         asgibridge.install()
     except RuntimeError as error:
         print(error)
-    assert (list(sys.meta_path), dict(sys.modules)) == before
+    assert seen() == before
     print(asgiref.__version__)
         """).splitlines()
         assert named in message
@@ -255,6 +240,7 @@ class TestInstall:
         """).splitlines() == ["asgibridge.install() comes too la", "original"]
 
     def test_state_can_be_asked(self, script_output):
+        assert asgibridge.is_installed is installer.is_installed
         assert script_output("""
     import sys
     from asgibridge._start import install as installer
@@ -269,6 +255,295 @@ class TestInstall:
     sys.modules["asgiref.sync"] = type(sys)("asgiref.sync")
     state()
         """).splitlines() == ["False False", "False True", "True False", "False True"]
+
+
+HOOKS = {
+    # Each defines register(name, hook): hook(module) is to be called once the module is imported.
+    "a loader in the other's place": """
+        class Chained:
+            def __init__(self, loader): self.loader = loader
+            def create_module(self, spec): return self.loader.create_module(spec)
+            def exec_module(self, module):
+                self.loader.exec_module(module)
+                self.hook(module)
+
+        class Finder:
+            is_busy = False
+            def find_spec(self, name, path=None, target=None):
+                if name != self.name or self.is_busy: return None
+                self.is_busy = True
+                try:
+                    return self.chain(importlib.util.find_spec(name))
+                finally:
+                    self.is_busy = False
+            def chain(self, spec):
+                spec.loader = Chained(spec.loader)
+                spec.loader.hook = self.hook
+                return spec
+
+        def register(name, hook):
+            finder = Finder()
+            finder.name, finder.hook = name, hook
+            sys.meta_path.insert(0, finder)
+    """,
+    "a loader for a spec of its own": """
+        class Mine(Finder):
+            def chain(self, spec):
+                loader = Chained(spec.loader)
+                loader.hook = self.hook
+                is_package = spec.submodule_search_locations is not None
+                return importlib.machinery.ModuleSpec(
+                    spec.name, loader, origin=spec.origin, is_package=is_package
+                )
+
+        def register(name, hook):
+            finder = Mine()
+            finder.name, finder.hook = name, hook
+            sys.meta_path.insert(0, finder)
+    """,
+    "a method of the loader": """
+        class Mine(Finder):
+            def chain(self, spec):
+                exec_module, hook = spec.loader.exec_module, self.hook
+                def exec_and_call(module):
+                    exec_module(module)
+                    hook(module)
+                spec.loader.exec_module = exec_and_call
+                return spec
+
+        def register(name, hook):
+            finder = Mine()
+            finder.name, finder.hook = name, hook
+            sys.meta_path.insert(0, finder)
+    """,
+    "hooks kept by the module's name": """
+        hooks = {}
+        class ByName(Chained):
+            def hook(self, module):
+                for hook in hooks.pop(module.__name__, ()):
+                    hook(module)
+
+        class Mine(Finder):
+            def chain(self, spec):
+                spec.loader = ByName(spec.loader)
+                return spec
+
+        def register(name, hook):
+            hooks.setdefault(name, []).append(hook)
+            finder = Mine()
+            finder.name = name
+            sys.meta_path.insert(0, finder)
+    """,
+}
+FIRST_HOOK = next(iter(HOOKS.values()))
+
+
+def with_hooks(kind, rest):
+    parts = "import importlib.machinery, importlib.util, sys\n", FIRST_HOOK, HOOKS[kind], rest
+    return "".join(textwrap.dedent(part) for part in parts)
+
+
+class TestPostImportHooks:
+    """What agents do to patch modules as they are imported."""
+
+    @pytest.mark.parametrize("name", ["asgiref", "asgiref.sync", "asgiref.local"])
+    @pytest.mark.parametrize("is_first", [True, False], ids=["agent first", "asgibridge first"])
+    @pytest.mark.parametrize("kind", HOOKS)
+    def test_get_the_module_that_the_program_gets(self, script_output, kind, is_first, name):
+        register, install = f"register({name!r}, hook)", "asgibridge.install()"
+        first, second = (register, install) if is_first else (install, register)
+        if name == "asgiref" and not is_first:
+            second += "; del sys.modules['asgiref']"  # install() has imported it
+        source = f"""
+            import asgibridge, inspect
+            seen = []
+            def hook(module):
+                seen.append(module)
+                module.patched = True
+                spec, source = module.__spec__, inspect.getsource(module)
+                loader = getattr(spec.loader, "loader", spec.loader)
+                assert source.startswith(chr(34) * 3)
+                assert spec.origin == loader.get_filename(spec.name) == module.__file__
+                assert loader.get_source(spec.name) == source
+                assert loader.get_data(module.__file__).startswith(source[:99].encode())
+                assert module.__loader__ is not None
+            {first}
+            {second}
+            module = importlib.import_module({name!r})
+            (once,) = seen
+            assert once is module is sys.modules[{name!r}] and module.patched
+            own = {name!r}.replace("asgiref.", "asgibridge.")
+            assert module.__name__ == module.__spec__.name == own
+            if own != "asgiref":
+                assert module is sys.modules[own] is importlib.reload(module)
+            print(type(module.__spec__).__name__)
+        """
+        assert script_output(with_hooks(kind, source)) == "ModuleSpec"
+
+    @pytest.mark.parametrize("is_first", [True, False], ids=["agent first", "asgibridge first"])
+    def test_of_wrapt(self, script_output, is_first):
+        pytest.importorskip("wrapt")
+        register = "wrapt.register_post_import_hook(seen.append, 'asgiref.sync')"
+        first, second = register, "asgibridge.install()"
+        if not is_first:
+            first, second = second, first
+        script_output(f"""
+            import asgibridge, wrapt
+            seen = []
+            {first}
+            {second}
+            import asgiref.sync
+            assert seen == [asgiref.sync], seen
+            assert asgiref.sync is asgibridge.sync
+        """)
+
+    def test_that_raise_are_called_again(self, script_output):
+        source = """
+            import asgibridge
+            calls = []
+            def hook(module):
+                calls.append(module.__name__)
+                if len(calls) == 1:
+                    raise LookupError
+            register("asgiref.local", hook)
+            asgibridge.install()
+            try:
+                import asgiref.local
+            except LookupError:
+                print(asgibridge.local.__name__, asgibridge.local.__spec__.name)
+            import asgiref.local
+            print(*calls)
+        """
+        assert script_output(with_hooks("a loader in the other's place", source)).splitlines() == [
+            "asgibridge.local asgibridge.local",
+            "asgiref.local asgiref.local",
+        ]
+
+    def test_other_threads_wait_for(self, script_output):
+        """They would use what is not patched yet."""
+        source = """
+            import asgibridge, threading
+            in_hook, go_on = threading.Event(), threading.Event()
+            def hook(module):
+                in_hook.set()
+                assert go_on.wait(30)
+                module.patched = True
+            register("asgiref.local", hook)
+            asgibridge.install()
+            first = threading.Thread(target=importlib.import_module, args=("asgiref.local",))
+            first.start()
+            assert in_hook.wait(30)
+            import asgibridge.local  # nobody waits for this one
+            threading.Timer(0.1, go_on.set).start()
+            import asgiref.local
+            print(asgiref.local.patched)
+            first.join(30)
+        """
+        assert script_output(with_hooks("a loader in the other's place", source)) == "True"
+
+    def test_load_by_hand(self, script_output):
+        script_output("""
+            import asgibridge, importlib.util
+            asgibridge.install()
+            spec = importlib.util.find_spec("asgiref.timeout")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            assert module is asgibridge.timeout
+            assert (module.__name__, module.__spec__.name) == ("asgibridge.timeout",) * 2
+        """)
+
+    def test_a_finder_that_finds_the_original_by_itself_does_not_win(self, script_output):
+        script_output("""
+            import asgibridge, importlib.machinery, sys
+            class Finder:
+                def find_spec(self, name, path=None, target=None):
+                    if name.split(".")[0] == "asgiref":
+                        return importlib.machinery.PathFinder.find_spec(name, path)
+            sys.meta_path.insert(0, Finder())
+            asgibridge.install()
+            import asgiref.sync
+            assert asgiref.sync is asgibridge.sync
+        """)
+
+    def test_errors_of_a_finder_leave_everything_as_it_was(self, script_output):
+        script_output("""
+            import asgibridge, sys
+            class Finder:
+                def find_spec(self, name, path=None, target=None):
+                    if name == "asgiref":
+                        raise LookupError
+            sys.meta_path.insert(0, Finder())
+            before = list(sys.meta_path)
+            try:
+                asgibridge.install()
+            except LookupError:
+                assert sys.meta_path == before
+                print("raised")
+        """)
+
+
+class TestWhoWasFirst:
+    """The error says which file has imported the original, and where."""
+
+    FILES: typing.ClassVar = {
+        "plain": "\nimport asgiref.sync\n",
+        "tried": "try:\n    from asgiref import sync\nexcept ImportError:\n    pass\n",
+        "checked": (
+            "from typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    import asgiref.typing\n"
+            "else:\n    import plain\n"
+        ),
+        "late": "def f():\n    from asgiref.sync import original\n",
+        "outer": "import asgiref\nimport plain\n",
+        "other": "import plain\nimport asgiref\n",
+    }
+
+    @pytest.mark.parametrize(
+        ("imports", "file", "line"),
+        [
+            ("import plain", "plain.py", 2),
+            ("import tried, plain", "tried.py", 2),
+            ("import checked, tried", "plain.py", 2),
+            ("import late; late.f()", "late.py", 2),
+            ("import late, plain; late.f()", "plain.py", 2),
+            ("import outer", "outer.py", 1),
+            ("import other", "plain.py", 2),
+            ("import asgiref, plain", "script.py", 3),
+            ("import plain, asgiref", "plain.py", 2),
+            ("import os, asgiref\n    import plain", "script.py", 3),
+            ("__import__('asgiref')", None, 0),
+        ],
+    )
+    def test_is_said(self, script_output, tmp_path, imports, file, line):
+        for name, text in self.FILES.items():
+            (tmp_path / f"{name}.py").write_text(text)
+        message = script_output(f"""
+    {imports}
+    try:
+        import asgibridge.autoinstall
+    except RuntimeError as error:
+        print(error)
+    import asgiref.sync
+        """)
+        if file is None:
+            assert "imported first" not in message
+        else:
+            assert f"It was imported first by {tmp_path / file}, line {line}. " in message
+
+    @pytest.mark.parametrize("words", [("bin/server",), ("-m", "server")], ids=" ".join)
+    def test_a_server_is_to_be_started_with_us(self, tmp_path, words):
+        """No line of the application comes early enough."""
+        for name, text in {
+            "bin/server": "import sys; sys.path.insert(0, '.'); import server.__main__",
+            "server/__main__.py": "import server.cli",
+            "server/cli.py": "import asgiref.sync, importlib\nimportlib.import_module('app')",
+            "app.py": "import asgibridge.autoinstall",
+        }.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(text)
+        done = children.run(*words, cwd=tmp_path)
+        assert "cli.py, line 1. server does that before it imports the app" in done.stderr
+        assert "start it with 'asgibridge run server ...'" in done.stderr
 
 
 class TestAutoinstall:

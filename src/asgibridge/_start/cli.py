@@ -10,8 +10,9 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from .._process import settings
 from .._version import ASGIREF_VERSION, __version__
 from . import run as starter
 
@@ -22,8 +23,9 @@ examples:
   asgibridge run manage.py runserver
   asgibridge run --watch 5 manage.py runserver
 
-A PROGRAM that is no file is looked up as a command. All words after it are its own. Its child
-processes are reached too, unless they run Python with -E, -I or -S.
+A PROGRAM that is no file is looked up as a command. A file that is no Python source (a Python, a
+shell script) is executed. All words after PROGRAM are its own. Its child processes are reached too,
+unless they run Python with -E, -I or -S.
 """
 
 
@@ -44,14 +46,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command == "info":
         from . import info  # not above: a program we run decides itself when asyncio is imported
 
-        for line in info.lines():
-            print(line)
-        return 0
+        return _print(info.lines())
     if options.module is None and not program:
         run_parser.error("nothing to run: give a script, a command, or -m and a module")
     if options.watch is not None:
         # By the environment: it reaches child processes, and nothing is loaded before its time.
         os.environ["ASGIBRIDGE_WATCH"] = options.watch
+    problems = starter.problems()
+    for problem in problems:
+        print(f"asgibridge: {problem}", file=sys.stderr)
+    if problems:
+        return 2
+    for text in settings.unknown():
+        print(f"asgibridge: {text}", file=sys.stderr)
+    settings.told = True
+    starter.verbose = options.verbose
     try:
         if options.module is not None:
             code = starter.prepare_module(options.module, program)
@@ -61,6 +70,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"asgibridge: {error}", file=sys.stderr)
         return error.status
     exec(code, sys.modules["__main__"].__dict__)
+    return 0
+
+
+def _print(lines: Iterable[str]) -> int:
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has enough (head does). At exit Python would flush once more, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -105,8 +125,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "run",
         help="run a program with asgibridge in asgiref's place, no line changed",
         usage=(
-            "asgibridge run [--watch SECONDS] PROGRAM [ARG ...]\n"
-            "       asgibridge run [--watch SECONDS] -m MODULE [ARG ...]"
+            "asgibridge run [-v] [--watch SECONDS] PROGRAM [ARG ...]\n"
+            "       asgibridge run [-v] [--watch SECONDS] -m MODULE [ARG ...]"
         ),
         description="Run a Python program with asgibridge in asgiref's place.",
         epilog=_EXAMPLES,
@@ -118,6 +138,12 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         type=_seconds,
         metavar="SECONDS",
         help="print who waits for whom when a sync function has been running for so long",
+    )
+    run.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say on standard error what is run, and that asgibridge is in asgiref's place there",
     )
     run.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
     info_help = "print versions and settings, one 'key: value' a line, for a bug report"

@@ -11,15 +11,17 @@ import warnings
 from collections.abc import Iterator
 from importlib import metadata
 
+from .._process import settings
 from .._process.cpython import is_gil_enabled
 from .._version import ASGIREF_VERSION, __version__
-from .install import is_installed, real_asgiref_loaded
+from .install import BOOTSTRAP, is_installed, real_asgiref_loaded
 
 
 def lines() -> Iterator[str]:
     """The report on this process, line by line."""
     yield f"asgibridge: {__version__} (answers for asgiref {ASGIREF_VERSION})"
     yield f"kernel: {_kernel()}"
+    yield f"about: {_about()}"
     yield f"installed as asgiref: {'yes' if is_installed() else 'no'}"
     yield f"original asgiref: {_original()}"
     yield f"python: {platform.python_implementation()} {platform.python_version()}"
@@ -27,12 +29,43 @@ def lines() -> Iterator[str]:
     yield f"platform: {platform.platform()}"
     yield f"event loop policy: {_policy()}"
     yield f"uvloop: {_uvloop()}"
+    for label, variable, default in (
+        ("workers", "ASGIBRIDGE_WORKERS", "fresh"),
+        ("workers' limit", "ASGIBRIDGE_WORKERS_LIMIT", "none"),
+        ("wait for a worker", "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "without end"),
+        ("idle workers live", "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "10"),
+        ("watch", "ASGIBRIDGE_WATCH", "off"),
+        ("timings", "ASGIBRIDGE_TIMINGS", "1 on the compiled kernel, 0 on the pure one"),
+    ):
+        yield f"{label}: {_setting(variable, default)}"
+    for text in settings.unknown():
+        yield f"warning: {text}"
+
+
+def _setting(variable: str, default: str) -> str:
+    try:
+        value = settings.read(variable)
+    except ValueError as error:
+        return f"BAD: {error}"
+    if value is None:
+        return f"{default} ({variable} is not set)"
+    return f"{os.environ[variable]} ({variable})"
+
+
+def _about() -> str:
+    if os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] == BOOTSTRAP:
+        return "a process under 'asgibridge run', as its other Pythons are"
+    return (
+        "this process only, which runs no program of yours; 'asgibridge run -m asgibridge info' "
+        "shows what a program finds"
+    )
 
 
 def _kernel() -> str:
+    settings.told = True  # of unknown variables, below
     try:
         from .._kernel import IMPLEMENTATION
-    except ImportError as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         return f"none: {error}"
     speedups = os.environ.get("ASGIBRIDGE_SPEEDUPS") or "auto"
     return f"{IMPLEMENTATION} (ASGIBRIDGE_SPEEDUPS={speedups})"

@@ -2,7 +2,9 @@
 
 There is no way back from installed. `install` owns three things, all of the process:
 
-* one finder at the front of ``sys.meta_path``, which answers for ``asgiref`` and its submodules;
+* one finder on ``sys.meta_path``, which answers for ``asgiref`` and its submodules. It is before
+  Python's own, and behind those that others have put in front of them: they are post-import hooks,
+  which ask the finders after them what there is;
 * the facade, the module ``asgiref`` itself. It is a module of its own because one module cannot
   carry two ``__version__``s; the submodules are asgibridge's very modules, loaded when asked for;
 * two wrappers in multiprocessing, so that its spawn and forkserver children are installed before
@@ -17,10 +19,11 @@ This file is loaded by every child Python under ``asgibridge run``: it imports a
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import sys
 import threading
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 
 from .._version import ASGIREF_VERSION
 
@@ -37,6 +40,7 @@ BOOTSTRAP = os.path.join(_PACKAGE, "_bootstrap")
 """The directory from which a child Python is installed as it starts."""
 
 _MODULES = "compatibility current_thread_executor local server sync testing timeout typing wsgi"
+_FACADE_FILE = os.path.join(_PACKAGE, "__init__.py")
 _ALIASES = {f"asgiref.{name}": f"asgibridge.{name}" for name in _MODULES.split()}
 
 # multiprocessing imports one of these when it first starts a child of that kind, and never earlier.
@@ -46,42 +50,90 @@ _STARTERS = {
 }
 
 
+class _Spec(ModuleSpec):
+    """What an alias is imported by.
+
+    The import system writes it into asgibridge's own module. The module has this spec, and the
+    alias's name, only while it is imported under the alias: post-import hooks, which run then, look
+    for the name that they were registered for (wrapt's read it from the module). Python says when
+    that time begins and ends by the attribute ``_initializing``; threads that import the same alias
+    wait for it.
+    """
+
+    at_end: Callable[[], None] | None = None
+
+    @property
+    def _initializing(self) -> bool:
+        return bool(self.__dict__.get("is_initializing"))
+
+    @_initializing.setter
+    def _initializing(self, value: bool) -> None:
+        self.__dict__["is_initializing"] = value
+        if not value and self.at_end is not None:
+            self.at_end()
+
+
+class _Loader(SourceFileLoader):
+    """Loads one alias: it is asgibridge's module. Sources and resources are those of its file."""
+
+    own: tuple[ModuleType, ModuleSpec | None, str] | None = None  # the module, its spec and name
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        if spec.name == "asgiref":
+            return _finder.facade
+        module = importlib.import_module(_ALIASES[spec.name])
+        if not isinstance(module.__spec__, _Spec):
+            self.own = module, module.__spec__, module.__name__
+            if isinstance(spec, _Spec):
+                spec.at_end = self._give_back
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module is _finder.facade:
+            module.__doc__ = "asgibridge, in asgiref's place."
+            module.__version__ = ASGIREF_VERSION  # type: ignore[attr-defined]
+            return
+        spec = module.__spec__
+        if isinstance(spec, _Spec) and spec._initializing:
+            module.__name__ = spec.name
+        else:  # by hand, or by a spec of an agent's: nobody would say when the hooks are done
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self.own is not None:
+            module, spec, name = self.own
+            module.__spec__, module.__name__ = spec, name
+            self.own = None
+
+
 class _Finder:
-    """Finds and loads ``asgiref`` and its submodules, and notices multiprocessing's start."""
+    """Finds ``asgiref`` and its submodules, and notices multiprocessing's start."""
 
     def __init__(self) -> None:
         # An asgiref deleted from sys.modules comes back as this one, with its submodules in place.
         self.facade = type(sys)("asgiref")
+        self.facade.__file__ = _FACADE_FILE  # whatever an agent's own spec says
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        loader: Any = self  # by protocol: importlib.abc's base classes are dear to import
         if fullname == "asgiref":
             # An empty search path: no other finder finds a submodule, such as the original's.
-            init = os.path.join(_PACKAGE, "__init__.py")
-            spec = ModuleSpec(fullname, loader, origin=init, is_package=True)
-            spec.has_location = True
-            return spec
+            return _spec(ModuleSpec, fullname, _FACADE_FILE, is_package=True)
         if fullname in _ALIASES:
-            return ModuleSpec(fullname, loader, origin=_ALIASES[fullname])
+            own = importlib.util.find_spec(_ALIASES[fullname])
+            return None if own is None else _spec(_Spec, fullname, str(own.origin))
         if fullname in _STARTERS:
             _reach_children()
         return None
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.facade if spec.name == "asgiref" else None
 
-    def exec_module(self, module: ModuleType) -> None:
-        if module is self.facade:
-            module.__doc__ = "asgibridge, in asgiref's place."
-            module.__version__ = ASGIREF_VERSION  # type: ignore[attr-defined]
-            return
-        # The import system writes its spec into the module that it made, and then takes the module
-        # that it finds in sys.modules. So the spec of asgibridge's module stays as it is, for a
-        # thread that imports that module just now, and for reload().
-        name = module.__name__
-        sys.modules[name] = importlib.import_module(_ALIASES[name])
+def _spec(
+    kind: type[ModuleSpec], name: str, file: str, *, is_package: bool | None = None
+) -> ModuleSpec:
+    spec = kind(name, _Loader(name, file), origin=file, is_package=is_package)
+    spec.has_location = True
+    return spec
 
 
 _finder = _Finder()
@@ -98,32 +150,45 @@ def install() -> None:
     again does nothing.
 
     Raises RuntimeError, and changes nothing, if the original is already imported: two copies would
-    be two thread-sensitive worlds. ``import asgibridge.autoinstall`` and ``asgibridge run`` are
-    this call too.
+    be two thread-sensitive worlds; the error says who imported it. ``import
+    asgibridge.autoinstall`` and ``asgibridge run`` are this call too.
     """
     with _lock:
         _refuse_if_too_late()
         is_new = _finder not in sys.meta_path
-        if is_new:
-            sys.meta_path.insert(0, _finder)
         for name in ("asgiref", *_ALIASES):
             if name in sys.modules and sys.modules[name] is None:  # import switched off
                 del sys.modules[name]
-        importlib.import_module("asgiref")
         try:
+            if is_new:
+                sys.meta_path.insert(_place(), _finder)
+                found = importlib.util.find_spec("asgiref")
+                if found is None or found.origin != _FACADE_FILE:
+                    # A finder before ours asks none: it has found the original.
+                    sys.meta_path.remove(_finder)
+                    sys.meta_path.insert(0, _finder)
+            importlib.import_module("asgiref")
             # A thread may have found the original just before the finder was there; importing it
             # above has waited for that thread.
             _refuse_if_too_late()
-        except RuntimeError:
-            if is_new:
+        except BaseException:
+            if is_new and _finder in sys.meta_path:
                 sys.meta_path.remove(_finder)
             raise
         if "multiprocessing.spawn" in sys.modules:
             _reach_children()
 
 
+def _place() -> int:
+    """The index of Python's first finder in ``sys.meta_path``."""
+    for i, finder in enumerate(sys.meta_path):
+        if str(getattr(finder, "__module__", "")).startswith(("_frozen_importlib", "importlib.")):
+            return i
+    return 0
+
+
 def is_installed() -> bool:
-    """Whether ``import asgiref`` gives asgibridge's modules in this process."""
+    """Whether ``import asgiref`` gives asgibridge's modules in this process. From any thread."""
     return _finder in sys.meta_path and not _originals()
 
 
@@ -145,20 +210,21 @@ def _originals() -> list[str]:
 def _is_ours(name: str, module: ModuleType | None) -> bool:
     if module is None or module is _finder.facade:
         return True
-    if name in _ALIASES and module is sys.modules.get(_ALIASES[name]):
-        return True
-    # The stand-in that is in sys.modules while another thread is importing the alias.
-    return getattr(getattr(module, "__spec__", None), "loader", None) is _finder
+    # By its name where it was imported anew since.
+    alias = _ALIASES.get(name)
+    return alias is not None and (
+        module is sys.modules.get(alias) or getattr(module, "__name__", None) == alias
+    )
 
 
 def _refuse_if_too_late() -> None:
     originals = _originals()
     if originals:
+        from . import importers  # only now: it reads sources
+
         raise RuntimeError(
             "asgibridge.install() comes too late: the original asgiref is already imported "
-            f"({', '.join(sorted(originals))}). Put 'import asgibridge.autoinstall' before "
-            "everything that imports asgiref (Django does), as the first line of the program, "
-            "or start the program with 'asgibridge run'."
+            f"({', '.join(sorted(originals))}). {importers.what_to_do()}"
         )
 
 
@@ -183,11 +249,12 @@ def _reach_children() -> None:
         pid: int = spawnv(path, _install_first(args, "multiprocessing.forkserver"), passfds)
         return pid
 
-    _replace(spawn, get_command_line)
-    _replace(util, spawnv_passfds)
+    replace(spawn, get_command_line)
+    replace(util, spawnv_passfds)
 
 
-def _replace(module: Any, wrapper: Callable[..., Any]) -> None:
+def replace(module: Any, wrapper: Callable[..., Any]) -> None:
+    """Put ``wrapper`` in the place of what it is named after in ``module``, once."""
     original = getattr(module, wrapper.__name__)
     if not hasattr(original, "_asgibridge"):
         wrapper.__doc__ = original.__doc__

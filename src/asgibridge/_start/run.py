@@ -5,15 +5,15 @@ its multiprocessing children must find their ``__main__``. sys.argv, sys.path[0]
 attributes are those that ``python script`` or ``python -m module`` would have set. The caller runs
 the code, so that a traceback shows one Python frame of ours, not five.
 
-A program that cannot run here (a binary, a shell script, another environment's Python script)
-replaces this process. The environment reaches child processes: PYTHONPATH begins with a directory
-whose ``sitecustomize`` installs asgibridge as a Python starts, unless that Python is told to ignore
-it (``-E``, ``-I``, ``-S``).
+A program that cannot run here (a binary, a shell script, another environment's command) replaces
+this process. The environment reaches child processes (`children`), unless they are Pythons that are
+told to ignore it (``-E``, ``-I``, ``-S``).
 """
 
 from __future__ import annotations
 
 import builtins
+import errno
 import importlib.util
 import os
 import pkgutil
@@ -25,10 +25,26 @@ from importlib.machinery import PathFinder, SourceFileLoader, SourcelessFileLoad
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .install import BOOTSTRAP, install
+from .._process import settings
+from .._version import __version__
+from .children import first, reach
+from .install import install
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
+
+
+verbose = False
+"""Whether to say on standard error what is run."""
+
+
+def problems() -> list[str]:
+    """What is wrong with the environment, a sentence each."""
+    found = settings.problems()
+    is_missing = importlib.util.find_spec("asgibridge._speedups") is None
+    if os.environ.get("ASGIBRIDGE_SPEEDUPS") == "require" and is_missing:
+        found.append(settings.NO_COMPILED_KERNEL)
+    return found
 
 
 class CannotRun(Exception):
@@ -44,8 +60,7 @@ def prepare_module(name: str, args: list[str]) -> CodeType:
 
     Raises CannotRun, or what a package raises that is imported on the way.
     """
-    _reach_child_processes()
-    _install()
+    _install(["-m", name, *args])
     _put_first_on_path(os.getcwd())
     sys.argv = ["-m", *args]  # for a package that is imported on the way
     spec = _find_main(name)
@@ -58,18 +73,20 @@ def prepare_module(name: str, args: list[str]) -> CodeType:
 def prepare_program(program: str, args: list[str]) -> CodeType:
     """The code to run in ``__main__`` now for the script or command ``program`` with ``args``.
 
-    A file, or a directory or zip file with a ``__main__.py``, is run as ``python program`` does,
-    whatever its first line says. Anything else is a command: looked up on PATH, then beside this
-    Python. One that is not for this Python replaces the process, and this call does not return.
-    Raises CannotRun, or SyntaxError for the script.
+    Python source, or a directory or zip file with a ``__main__.py``, is run as ``python program``
+    does. What is no file is a command: looked up on PATH, then beside this Python. A command for
+    another Python, and what is no Python source (a Python itself, a shell script), replaces the
+    process, and this call does not return. Raises CannotRun, or SyntaxError for the script.
     """
     # A directory that only happens to have a command's name is not meant.
     is_runnable = os.path.isfile(program) or os.path.isfile(os.path.join(program, "__main__.py"))
     path = program if is_runnable else _find_command(program)
-    _reach_child_processes()
-    if path != program and not _is_for_this_python(path):
+    if not (_is_python(path) if is_runnable else _is_for_this_python(path)):
+        _keep_agent()
+        reach()
+        _say(f"executing {path}; asgibridge {__version__} is in asgiref's place in its Pythons")
         _hand_over(path, [program, *args])
-    _install()
+    _install(["--", program, *args])
     sys.argv = [path, *args]
     # A directory or zip file is a place to import from, as a plain script is not.
     if pkgutil.get_importer(path) is None:
@@ -80,22 +97,62 @@ def prepare_program(program: str, args: list[str]) -> CodeType:
 # --- before the program --------------------------------------------------------------------------
 
 
-def _reach_child_processes() -> None:
-    entries = os.environ.get("PYTHONPATH")
-    if not entries:  # an empty entry would be the current directory
-        os.environ["PYTHONPATH"] = BOOTSTRAP
-    elif entries.split(os.pathsep)[0] != BOOTSTRAP:
-        os.environ["PYTHONPATH"] = BOOTSTRAP + os.pathsep + entries
-
-
-def _install() -> None:
+def _install(words: list[str]) -> None:
+    entries = os.environ.get("PYTHONPATH", "")
     try:
         install()
     except RuntimeError as error:
+        # A sitecustomize of an agent's may have imported the original. Ours comes before it where
+        # it is the first, so this command begins once more.
+        if entries != first(entries):
+            _keep_agent()
+            reach()
+            _begin_again(words)
         raise CannotRun(
             f"{error} (Here that was before the program began: a .pth file or a sitecustomize of "
             "this Python imports it.)"
         ) from None
+    reach()
+    program = " ".join(words[words[0] == "--" :])
+    _say(f"asgibridge {__version__} is in asgiref's place, and runs {program}")
+
+
+def _say(what: str) -> None:
+    if verbose and sys.stderr is not None:
+        print(f"asgibridge: {what} (process {os.getpid()}, {sys.executable})", file=sys.stderr)
+
+
+def _begin_again(words: list[str]) -> None:
+    flags = sys.flags
+    if flags.ignore_environment or flags.isolated or flags.no_site:
+        return  # it would come to the same
+    import subprocess
+
+    own: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    _say("something has imported asgiref before the program began: beginning again, before that")
+    options = ["-v"] if verbose else []
+    command = [sys.executable, *own, "-m", "asgibridge", "run", *options, *words]
+    _hand_over(sys.executable, command)
+
+
+def _keep_agent() -> None:
+    """Let a Python that takes this one's place begin with the same ``sitecustomize``.
+
+    An agent that was started before us may have taken its directory out of PYTHONPATH, so that
+    it does not come into child processes. The program is none.
+    """
+    file = getattr(sys.modules.get("sitecustomize"), "__file__", None)
+    if isinstance(file, str):
+        directory = os.path.dirname(os.path.abspath(file))
+        entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if directory not in entries and directory not in _default_path():
+            os.environ["PYTHONPATH"] = os.pathsep.join([directory, *filter(None, entries)])
+
+
+def _default_path() -> list[str]:
+    import site
+
+    return [*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()]
 
 
 def _put_first_on_path(entry: str) -> None:
@@ -214,6 +271,30 @@ def _find_command(word: str) -> str:
     return path
 
 
+def _is_python(path: str) -> bool:
+    """Whether the file ``path``, which the user has named, is for this Python to run."""
+    if pkgutil.get_importer(path) is not None or path.lower().endswith((".py", ".pyw", ".pyc")):
+        return True
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError:
+        return True  # running it says why
+    interpreter = _interpreter(path)
+    if interpreter is not None:
+        # The command of another environment lies beside its Python.
+        beside = os.path.dirname(os.path.abspath(path)) == os.path.dirname(interpreter)
+        return not beside or _is_for_this_python(path)
+    if source.startswith(b"#!") or b"\0" in source:
+        return False
+    try:
+        compile(source, path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        # A shell runs what is executable and names no interpreter. What is not: say what is wrong.
+        return not os.access(path, os.X_OK)
+    return True
+
+
 def _is_for_this_python(path: str) -> bool:
     interpreter = _interpreter(path)
     try:
@@ -264,4 +345,7 @@ def _hand_over(path: str, words: list[str]) -> NoReturn:
             sys.exit(subprocess.call([path, *words[1:]]))
         os.execv(path, words)
     except OSError as error:
-        raise CannotRun(f"cannot run {path}: {error.strerror}") from None
+        if error.errno == errno.ENOEXEC:  # no first line that names an interpreter: as shells do
+            os.execv("/bin/sh", ["sh", path, *words[1:]])
+        hint = " (chmod +x makes it a program)" if isinstance(error, PermissionError) else ""
+        raise CannotRun(f"cannot run {path}: {error.strerror}{hint}") from None

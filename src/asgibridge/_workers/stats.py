@@ -7,12 +7,11 @@ by a few calls; none is lost.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import _kernel
-from .._process import threads
+from .._process import settings, threads
 from .._process.buckets import BOUNDS
 from .pool import pool
 
@@ -148,13 +147,10 @@ def _apply() -> None:
 
 
 def read_environment() -> None:
-    """Do what ``ASGIBRIDGE_TIMINGS`` asks for. ImportError for a value other than 0 and 1."""
-    value = os.environ.get("ASGIBRIDGE_TIMINGS")
-    if not value:
-        return
-    if value not in ("0", "1"):
-        raise ImportError(f"ASGIBRIDGE_TIMINGS={value!r}: must be 0 or 1 (or unset)")
-    collect_timings(value == "1")
+    """Do what ``ASGIBRIDGE_TIMINGS`` asks for. ValueError for a value other than 0 and 1."""
+    value = settings.read("ASGIBRIDGE_TIMINGS")
+    if value is not None:
+        collect_timings(value == "1")
 
 
 def prometheus(prefix: str = "asgibridge") -> str:
