@@ -54,7 +54,7 @@ class AsyncSingleThreadContext:
         self._lock = threading.RLock()
 
     def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
-        outer = state.single_thread_context.get(None)
+        outer = single_thread_context()
         if outer is None or (self._persistent_loop and not outer._persistent_loop):
             self.token = state.single_thread_context.set(self)
         return self
@@ -98,6 +98,10 @@ class AsyncSingleThreadContext:
             weakref.finalize(self, persistent.end).atexit = False
             return persistent
 
+    def _in_force(self) -> AsyncSingleThreadContext | None:
+        # What counts where this is in a context.
+        return self
+
     def _executor(self) -> Executor:
         executor = state.executors_of_runs.get(self)
         if executor is None:
@@ -107,6 +111,12 @@ class AsyncSingleThreadContext:
                 executor = Lease(worker_pool.family, is_counted=False)
             state.executors_of_runs[self] = executor
         return executor
+
+
+def single_thread_context() -> AsyncSingleThreadContext | None:
+    """The AsyncSingleThreadContext that is in force here."""
+    context = state.single_thread_context.get(None)
+    return None if context is None else context._in_force()
 
 
 class ThreadSensitiveContext:
