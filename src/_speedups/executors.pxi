@@ -4,11 +4,11 @@
 # have subclasses, attributes and weak references like any other.
 
 cdef class _CurrentThread:
-    # Nothing of it changes but what is in the inbox.
+    # Nothing of it changes, once others know of it, but what is in the inbox.
     cdef unsigned long thread_ident
     cdef unsigned long generation
     cdef Inbox inbox
-    cdef readonly object _old_executor
+    cdef public object _old_executor
     cdef public object _task_context  # set once, by the thread whose frame it is
 
     def __cinit__(self, *args, **kwargs):

@@ -181,9 +181,12 @@ def async_to_sync_iterator(
 
         for chunk in async_to_sync_iterator(response.aiter_bytes()): ...
 
-    All of its code runs in one task, on the loop that waits for this thread, or else on a new one
-    in another thread, from the first item to the last. While the thread waits for an item it runs
-    the thread-sensitive sync code that the iterator calls; between items such code waits.
+    All of its code runs in one task, from the first item to the last: on the loop that waits for
+    this thread; else on that of what is open further out (a persistent loop, a context manager,
+    another iterator); else on a new one in another thread. On that, the thread's `async_to_sync`
+    calls run too, as long as the iterator is open. While the thread waits for an item, or in such a
+    call, it runs the thread-sensitive sync code that the iterator calls; in between such code
+    waits.
 
     Leave the loop early, and an async generator is closed: at once as CPython drops the generator,
     or with ``contextlib.closing``. The thread waits for that. What is left open is closed when the
@@ -374,16 +377,22 @@ def async_to_sync_context_manager(manager: Any = None, *, force_new_loop: bool =
         with async_to_sync_context_manager(client.session()) as session:
             async_to_sync(session.get)(url)
 
-    Both run in one task, on the loop that waits for this thread, or else on a new one in another
-    thread, which goes on until the block is left. (At the top level `async_to_sync` calls in the
-    block run on loops of their own, though: what is bound to a loop, as many clients are, is better
-    used within one coroutine.) Thread-sensitive sync code that the task calls runs in this thread
-    while it enters and leaves; during the block it waits.
+    Both run in one task: on the loop that waits for this thread; else on that of what is open
+    further out (a persistent loop, another context manager, an iterator); else on a new one in
+    another thread, which goes on until the block is left. The `async_to_sync` calls, the context
+    managers and the iterators of the block are on the same loop. So what is bound to a loop, as
+    many clients are, can be used throughout. What they leave running is cancelled when the loop
+    ends.
+
+    Thread-sensitive sync code that a task of that loop calls runs in this thread, whenever the
+    thread waits for the loop; in between it waits. (Where a loop waits for this thread: while the
+    thread enters and leaves.)
 
     Raises what the manager raises; RuntimeError in a thread whose event loop is running, or when
-    left on another thread than it was entered on.
+    left on another thread than it was entered on, or after the persistent loop that it is on.
 
-    :param force_new_loop: use a new loop in any case.
+    :param force_new_loop: use a new loop in any case. Unless a loop waits for this thread, the
+        block's calls are on it.
     """
 
     def enter(open_: Callable[[], Any], shown: Any) -> AbstractContextManager[Any]:

@@ -38,6 +38,7 @@ from typing import Any
 
 from ._kernel import kernel
 from ._loops import kept
+from ._loops.lent import LentWait, lent_already
 from ._loops.persistent import PersistentLoop, at_home
 from ._process.cpython import signals
 from ._process.handover import call_if_open, take
@@ -75,6 +76,9 @@ class TopLevelRun:
     ) -> None:
         self._awaitable = [awaitable]  # popped by whoever begins it, or drops it: one of them
         self._executor = executor
+        # What the caller waits in. Not the executor where the caller is lent already: then tasks
+        # that were there before need the caller, too, and the executor passes its calls on.
+        self.server: CurrentThreadExecutor | LentWait = executor
         self._context = context
         self._served = served
         self._home = kernel.current_home()
@@ -110,7 +114,7 @@ class TopLevelRun:
                 while True:
                     try:
                         if self._started:
-                            self._executor.serve()
+                            self.server.serve()
                         else:
                             self._start_and_serve(on, task_context)
                         break
@@ -139,6 +143,7 @@ class TopLevelRun:
         finally:
             if not self._started:
                 self._drop_awaitable()
+            self._let_go_of_lent()
             pending = self._error = None
 
     def _start_and_serve(
@@ -146,14 +151,20 @@ class TopLevelRun:
         on: Executor | PersistentLoop | None,
         task_context: list[asyncio.Task[Any]] | None,
     ) -> None:
-        self._executor.hold()
         if type(on) is PersistentLoop:
             self._abandon_thread = on.abandon
+            lent = lent_already()
+            if lent is None:
+                self._executor.hold()
+            else:
+                self.server = LentWait(lent)
             if on.add(self):
                 self._started = True
-                self._executor.serve()
+                self.server.serve()
                 return
+            self._let_go_of_lent()
             on = None  # the block was left a moment ago
+        self._executor.hold()
         if on is None:
             if not worker_pool.is_plain_run and not is_in_hook.get():
                 lease = leases.Lease(worker_pool.family, is_counted=False)
@@ -186,6 +197,13 @@ class TopLevelRun:
                 self._started = False
                 raise
 
+    def _let_go_of_lent(self) -> None:
+        server = self.server
+        if isinstance(server, LentWait):
+            self.server = self._executor
+            server.end()
+            server.lent.let_go()
+
     def _submitted(self, future: Future[None]) -> None:
         # An executor that was shut down or broke may not have run us; then it says why.
         error = CancelledError() if future.cancelled() else future.exception()
@@ -199,7 +217,7 @@ class TopLevelRun:
                 worker.abandon()
         elif self._abandon_thread is not None:
             self._abandon_thread()
-        self._executor.quit()
+        self.server.quit()
 
     def _drop_awaitable(self) -> None:
         close = getattr(take(self._awaitable), "close", None)
@@ -237,6 +255,9 @@ class TopLevelRun:
 
     def start_on(self, loop: asyncio.AbstractEventLoop, home: kernel.Home) -> asyncio.Task[None]:
         """Make the main task, on a thread that belongs to ``home``."""
+        if isinstance(self.server, LentWait):
+            self._executor._old_executor = self.server.lent.frame
+            self._executor.close()
         body = self._body(None)
         if home is not self._home:
             body = at_home(self._home, body)
@@ -251,7 +272,7 @@ class TopLevelRun:
         self._error = error
         self._drop_awaitable()
         self._let_go_of_loop()
-        self._executor.close()
+        self.server.close()
 
     def _let_go_of_loop(self) -> None:
         loop, self._loop = self._loop, None

@@ -45,7 +45,13 @@ from asgibridge.iterators import (
     sync_to_async_iterator,
 )
 from asgibridge.limiters import CapacityLimiter
-from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
+from asgibridge.sync import (
+    AsyncSingleThreadContext,
+    SyncToAsync,
+    ThreadSensitiveContext,
+    async_to_sync,
+    sync_to_async,
+)
 from asgibridge.wsgi import WsgiToAsgi
 from wsgi_tools import EMPTY_REQUEST, http_scope
 
@@ -896,6 +902,37 @@ def enter(function):
         pass
 
 
+@contextlib.asynccontextmanager
+async def around():
+    yield
+
+
+def in_blocks(call, *blocks):
+    """``call``, within what rests on the same loop, with the same thread."""
+
+    def call_inside(function):
+        with contextlib.ExitStack() as stack:
+            for block in blocks:
+                stack.enter_context(block())
+            call(function)
+
+    return call_inside
+
+
+def in_each_block(way):
+    around_way = async_to_sync_context_manager(around)
+    persistent = functools.partial(AsyncSingleThreadContext, persistent_loop=True)
+    for name, blocks in {
+        "in_a_block": [around_way],
+        "in_two_blocks": [around_way, around_way],
+        "in_a_persistent_loop": [persistent],
+        "in_a_block_in_a_persistent_loop": [persistent, around_way],
+    }.items():
+        inside = in_blocks(way.call, *blocks)
+        yield dataclasses.replace(way, name=f"{way.name}_{name}", call=inside)
+
+
+OTHER_LOOPS = "new_loop", "in_a_thread_of_ours"
 ASYNC_WAYS = [
     AsyncWay("top_level", lambda function: async_to_sync(function)(), coroutine),
     AsyncWay(
@@ -916,6 +953,8 @@ ASYNC_WAYS = [
     ),
     AsyncWay("context_manager", enter, async_manager, hops=0),
 ]
+TOP_LEVEL_WAYS = [each for each in ASYNC_WAYS if each.name not in OTHER_LOOPS]
+ASYNC_WAYS += [inside for way in TOP_LEVEL_WAYS for inside in in_each_block(way)]
 
 each_async_way = pytest.mark.parametrize("way", ASYNC_WAYS, ids=str)
 

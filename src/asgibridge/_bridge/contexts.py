@@ -54,7 +54,7 @@ class AsyncSingleThreadContext:
         self._lock = threading.RLock()
 
     def __enter__(self) -> AsyncSingleThreadContext:  # noqa: PYI034 - Self is 3.11's
-        outer = state.single_thread_context.get(None)
+        outer = single_thread_context()
         # A foreign object may stand in for one, as asgiref lets it.
         if outer is None or (
             self._persistent_loop and not getattr(outer, "_persistent_loop", False)
@@ -101,6 +101,10 @@ class AsyncSingleThreadContext:
             weakref.finalize(self, persistent.end).atexit = False
             return persistent
 
+    def _in_force(self) -> Any:
+        # What counts where this is in a context.
+        return self
+
 
 def executor_of_runs(context: AsyncSingleThreadContext) -> Executor:
     """The one that runs the top-level calls within ``context``, made now if there is none."""
@@ -112,6 +116,16 @@ def executor_of_runs(context: AsyncSingleThreadContext) -> Executor:
             executor = Lease(worker_pool.family, is_counted=False)
         state.executors_of_runs[context] = executor
     return executor
+
+
+def single_thread_context() -> Any:
+    """The AsyncSingleThreadContext that is in force here."""
+    return in_force(state.single_thread_context.get(None))
+
+
+def in_force(context: Any) -> Any:
+    """What counts where ``context`` is entered: mostly itself, also if it is a foreign object."""
+    return context._in_force() if isinstance(context, AsyncSingleThreadContext) else context
 
 
 class ThreadSensitiveContext:

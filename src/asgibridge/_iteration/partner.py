@@ -5,15 +5,28 @@ and its code must run in one task on one loop, from beginning to end: time limit
 cancel scopes in it count on that. That task is the **partner**: it does its part when the
 **thread** asks, which waits meanwhile. `Partner` is both sides; a subclass writes `_body`.
 
-**Which loop**: as in `async_to_sync`, the one that the thread works for, if `sync_to_async` brought
-the thread here; else a new one on a thread of its own, by one `asyncio.run` from the partner's
-beginning to its end, which also ends what the partner leaves behind. (An AsyncSingleThreadContext's
-thread is not taken: other calls must be able to run in between.)
+**Which loop**, the first of these that there is:
+
+1. the one that the thread works for, if `sync_to_async` brought the thread here;
+2. the persistent loop that is in force: that of an AsyncSingleThreadContext, or of what is open
+   further out;
+3. a new one, on a thread of its own, which is from now on in force for what the thread calls, until
+   all that was opened on it has ended (`asgibridge._iteration.blocks`). (The thread of an
+   AsyncSingleThreadContext without a persistent loop is not taken: other calls must be able to run
+   in between.)
+
+``force_new_loop`` takes the third in any case. Under 2 and 3 the partner is a run of the
+`asgibridge._loops.persistent.PersistentLoop`: see there what that keeps alive, and tells.
 
 **While it waits, and only then**, the thread runs the thread-sensitive sync code that the partner
-calls, from the inbox of ``_frame``, an executor that lives as long as the partner. Code that is
-posted in between runs when the thread waits again. An item in that inbox ends the wait by raising
-(`_Answer`), as a signal handler may at any time.
+calls, from the inbox of ``_frame``. Under 1 that is an executor of the partner's own, and its items
+are run when the thread waits for the partner. Under 2 and 3 it is that of the thread, served also
+while the thread waits in a call, or for another partner: see `asgibridge._loops.lent`.
+
+**Who may touch what.** The thread alone: ``_here``, ``_has_finished``, and what says where the
+partner is. The loop's thread alone: ``_there``, ``_resting``, ``_has_left``, ``_listed_in``. The
+rest changes hands by ``_asked``, or is written once. No lock is held in here; the count of users of
+the block and that of the lent thread have theirs.
 
 **Asking.** Whoever pops the thread's token from ``_asked`` answers, and one of them always does:
 
@@ -21,16 +34,24 @@ posted in between runs when the thread waits again. An item in that inbox ends t
 2. The partner looks for the token when it has an item. At its end it sets ``_over``, and then looks
    for the token.
 
-**A closed loop.** If a loop that is not the partner's own is closed while the thread waits, the
-wait raises RuntimeError within a second, as in `async_to_sync`. Then nobody answers any more.
+**A closed loop.** If a loop that is not persistent is closed while the thread waits, the wait
+raises RuntimeError within a second, as in `async_to_sync`. Then nobody answers any more. A
+persistent loop cancels a partner that rests as it ends, and answers one that is waited for.
 
 **The end** is the body's own; or `close`, which lets a resting partner leave and cancels one that
 awaits something; or the cancellation of the task whose sync function waits here; or the loop's. A
 KeyboardInterrupt is raised where the thread waits, and then the sync code closes the partner; a
-second one, while the thread waits for the end, leaves the partner behind. Closed from another
-thread, or from a thread with a running loop (the garbage collector may do that), the partner is not
-waited for. At exit, every open partner is closed. In a forked child there is no partner, and asking
-raises RuntimeError.
+second one, while the thread waits for the end, leaves the partner behind, and the persistent loop
+with it. Closed from another thread, or from a thread with a running loop (the garbage collector may
+do that), the partner is not waited for. At exit, every open partner is closed. In a forked child
+there is no partner, and asking raises RuntimeError.
+
+**The end of the block** of case 3 comes with the last of its partners, in whatever order they end:
+
+* Who finishes the last on its thread, where that can wait, waits until the loop has ended as
+  `asyncio.run` ends one.
+* Who leaves a partner behind keeps it among the loop's runs. So the loop takes no further runs, if
+  it was the last, and ends with it; nobody waits for that.
 """
 
 from __future__ import annotations
@@ -41,16 +62,19 @@ import contextvars
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any
 
 from .. import _kernel, sync
-from .._process import cpython, fork, threads
+from .._bridge.contexts import single_thread_context
+from .._loops.lent import LentThread, lend
+from .._loops.persistent import PersistentLoop, at_home
+from .._process import cpython, fork
 from .._process.handover import take
-from .._process.items import FutureCall, Item
+from .._process.items import Item
 from .._waits import names
 from ..sync import AsyncToSync, SyncToAsync
+from .blocks import Block, forget_ended
 from .variables import Side
 
 
@@ -86,7 +110,12 @@ class Partner:
         self._generation = fork.generation
         self._frame: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._has_own_loop = False
+        self._on: PersistentLoop | None = None
+        self._lent: LentThread | None = None
+        self._in_block: list[Block] = []
+        self._home: Any = None
+        self._context: contextvars.Context | None = None  # until it begins
+        self._is_held = False
         self._asked: list[bool] = []
         self._leaving = False  # told by the thread
         self._has_left = False  # done by the body, and not to be disturbed any more
@@ -124,22 +153,65 @@ class Partner:
         # Have the partner go on, and wait until it answers or ends.
         self._check_use()
         self._task_context = getattr(SyncToAsync.threadlocal, "task_context", None)
-        if self._frame is None:
-            self._asked.append(True)
-            self._begin()
-        else:
-            self._here.tell()
-            self._asked.append(True)
-            self._send(self._on_question)
-        if self._over:
-            self._answer()
-        self._wait()
+        try:
+            if self._frame is None:
+                self._asked.append(True)
+                self._begin()
+            else:
+                self._hold()
+                self._here.tell()
+                self._asked.append(True)
+                self._send(self._on_question)
+            if self._over:
+                self._answer()
+            self._wait()
+        finally:
+            self._rest_on_loop()
         self._here.hear(self._there)
+
+    def _hold(self) -> None:
+        # Before the loop hears of it: what ends the loop from now on, we are to raise.
+        if self._on is not None and self._lent is not None:
+            self._is_held = True
+            self._lent.begin_wait(self)
+            self._on.hold(self)
+
+    def _rest_on_loop(self) -> None:
+        if self._on is None or self._lent is None:
+            return
+        if self._is_held:
+            self._is_held = False
+            self._lent.end_wait()
+        # Not if it has not begun: it never would, nor ever end.
+        if self.task is not None or self._over:
+            self._on.let_go(self)
 
     def _finish(self) -> None:
         # The partner is over: let its frame go, and raise what it raised.
         self._has_finished = True
         _unfinished.discard(self)
+        error, self._error = self._error, None
+        try:
+            try:
+                self._let_go()
+            finally:
+                self._here.hear(self._there)
+            if error is not None and not (
+                self._leaving and isinstance(error, asyncio.CancelledError)
+            ):
+                raise error
+        finally:
+            del error
+
+    def _let_go(self) -> None:
+        # Of what the thread serves, and of the block.
+        lent = self._lent
+        if lent is not None:
+            try:
+                self._leave_block(None if self._would_block_a_loop() else lent)
+            finally:
+                lent.let_go()
+            return
         frame = self._frame
         frame.close()
         while True:
@@ -148,33 +220,45 @@ class Partner:
                 break
             except _Answered:  # nobody has waited for that one
                 continue
-        self._here.hear(self._there)
-        error, self._error = self._error, None
-        try:
-            if error is not None and not (
-                self._leaving and isinstance(error, asyncio.CancelledError)
-            ):
-                raise error
-        finally:
-            del error
+
+    def _leave_block(self, lent: LentThread | None) -> None:
+        block = take(self._in_block)
+        if block is not None and block.let_go():
+            if lent is not None:
+                forget_ended()
+            block.close(lent)
 
     def close(self) -> None:
         """Have the partner leave, wait for its end, and raise what it raised in doing so."""
         frame = self._frame
-        if frame is None or self._has_finished or self._generation != fork.generation:
+        if frame is None or self._has_finished:
+            return
+        if self._generation != fork.generation:
+            self._has_finished = True
+            if self._in_block:  # which may have a loop of the child's
+                lent = lend()
+                try:
+                    self._leave_block(lent)
+                finally:
+                    lent.let_go()
             return
         if self._over and frame.owns_current_thread():
             self._finish()
             return
         self._leaving = True
         loop = self._loop
+        can_wait = (
+            frame.owns_current_thread()
+            and not self._would_block_a_loop()
+            and (loop is None or self._on is not None or loop.is_running())
+        )
+        if can_wait:
+            self._hold()
+        elif self._on is not None:
+            self._on.hold(self)
         self._send(self._on_leave)
-        if (
-            not frame.owns_current_thread()
-            or self._would_block_a_loop()
-            or (loop is not None and not self._has_own_loop and not loop.is_running())
-        ):
-            frame.quit()
+        if not can_wait:
+            self._leave_behind()
             return
         try:
             while not self._over:
@@ -183,9 +267,25 @@ class Partner:
                 if not self._over:
                     self._wait()
         except BaseException:
-            frame.quit()
+            self._leave_behind()
+            if self._on is not None:
+                self._on.abandon()
             raise
+        self._rest_on_loop()
         self._finish()
+
+    def _leave_behind(self) -> None:
+        # It goes on to its end, and nobody waits for that. It is a run still, so its loop waits.
+        self._has_finished = True
+        _unfinished.discard(self)
+        if self._lent is None:
+            self._frame.quit()
+            return
+        if self._is_held:
+            self._is_held = False
+            self._lent.end_wait()
+        self._leave_block(None)
+        self._lent.let_go()
 
     def _would_block_a_loop(self) -> bool:
         running = cpython.running_loop()
@@ -206,7 +306,7 @@ class Partner:
             return
         if not self._frame.owns_current_thread():
             raise RuntimeError("this has to be used on the thread on which it was begun")
-        if not self._has_own_loop and not self._over:
+        if self._on is None and not self._over:
             assert self._loop is not None
             if not self._loop.is_running():
                 raise RuntimeError("the event loop on which this was begun is not running any more")
@@ -215,88 +315,134 @@ class Partner:
         if threading.get_ident is not sync._get_ident:
             sync._go_on_under_monkey_patching()
         kernel = _kernel.kernel
-        executors = AsyncToSync.executors
-        outer = kernel.peek(executors, "current", None)
-        self._frame = frame = kernel.CurrentThreadExecutor(outer)
-        executors.current = frame
-        try:
-            context = contextvars.copy_context()
-        finally:
-            executors.current = outer
-        self._here.agreed = contextvars.copy_context()
         loop, _ = kernel.awaiting(SyncToAsync.threadlocal)
-        if self._force_new_loop:
-            loop = None
-        if loop is not None and loop.is_running():
+        if loop is not None and loop.is_running() and not self._force_new_loop:
+            self._set_frame(kernel.CurrentThreadExecutor(self._outer_frame()))
             self._loop = loop
             try:
-                kernel.call_soon(loop, self._begin_on, loop, context)
+                kernel.call_soon(loop, self._begin_on, loop)
                 return
             except RuntimeError:  # it was closed this moment
                 self._loop = None
-        self._has_own_loop = True
-        home = kernel.current_home()
-        inbox = kernel.Inbox()
-        inbox.put(FutureCall(Future(), self._run, (home, context), {}))
-        inbox.close()
-        worker = threads.Worker(inbox)
+        forget_ended()  # what was left behind, or by another thread
+        self._home = kernel.current_home()
+        self._lent = lent = lend()
         try:
-            worker.start()
+            self._on = self._persistent_loop()
+            self._set_frame(lent.frame)
+            self._is_held = True
+            lent.begin_wait(self)
+            if not self._on.add(self):  # the block was left a moment ago
+                self._on = self._new_block()
+                self._set_frame(lent.frame)
+                self._on.add(self)
+        except BaseException:
+            self._over = self._has_finished = True
+            self._context = None
+            try:
+                self._rest_on_loop()
+                self._leave_block(lent)
+            finally:
+                lent.let_go()
+            raise
+        _unfinished.add(self)
+
+    def _set_frame(self, frame: Any) -> None:
+        self._frame = frame
+        executors = AsyncToSync.executors
+        outer = self._outer_frame()
+        executors.current = frame
+        try:
+            self._context = contextvars.copy_context()
         finally:
-            # A signal handler may raise while we wait for the thread to report that it is up.
-            if worker.ident is None:
-                self._over = True
-            else:
-                # It may rest when the program ends, and is not waited for: see _close_at_exit.
-                worker.abandon()
-                _unfinished.add(self)
+            executors.current = outer
+        self._here.agreed = contextvars.copy_context()
+
+    def _outer_frame(self) -> Any:
+        return _kernel.kernel.peek(AsyncToSync.executors, "current", None)
+
+    def _persistent_loop(self) -> PersistentLoop:
+        context = None if self._force_new_loop else single_thread_context()
+        if context is not None and getattr(
+            context, "_persistent_loop", False
+        ):  # False: or it is a foreign object
+            if type(context) is Block:
+                if not context.join():
+                    return self._new_block()
+                self._in_block.append(context)
+            on = context._runs_on()
+            if isinstance(on, PersistentLoop):
+                return on
+        return self._new_block()
+
+    def _new_block(self) -> PersistentLoop:
+        self._leave_block(None)
+        block = Block(single_thread_context())
+        self._in_block.append(block)
+        on = block._persistent
+        assert on is not None
+        return on
 
     def _send(self, callback: Callable[[], None]) -> None:
         if self._loop is None:
             return  # the partner sees to it when it begins
         try:
             _kernel.kernel.call_soon(self._loop, callback)
-        except RuntimeError:  # closed: a loop of its own just ends
-            if not self._has_own_loop:
+        except RuntimeError:  # closed: a persistent loop has told us, or does so now
+            if self._on is None:
                 self._end()
 
     def _wait(self) -> None:
-        # A loop of its own is closed in its course; then comes the end, and that answers.
+        if self._lent is not None:
+            self._lent.serve_until_answered(self)
+            return
         try:
-            self._frame.serve(None if self._has_own_loop else self._loop)
+            self._frame.serve(self._loop)
         except _Answered:
             pass
 
+    def is_answered(self) -> bool:
+        """Whether the thread need not wait any longer. On any thread."""
+        return not self._asked
+
     # The loop's side
 
-    def _begin_on(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
+    def _begin_on(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            self.task = context.run(loop.create_task, self._main())
+            self.start_on(loop, None)
         except BaseException as error:
             self._error = error
             self._end()
             raise
-        self.task.add_done_callback(self._on_done)
 
-    def _run(self, home: Any, context: contextvars.Context) -> None:
-        # On the thread of its own, from beginning to end.
-        try:
-            _kernel.kernel.at_home(home, context.run, _asyncio_run, self._main)
-        except BaseException as error:
-            if self._error is None:
+    def start_on(self, loop: asyncio.AbstractEventLoop, home: Any) -> asyncio.Task[None]:
+        """Make the partner's task, on a thread that belongs to ``home``; None: it is ours."""
+        context, self._context = self._context, None
+        assert context is not None
+        body = self._main()
+        if home is not None and home is not self._home:
+            body = at_home(self._home, body)
+        self._loop = loop
+        self.task = context.run(loop.create_task, body)
+        self.task.add_done_callback(self._on_done)
+        return self.task
+
+    def serves(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Note that the thread serves the thread-sensitive calls of that loop."""
+        AsyncToSync.loop_thread_executors[loop] = self._frame
+
+    def finish(self, error: BaseException | None) -> None:
+        """The partner's task has ended, or never will begin."""
+        if not self._over:
+            if self._error is None or error is not None:
                 self._error = error
-        finally:
-            if self._loop is not None:
-                AsyncToSync.loop_thread_executors.pop(self._loop, None)
             self._end()
 
     async def _main(self) -> None:
-        if self._has_own_loop:
-            loop = asyncio.get_running_loop()
-            self.task = asyncio.current_task()
+        if self._on is not None:
             # For the tasks of this loop that have not inherited it.
-            AsyncToSync.loop_thread_executors[loop] = self._frame
-            self._loop = loop
+            self.serves(asyncio.get_running_loop())
+        self.task = asyncio.current_task()
         self._there.agreed = contextvars.copy_context()
         try:
             if not self._leaving:
@@ -305,28 +451,41 @@ class Partner:
         except GeneratorExit:
             self._error = RuntimeError("the event loop was dropped before this had ended")
             raise
+        except asyncio.CancelledError as error:
+            self._error = error
+            if self._on is not None and self._on.is_ending and not self._leaving:
+                self._error = RuntimeError(_LOOP_HAS_ENDED)
+                self._error.__cause__ = error
         except BaseException as error:
             self._error = error
         finally:
             self._there.tell()
-            if not self._has_own_loop:
+            if self._on is None:
                 self._end()
 
     def _on_done(self, task: asyncio.Task[Any]) -> None:
-        # Cancelled before its first step, it has never come to its body.
-        if not self._over:
+        if self._over or (self._on is not None and self._on.is_to_tell(self)):
+            return
+        if self._error is None:
+            # Cancelled before its first step, it has never come to its body.
             self._error = asyncio.CancelledError() if task.cancelled() else task.exception()
-            self._end()
+        self._end()
 
     def _end(self) -> None:
         self._over = True
         self._delist()
+        if self._on is not None and self._loop is not None:
+            AsyncToSync.loop_thread_executors.pop(self._loop, None)
         self._answer()
 
     def _answer(self) -> None:
         # On either side.
-        if take(self._asked):
+        if not take(self._asked):
+            return
+        if self._lent is None:
             self._frame.post(_ANSWER)
+        else:
+            self._lent.wake()
 
     def _on_question(self) -> None:
         if self._over:
@@ -358,6 +517,8 @@ class Partner:
 
     async def _rest(self) -> bool:
         # In the body: wait until the thread asks. False if it is to leave.
+        if self._on is not None and self._on.is_ending:
+            raise asyncio.CancelledError  # once more: the body has gone on after the first
         if self._leaving:
             pass
         elif self._asked:
@@ -387,13 +548,10 @@ class Partner:
             listed_in.remove(self.task)
 
 
-def _asyncio_run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    coroutine = body()
-    try:
-        asyncio.run(coroutine)  # looked up now: a program may have replaced it
-    finally:
-        coroutine.close()
-
+_LOOP_HAS_ENDED = (
+    "the event loop on which this was begun has ended: leave what is open on it before the "
+    "AsyncSingleThreadContext that it belongs to"
+)
 
 _unfinished: weakref.WeakSet[Partner] = weakref.WeakSet()
 

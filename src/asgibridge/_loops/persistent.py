@@ -12,6 +12,10 @@ else of a run, from its first step to its end, happens on the loop's thread. Who
 of ``_runs`` tells its caller. So each caller is told exactly once, and waits for nothing but its
 own coroutine: tasks it has left running stay.
 
+An iterator or context manager that is open on the loop (`asgibridge._iteration.partner`) is a run,
+too, in ``_runs`` while its thread waits for it (`hold` to `let_go`), and an ordinary task of the
+loop while it rests. So a block that is left before it does not wait for it, but cancels it.
+
 **The end.** A block that is left takes no further runs (calls with a copy of its context then go
 the way they do outside), waits for those in flight, and then ends the loop as `asyncio.run` does:
 leftover tasks cancelled, async generators and default executor shut down, loop closed. The leaving
@@ -38,17 +42,29 @@ import types
 import weakref
 from collections.abc import Coroutine, Generator
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._bridge import state
 from .._kernel import kernel
 from .._process import fork, threads
 from .._process.handover import call_if_open
 from . import kept
+from .lent import LentWait
 
 if TYPE_CHECKING:
     from ..current_thread_executor import CurrentThreadExecutor
-    from ..runners import TopLevelRun
+
+
+class Run(Protocol):
+    """What a thread waits for, and has one task of the loop for: a call, or what is open there."""
+
+    def start_on(
+        self, loop: asyncio.AbstractEventLoop, home: kernel.Home
+    ) -> asyncio.Task[None]: ...
+
+    def serves(self, loop: asyncio.AbstractEventLoop) -> None: ...
+
+    def finish(self, error: BaseException | None) -> None: ...
 
 
 class PersistentLoop:
@@ -61,21 +77,23 @@ class PersistentLoop:
         self.is_abandoned = False
         # Guarded by the lock, which is re-entrant because a finalizer may end the loop.
         self._lock = threading.RLock()
-        self._runs: list[TopLevelRun] = []
+        self._runs: list[Run] = []
         self._has_begun = False
         self._is_refusing = False
         self._is_finished = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._leaving: list[CurrentThreadExecutor] = []
+        self._leaving: list[CurrentThreadExecutor | LentWait] = []
         self._failure: BaseException | None = None
         # Of the loop's thread.
-        self._tasks: dict[TopLevelRun, asyncio.Task[Any]] = {}
+        self._untold: list[Run] = []
+        self.is_ending = False
+        self._tasks: dict[Run, asyncio.Task[Any]] = {}
 
     def is_usable(self) -> bool:
         """Whether `add` is going to take a run. False in a forked child."""
         return not self._is_refusing and self._generation == fork.generation
 
-    def add(self, run: TopLevelRun) -> bool:
+    def add(self, run: Run) -> bool:
         """Have ``run`` started; False if no further runs are taken. From any thread.
 
         Raises what keeps the thread from starting, or has ended the loop (see `raise_failure`).
@@ -101,6 +119,27 @@ class PersistentLoop:
             call_if_open(loop, self._start, run)  # whoever closes it tells the run
         return True
 
+    def hold(self, run: Run) -> bool:
+        """Keep the loop from ending because the block is left, until `let_go`. From any thread.
+
+        For a run that was added before, and that a thread waits for again. False if the loop is
+        ending already, and its tasks with it.
+        """
+        with self._lock:
+            if run not in self._runs:
+                if self._loop is None or (self._is_refusing and not self._runs):
+                    return False
+                self._runs.append(run)
+        return True
+
+    def let_go(self, run: Run) -> None:
+        """No thread waits for ``run`` any more, though its task may go on. From any thread."""
+        self._take_out(run)
+
+    def is_to_tell(self, run: Run) -> bool:
+        """Whether the loop has failed, and is going to `finish` that run. On its thread."""
+        return run in self._untold
+
     def end(self) -> None:
         """Take no further runs, and end when there is none any more. From any thread."""
         if self._generation != fork.generation:
@@ -109,9 +148,9 @@ class PersistentLoop:
             self._is_refusing = True
             loop = None if self._runs else self._loop
         if loop is not None:
-            call_if_open(loop, loop.stop)
+            call_if_open(loop, self._stop)
 
-    def close(self, server: CurrentThreadExecutor) -> None:
+    def close(self, server: CurrentThreadExecutor | LentWait) -> None:
         """`end` it and wait, serving ``server`` of the calling thread meanwhile.
 
         Raises what has ended the loop before its time, if no call has.
@@ -170,7 +209,7 @@ class PersistentLoop:
         except BaseException as raised:
             error = raised
         with self._lock:
-            runs = self._take_all()
+            runs = self._untold = self._take_all()
             if not runs:  # now, because the next call does not wait for this thread
                 self._failure = error
         try:
@@ -181,11 +220,12 @@ class PersistentLoop:
                 untold = raised
         for run in runs:  # only if there is an error
             run.finish(error)
+        self._untold = []
         if not self._let_leave(untold) and untold is not None:
             threads.report_error(untold)
         error = untold = runs = run = None  # type: ignore[assignment]
 
-    def _take_all(self) -> list[TopLevelRun]:
+    def _take_all(self) -> list[Run]:
         # No run is taken any more: those there are have to be told.
         with self._lock:
             self._is_refusing = True
@@ -211,19 +251,31 @@ class PersistentLoop:
             for run in self._runs:
                 loop.call_soon(self._start, run)
             if not self._runs:
-                loop.call_soon(loop.stop)
+                loop.call_soon(self._stop)
+
+    def _stop(self) -> None:
+        # Once: a second time would stop what cleans up.
+        if self._loop is not None and not self.is_ending:
+            self._loop.stop()
 
     def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.is_ending = True
         with self._lock:
             if self._leaving:
-                state.loop_thread_executors[loop] = self._leaving[-1]
+                server = self._leaving[-1]
+                frame = server.lent.frame if isinstance(server, LentWait) else server
+                state.loop_thread_executors[loop] = frame
         try:
             kept.close(loop)
         finally:
             state.loop_thread_executors.pop(loop, None)
+            # A task that nobody waits for, and that asyncio has given up.
+            left = [run for run in self._tasks if run not in self._untold]
             self._tasks.clear()
+            for run in left:
+                run.finish(RuntimeError("the event loop has ended before this had"))
 
-    def _start(self, run: TopLevelRun) -> None:
+    def _start(self, run: Run) -> None:
         loop = self._loop
         if run not in self._runs or loop is None:
             return  # the loop is being cleaned up
@@ -235,23 +287,24 @@ class PersistentLoop:
             raise
         task.add_done_callback(lambda task: self._ended(run, task))
 
-    def _ended(self, run: TopLevelRun, task: asyncio.Task[None]) -> None:
+    def _ended(self, run: Run, task: asyncio.Task[None]) -> None:
         self._tasks.pop(run, None)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._take_out(run):
             run.finish(error)
-            others = list(self._tasks)
-            if others and self._loop is not None:
-                others[-1].serves(self._loop)
+        others = list(self._tasks)
+        if others and self._loop is not None:
+            others[-1].serves(self._loop)
 
-    def _take_out(self, run: TopLevelRun) -> bool:
+    def _take_out(self, run: Run) -> bool:
         # False: it is being told by who has taken it.
         with self._lock:
             if run not in self._runs:
                 return False
             self._runs.remove(run)
-            if self._is_refusing and not self._runs and self._loop is not None:
-                self._loop.stop()
+            loop = self._loop if self._is_refusing and not self._runs else None
+        if loop is not None:
+            call_if_open(loop, self._stop)
         return True
 
     def _submitted(self, future: Future[None]) -> None:

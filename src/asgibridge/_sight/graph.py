@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import _kernel, runners
+from .._loops.lent import LentWait
 from .._process import cpython, threads
 from .._process.handover import call_if_open
 from .._waits import edges
@@ -307,15 +308,29 @@ class _Reader:
         if held is not None:
             return self.wakes.get(id(held), [])
         mine = [executor for executor, thread_ident in self.frames if thread_ident == ident]
-        outer = {id(executor._old_executor) for executor in mine}
-        innermost = {id(executor) for executor in mine} - outer
+        innermost = {id(executor) for executor in mine}
+        for executor in mine:
+            # A frame of a lent thread is known by way of frames that never served.
+            outer = executor._old_executor
+            while outer is not None:
+                innermost.discard(id(outer))
+                outer = getattr(outer, "_old_executor", None)
         if stacks.is_with_a_partner(self.stacks.get(ident, ())):
-            tasks = [each.task for each in self.partners if id(each._frame) in innermost]
+            tasks = [
+                each.task
+                for each in self.partners
+                if id(each._frame) in innermost
+                and (each._lent is None or each._lent.waiters[-1:] == [each])
+            ]
             return [("task", id(task)) for task in tasks if task is not None]
         if not self._is_waiting(ident):
             return []
         for run in self.runs:
-            if id(run._executor) in innermost:
+            server: Any = run.server
+            if isinstance(server, LentWait):
+                is_inner = server.lent.waiters[-1:] == [server]
+                server = server.lent.frame if is_inner else None
+            if id(server) in innermost:
                 return [("task", id(task)) for task in run._tasks]
         for details in self.calls_on.get(ident, [])[-1:]:
             task = edges.innermost(details["tasks"])

@@ -26,6 +26,10 @@ _WAITS = os.path.dirname(os.path.abspath(names.__file__)) + os.sep
 _STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _ASYNCIO = os.path.dirname(asyncio.__file__)
 _POOL_WORKER = (concurrent.futures.thread.__file__, "_worker")
+_BEFORE_WAITS = {
+    (asyncio.base_events.__file__, "call_soon_threadsafe"),
+    (threading.__file__, "start"),
+}
 # Innermost while the C code that they call waits for something to do.
 _IDLE = {
     (function.__code__.co_filename, function.__code__.co_name)
@@ -80,10 +84,12 @@ def is_with_a_partner(stack: tuple[Frame, ...]) -> bool:
     for frame in reversed(stack):
         if _is_of(frame, codes):
             return is_ours
-        # It may wait for the partner's thread to start. While it waits, it looks for deadlocks now
-        # and then, and asks other modules.
-        is_ours = frame.file.startswith(_WAITS) or (
-            is_ours and frame.file.startswith(_WAITING_FILES)
+        # Before it waits, it wakes the loop, or starts its thread; that may go on before the
+        # function has returned. While it waits, it looks for deadlocks, and asks other modules.
+        is_ours = (
+            frame.file.startswith(_WAITS)
+            or (frame.file, frame.function) in _BEFORE_WAITS
+            or (is_ours and frame.file.startswith(_WAITING_FILES))
         )
     return False
 

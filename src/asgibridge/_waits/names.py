@@ -15,8 +15,8 @@ drivers: dict[types.CodeType, str] = {}
 """By the code of each of our coroutines that runs one of the program's: the local variable with
 what it runs, a coroutine or an object whose ``shown`` is the user's function."""
 partners: list[type] = []
-"""The classes of ours whose objects have a ``task``, and ``_ask`` and ``close``, in which a thread
-waits for it and serves their ``_frame``."""
+"""The classes of ours whose objects have a ``task``, and an ``_ask`` and a ``close`` in which a
+thread waits for it and serves their ``_frame``."""
 waiting: list[types.CodeType] = []
 """The functions of ours in which a thread waits for async code."""
 
