@@ -99,6 +99,7 @@ cdef class WakeChannel:
     cdef object __weakref__
     cdef object loop  # a weak reference: a thread's cache must not keep a finished loop alive
     cdef unsigned long generation
+    cdef bint is_of_helper  # set before anybody else knows us: `_waits.deadlocks.is_helper`
     # Of any thread, under the critical section.
     cdef list finished
     cdef bint idle
@@ -308,6 +309,7 @@ cdef WakeChannel _wake_channel(object loop):
     if channel is None or channel.generation != _generation:
         channel = WakeChannel(loop)
         _loops.note(loop)
+        channel.is_of_helper = _deadlocks.is_helper()
     # Cython lets the old one go before it stores the new one, and its end may run anybody's code.
     old = thread.channel
     thread.channel = channel

@@ -273,18 +273,18 @@ cdef int _begin(loop, coroutine, call_result, no_result, context) except -1:
             task = _tasks["Task"](coroutine, loop=loop, context=context, eager_start=True)
         else:
             # The same by hand: the task has put its first step at the end of what is ready. (Unless
-            # another thread has been quicker.)
+            # another thread has been quicker.) Between the comparison and `pop` no other thread can
+            # run; what is not ours is not taken out, because it might be put back too late.
             if _takes_context:
                 task = _tasks["Task"](coroutine, loop=loop, context=context)
             else:
                 task = _tasks["Task"](coroutine, loop=loop)
             ready = loop._ready
-            handle = ready.pop()
+            handle = ready[len(ready) - 1]
             step = handle._callback
             if getattr(step, "__self__", None) is task:
+                ready.pop()
                 handle._context.run(step)  # what goes wrong in it, the task keeps
-            else:
-                ready.append(handle)
     except BaseException as error:
         if not call_result.done():
             call_result.set_exception(error)

@@ -352,10 +352,12 @@ cdef class _ThreadSensitive:
     cdef _LeaseEnd begin_to_end(self):
         # Refuse further calls. Returns what has still to be run on the worker, if it has any.
         cdef Inbox inbox
+        if self.generation != _generation:
+            self.forget_parent()
         with self.lock:
             self.is_shut_down = True
             inbox = self.current_inbox()
-            if inbox is None or self.generation != _generation:
+            if inbox is None:
                 return None
             if self.renewal is None:
                 if let_go(inbox, self.lease):

@@ -170,7 +170,9 @@ cdef class Inbox:
             accepted = not self.closed and not self.is_ending and self.lease == lease
             if accepted:
                 if call is not None:
-                    if self.blocker is not None:
+                    if self.blocker is not None or (
+                        call.channel is not None and call.channel.is_of_helper
+                    ):
                         call.is_blocked = True
                     if not is_last:  # that is no user's
                         call.count()
@@ -329,12 +331,20 @@ cdef class Inbox:
                 is_first = channel is not None and channel.push(call)
                 call = None
                 if is_first:
-                    tell_loop(channel)
+                    try:
+                        tell_loop(channel)
+                    except BaseException as error:
+                        # What another loop raises costs nobody else anything.
+                        _threads.report_or_raise(error)
                 channel = None
             else:
                 item.run()
                 asgibridge_count_up(&self.finished)
-                item.deliver()
+                try:
+                    item.deliver()
+                except BaseException as error:
+                    # Nor does what a future's callback raises.
+                    _threads.report_or_raise(error)
                 item = None
 
     def drain(self):

@@ -71,7 +71,10 @@ cdef int arrive(Inbox inbox) except -1:
         pass_on()
     if channel is not None and (not _is_one_coming or asgibridge_now() - _owed_since > _SLICE):
         _owed = None
-        channel.wake_loop()
+        try:
+            channel.wake_loop()
+        except BaseException as error:
+            _threads.report_or_raise(error)
 
 
 cdef void pass_on() noexcept:

@@ -29,7 +29,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from . import _kernel
-from ._process import fork, settings
+from ._process import fork, settings, threads
 from ._sight.graph import take
 from ._sight.snapshot import Call, Frame, Snapshot, Task, Thread
 from ._waits.names import function_words
@@ -135,7 +135,7 @@ class _Watcher:
         self.stop = threading.Event()
         self._reported: set[tuple[int, float]] = set()
         self._thread = threading.Thread(target=self._run, name="asgibridge-watch", daemon=True)
-        self._thread.start()
+        threads.start(self._thread, self._thread.start)
 
     def _run(self) -> None:
         # So a look comes at most a quarter of the time late. Arbitrary.
@@ -202,11 +202,22 @@ class _OnSignal:
         self.signum = signum
         self.file = file
         self._read, self._pipe = os.pipe()
-        os.set_blocking(self._pipe, False)
-        # all_threads=True reads the stacks of running threads, and 3.14 crashes.
-        faulthandler.register(signum, file=self._pipe, all_threads=False, chain=False)
-        self._thread = threading.Thread(target=self._run, name="asgibridge-dump", daemon=True)
-        self._thread.start()
+        try:
+            os.set_blocking(self._pipe, False)
+            # all_threads=True reads the stacks of running threads, and 3.14 crashes.
+            faulthandler.register(signum, file=self._pipe, all_threads=False, chain=False)
+            try:
+                self._thread = threading.Thread(
+                    target=self._run, name="asgibridge-dump", daemon=True
+                )
+                threads.start(self._thread, self._thread.start)
+            except BaseException:
+                faulthandler.unregister(signum)
+                raise
+        except BaseException:
+            os.close(self._pipe)
+            os.close(self._read)
+            raise
 
     def _run(self) -> None:
         while os.read(self._read, 1):
@@ -248,6 +259,8 @@ def dump_on_signal(signum: int, file: Writable | None = None) -> None:
     no_dump_on_signal(signum)
     try:
         _on_signal[signum] = _OnSignal(signum, file)
+    except threads.CannotStart:
+        raise
     except (OSError, RuntimeError) as error:
         raise ValueError(f"signal {signum} cannot be caught: {error}") from error
 

@@ -56,7 +56,11 @@ class LoopExecutor(ThreadPoolExecutor):
         self._work_queue = _Queue(self._inbox, self)
 
     def post(self, call: Item) -> None:
-        """Run ``call`` in one of the threads. RuntimeError after `shutdown`. From any thread."""
+        """Run ``call`` in one of the threads. From any thread.
+
+        Raises RuntimeError after `shutdown`; CannotStart if there is no thread for it yet: then the
+        caller has to run the call, or to cancel it.
+        """
         with self._shutdown_lock:
             if threads.exiting:
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -64,6 +68,8 @@ class LoopExecutor(ThreadPoolExecutor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             try:
                 self._adjust_thread_count()
+            except threads.CannotStart:
+                raise  # the caller may have another place for it
             except BaseException:
                 call.cancel()
                 raise
@@ -191,10 +197,18 @@ _SET_DEFAULT_EXECUTOR = _stock(asyncio.BaseEventLoop, "set_default_executor", as
 _SUBMIT = _stock(ThreadPoolExecutor, "submit", concurrent.futures.thread)
 
 
+def has_own_run_in_executor(loop: Any) -> bool:
+    """Whether ``loop.run_in_executor`` is not asyncio's."""
+    return (
+        getattr(type(loop), "run_in_executor", None) is not _RUN_IN_EXECUTOR
+        or "run_in_executor" in loop.__dict__
+    )
+
+
 def executor_of(loop: Any) -> LoopExecutor | None:
     """The running loop's default executor, set now if it has none; None if it is not ours to use.
 
-    On the loop's thread.
+    On the loop's thread. Raises RuntimeError if it has none and the interpreter shuts down.
     """
     cls = type(loop)
     if (
@@ -213,6 +227,9 @@ def executor_of(loop: Any) -> LoopExecutor | None:
         or "set_default_executor" in loop.__dict__
     ):
         return None
+    if threads.exiting:
+        # Not only in `post`: below 3.12, closing a loop that has an executor starts a thread.
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
     executor = LoopExecutor()
     loop.set_default_executor(executor)
     return executor

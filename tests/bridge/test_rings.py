@@ -520,7 +520,7 @@ class TestTokensThatComeBack:
     def test_more_of_them_while_it_is_looked_for(self, monkeypatch):
         limiter = CapacityLimiter(1)
 
-        def instead(tasks):
+        def instead(*_args, **_options):
             limiter.total_tokens = 2
             return False
 

@@ -84,3 +84,55 @@ def test_there_is_one_register():
     text = "os.register_at_fork("
     files = [each for each in SOURCES.rglob("*.p*") if each.suffix in (".py", ".pyx", ".pxi")]
     assert [each.name for each in files if text in each.read_text("utf-8")] == ["fork.py"]
+
+
+def test_a_lock_that_a_gone_thread_holds():
+    """A lease's and an executor's: whoever comes first in the child makes a new one."""
+    out, _ = run("""
+import asyncio, faulthandler, threading
+from asgibridge import workers
+from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+
+faulthandler.dump_traceback_later(30, exit=True)
+workers.set_policy(workers.Policy(kind="keep"))
+
+async def use(of_parent):
+    async with ThreadSensitiveContext() as context:
+        await sync_to_async(int)()
+        lease = SyncToAsync.context_to_thread_executor[context]
+        locks = [lease._lock, getattr(lease._worker.executor, "_lock", threading.RLock())]
+        held, let_go = threading.Event(), threading.Event()
+
+        def hold():
+            for lock in locks:
+                lock.acquire()
+            held.set()
+            let_go.wait(30)
+            for lock in locks:
+                lock.release()
+
+        holder = threading.Thread(target=hold, daemon=True)
+        holder.start()
+        held.wait(30)
+        in_child(lambda: of_parent(lease))
+        let_go.set()
+        holder.join(30)
+
+def call(lease):
+    print("ran" if lease.submit(lambda: True).result(20) else "", flush=True)
+
+def end(lease):
+    lease.shutdown(cancel_futures=True)
+    print("ended", flush=True)
+
+def forget(lease):
+    print(lease.forget(None), flush=True)
+
+def end_executor(lease):
+    lease._worker.executor.shutdown(wait=False)
+    print("shut", flush=True)
+
+for of_parent in (call, end, forget, end_executor):
+    asyncio.run(use(of_parent))
+""")
+    assert out == ["ran", "ended", "False", "shut"]

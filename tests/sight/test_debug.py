@@ -994,3 +994,27 @@ class TestOnSignal:
             debug.dump_on_signal(signal.SIGKILL)
         with pytest.raises(ValueError, match="cannot be caught"):
             debug.dump_on_signal(signal.SIGSEGV)
+
+    def test_leaves_nothing_open(self, monkeypatch):
+        """What is refused, whoever refuses it."""
+        opened, pipe = [], os.pipe
+
+        def noting():
+            opened.extend(pipe())
+            return tuple(opened[-2:])
+
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(os, "pipe", noting)
+        for signum in (signal.SIGKILL, signal.SIGSEGV):
+            with pytest.raises(ValueError, match="cannot be caught"):
+                debug.dump_on_signal(signum)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                debug.dump_on_signal(signal.SIGUSR1)
+        for descriptor in opened:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL

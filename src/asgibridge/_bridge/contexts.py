@@ -215,11 +215,7 @@ async def _retire(executor: Executor) -> None:
     loop = asyncio.get_running_loop()
     if type(executor) is kernel.ThreadSensitiveExecutor:
         last: Any = executor.retire(loop)
-        if (
-            last is not None
-            and last.is_blocked
-            and deadlocks.chain(last.blocked_by(), asyncio.current_task()) is not None
-        ):
+        if last is not None and last.is_blocked and _waits_for_us(last.blocked_by()):
             last = None  # that thread waits for us: it goes when it can
     elif type(executor) is Lease:
         last = loop.create_future()
@@ -227,7 +223,7 @@ async def _retire(executor: Executor) -> None:
         if (
             not is_on_its_way
             or executor.owns_current_thread()
-            or deadlocks.chain(executor.blocked_by(), asyncio.current_task()) is not None
+            or _waits_for_us(executor.blocked_by())
         ):
             return
     else:  # a user put it in
@@ -243,6 +239,10 @@ async def _retire(executor: Executor) -> None:
         finally:
             deadlocks.end_wait(leaving, task)
             del task
+
+
+def _waits_for_us(blocker: Any) -> bool:
+    return deadlocks.chain(blocker, asyncio.current_task(), is_harmless=True) is not None
 
 
 class _LeavingWait:

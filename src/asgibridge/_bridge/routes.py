@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _kernel, pools
 from .._process import cpython
+from .._process.threads import CannotStart
 from .._start import install
 from .._waits import deadlocks
 from .._workers import leases
 from .._workers.leases import Lease
 from .._workers.pool import pool as worker_pool
-from . import heard, state
+from . import heard, helpers, state
 from .heard import handlers
 from .warned import warn
 
@@ -69,7 +70,13 @@ def _send_to_pool(
     if executor is None:
         pool = pools.executor_of(loop)
         if pool is not None:
-            pool.post(call)
+            try:
+                pool.post(call)
+            except CannotStart:
+                if not _runs_work_itself(loop):
+                    call.cancel()
+                    raise
+                return _run_here(call)
             return call
     return _run_in_executor(loop, call, executor)
 
@@ -88,7 +95,7 @@ def _send_to_frame(frame: kernel.CurrentThreadExecutor, call: kernel.SyncCall) -
             heard.tell_frame(call, serving)
         if serving.post(call):
             if call.is_blocked:
-                _raise_if_never_run(call)
+                _raise_if_never_run(call, serving)
             return True
 
 
@@ -135,16 +142,55 @@ def _send_to_executor(
             return _send_to_pool(loop, call, None)
         else:
             return _send_to_foreign(loop, call, executor)
-    except BaseException:
+    except BaseException as error:
+        if type(error) is CannotStart and _runs_work_itself(loop):
+            return _run_here(call)
         call.cancel()  # it may be counted already: no thread could be started
         raise
     if call.is_blocked:
-        _raise_if_never_run(call)
+        _raise_if_never_run(call, executor)
     return sent
 
 
-def _raise_if_never_run(call: kernel.SyncCall) -> None:
-    why = deadlocks.chain(call.blocked_by(), asyncio.current_task())
+def _runs_work_itself(loop: asyncio.AbstractEventLoop) -> bool:
+    # No thread could be started. Whether none ever can, and executor work belongs on the loop's own
+    # thread: in a browser, and on a loop whose run_in_executor calls the function there and then.
+    if sys.platform in ("emscripten", "wasi"):
+        return True
+    if isinstance(loop, asyncio.BaseEventLoop) and not pools.has_own_run_in_executor(loop):
+        return False
+    try:
+        future = loop.run_in_executor(None, threading.get_ident)
+    except Exception:
+        return False
+    if not future.done():  # it has gone to a thread that there is
+        future.cancel()
+        return False
+    return future.exception() is None and future.result() == threading.get_ident()
+
+
+def _run_here(call: kernel.SyncCall) -> kernel.SyncCall:
+    value: Any = None
+    failure: BaseException | None = None
+    call.accept()
+    try:
+        value = call()
+    except BaseException as error:
+        failure = error
+    call.finish(value, failure)
+    try:
+        return call
+    finally:
+        del value, failure, call  # a traceback refers to this frame
+
+
+def _raise_if_never_run(call: kernel.SyncCall, executor: Executor) -> None:
+    task = asyncio.current_task()
+    blocker = call.blocked_by()
+    if blocker is None:
+        helpers.look_later(call, task, executor)
+        return
+    why = deadlocks.chain(blocker, task)
     if why is not None and call.revoke():
         raise deadlocks.would_never_run("This call", why)
 

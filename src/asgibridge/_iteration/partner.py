@@ -145,7 +145,8 @@ class Partner:
             if self.ready:
                 return True
             if over:
-                self._finish()
+                if not self._has_finished:  # the exit may have closed it
+                    self._finish()
                 return False
             self._ask()
 

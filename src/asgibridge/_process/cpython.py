@@ -212,6 +212,38 @@ def callbacks_of(task: Any) -> list[Any]:
     return [callback for callback, _context in list(getattr(task, "_callbacks", None) or ())]
 
 
+def runs_work_of(frame: FrameType | None, future: Any) -> bool:
+    """Whether a thread of the stock pool runs what ``future`` is for. Without its names: no.
+
+    :param frame: the innermost one of that thread.
+    """
+    while frame is not None:
+        code = frame.f_code
+        if (code.co_filename, code.co_name) == (concurrent.futures.thread.__file__, "run"):
+            work: Any = frame.f_locals.get("self")
+            return hasattr(work, "future") and work.future is future
+        frame = frame.f_back
+    return False
+
+
+def root_of_loop(frame: FrameType | None) -> Any:
+    """The task that the outermost loop on a thread's stack runs until the end of; None if unknown.
+
+    :param frame: of that thread.
+    """
+    root: Any = None
+    while frame is not None:
+        if frame.f_code in _RUNS_UNTIL:
+            root = frame.f_locals.get(_RUNS_UNTIL[frame.f_code])
+        frame = frame.f_back
+    return root
+
+
+_RUNS_UNTIL = {asyncio.BaseEventLoop.run_until_complete.__code__: "future"}
+if sys.version_info >= (3, 11):
+    _RUNS_UNTIL[asyncio.Runner.run.__code__] = "task"
+
+
 def worker_arguments(executor: ThreadPoolExecutor) -> tuple[Any, ...]:
     """What a work item of the stock pool is run with: from 3.14 on, a context of its thread."""
     make_context = getattr(executor, "_create_worker_context", None)

@@ -63,6 +63,33 @@ def workers() -> list[Worker]:
         return list(_alive)
 
 
+class CannotStart(RuntimeError):
+    """The system starts no further thread, or has none at all."""
+
+
+class TooLate(CannotStart):
+    """The interpreter is shutting down."""
+
+
+def start(thread: threading.Thread, begin: Callable[[], object]) -> None:
+    """Start ``thread`` by ``begin()``. Raises CannotStart if there can be no further thread.
+
+    While the interpreter is finalizing, `threading.Thread.start` does not raise before 3.12: it
+    waits for a thread that the interpreter never lets run.
+    """
+    if sys.is_finalizing():
+        raise TooLate(
+            "cannot start a thread while the interpreter is shutting down: call this before the "
+            "program ends (from atexit, or by leaving a `with` block), not from __del__"
+        )
+    try:
+        begin()
+    except RuntimeError as error:
+        if type(error) is RuntimeError and thread.ident is None:
+            raise CannotStart(*error.args) from None
+        raise
+
+
 class Worker(threading.Thread):
     """A thread that serves one inbox until that is closed."""
 
@@ -101,7 +128,7 @@ class Worker(threading.Thread):
             self._left_to_us = not exiting and cpython.DAEMONS_ALLOWED
             _alive.add(self)
         try:
-            super().start()
+            start(self, super().start)
         except BaseException:
             _alive.discard(self)
             raise
@@ -195,6 +222,17 @@ def report_error(error: BaseException) -> None:
             (type(error), error, error.__traceback__, threading.current_thread())
         )
     )
+
+
+def report_or_raise(error: BaseException) -> None:
+    """An outcome could not be delivered: report that, as it is not the business of this thread.
+
+    On the main thread it is raised: there a signal handler may have raised it. So is a
+    RecursionError, which says that the frame that serves here is close to the limit itself.
+    """
+    if threading.current_thread() is threading.main_thread() or isinstance(error, RecursionError):
+        raise error
+    report_error(error)
 
 
 def _before_threads_are_joined() -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from .._waits import deadlocks
 from .home import this_thread
 
 
@@ -30,12 +31,13 @@ class Woken(Protocol):
 class WakeChannel:
     """The way from other threads to the tasks that wait on one event loop."""
 
-    __slots__ = ("__weakref__", "_finished", "_idle", "_loop")
+    __slots__ = ("__weakref__", "_finished", "_idle", "_is_of_helper", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = weakref.ref(loop)  # a thread's cache must not keep a finished loop alive
         self._finished: deque[Woken] = deque()
         self._idle = [True]
+        self._is_of_helper = False  # see `_waits.deadlocks.is_helper`
 
     def post(self, call: Woken) -> None:
         """Tell the loop that ``call`` has run. From any thread."""
@@ -99,5 +101,6 @@ def wake_channel(loop: asyncio.AbstractEventLoop) -> WakeChannel:
         channel = getattr(loop, "_asgibridge_channel", None)
         if type(channel) is not WakeChannel:  # the compiled kernel's, until we were patched
             channel = WakeChannel(loop)
+            channel._is_of_helper = deadlocks.is_helper()
         this_thread.channel = channel
     return channel

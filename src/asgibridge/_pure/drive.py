@@ -28,13 +28,15 @@ def begin_task(loop: Any, coroutine: Any, call_result: Any, no_result: str) -> N
             task = asyncio.tasks.Task(coroutine, loop=loop, eager_start=True)  # type: ignore[call-arg, unused-ignore]
         else:
             # The same by hand: the task has put its first step at the end of what is ready. (Unless
-            # another thread has been quicker.)
+            # another thread has been quicker.) It stays there, cancelled: what another thread puts
+            # behind it in this moment is not to be taken out, and put back too late or never.
             task = asyncio.tasks.Task(coroutine, loop=loop)
-            handle = loop._ready.pop()
-            if getattr(handle._callback, "__self__", None) is task:
-                handle._run()
-            else:
-                loop._ready.append(handle)
+            handle = loop._ready[-1]
+            step = handle._callback
+            if getattr(step, "__self__", None) is task:
+                run = handle._context.run
+                handle.cancel()
+                run(step)
     except BaseException as error:
         if not call_result.done():
             call_result.set_exception(error)

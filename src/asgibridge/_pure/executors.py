@@ -245,7 +245,7 @@ class ThreadSensitiveExecutor(StockNames):
         be fit to be called twice. From any thread.
         """
         self.shutdown(wait=False)
-        worker = self._worker if self._generation == fork.generation else None
+        worker = self._worker
         if worker is None or not worker.call_at_its_end(when_over):
             when_over()
 
@@ -255,6 +255,8 @@ class ThreadSensitiveExecutor(StockNames):
         On ``loop``'s thread. Returns what to await for that; None if it is done already, or cannot
         be waited for because this is that thread.
         """
+        if self._generation != fork.generation:
+            self._forget_parent()
         last: SyncCall | None = None
         if not (self.is_idle() or self.owns_current_thread()):
             last = SyncCall(loop, lambda: None)
@@ -271,10 +273,12 @@ class ThreadSensitiveExecutor(StockNames):
         :param wait: wait for that (not if called on that thread).
         :param cancel_futures: cancel the calls that have not begun.
         """
+        if self._generation != fork.generation:
+            self._forget_parent()
         with self._lock:
             self._is_shut_down = True
             inbox, worker = self._inbox, self._worker
-        if inbox is None or worker is None or self._generation != fork.generation:
+        if inbox is None or worker is None:
             return
         dropped = inbox.drain() if cancel_futures else ()
         inbox.close()

@@ -89,7 +89,7 @@ class Inbox:
             if type(item) is SyncCall:
                 item.accept()
                 item._inbox = self
-                item.is_blocked = self._blocker is not None
+                item.is_blocked = self._blocker is not None or item._channel._is_of_helper
             # Nothing is called between these two: it might raise (a signal's handler, or near the
             # recursion limit), and we would pass for busy ever after.
             self.posted += 1
@@ -120,7 +120,11 @@ class Inbox:
                 return
             item.run()
             self.finished += 1
-            item.deliver()
+            try:
+                item.deliver()
+            except BaseException as error:
+                # What another loop, or a future's callback, has raised costs nobody else anything.
+                threads.report_or_raise(error)
             del item
 
     def _serve_on(self, loop: Any) -> None:

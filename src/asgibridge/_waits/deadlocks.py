@@ -20,9 +20,10 @@ call when the search comes to it. More tokens or workers may come from outside, 
 be reserved for the waiting task: so the search asks each `Wait` again in the end, which must answer
 the same.
 
-**Time-outs.** A task of the ring with a time-out of its own (`asyncio.timeout`, `wait_for`) will
-break a ring that has a `Wait` in it, as its program intends: no error. asyncio's own loops and
-uvloop's show their timers (`has_time_out`); on any other loop no such ring is found.
+**Time-outs.** If a task of the ring has a time-out of its own (`asyncio.timeout`, `wait_for`), or a
+task that waits for one of them has, that will break the ring, as its program intends: no error.
+asyncio's own loops and uvloop's show their timers (`has_time_out`). On any other loop, a ring that
+has a `Wait` in it is not found, and other rings raise whatever their time-outs.
 
 **When a search begins.** When a call is posted to a thread that waits in `async_to_sync` further in
 (`SyncCall.is_blocked`: one comparison is what all other calls pay); when a task begins a `Wait`;
@@ -42,6 +43,7 @@ search finds none.
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import sys
 import threading
@@ -52,6 +54,7 @@ from typing import Any
 
 from .._process import cpython, fork
 from .._process.handover import call_if_open
+from .._process.threads import Worker
 from . import edges
 from .edges import AwaitedCall, Edge, Tasks, Wait
 from .names import stored, task_words
@@ -59,14 +62,15 @@ from .names import stored, task_words
 _MOST = 1000  # steps of a search: arbitrary, about a millisecond
 
 _busy: dict[int, Tasks] = {}
-# Of two threads that search at the same time, only one may find the ring.
-_looking = threading.Lock()
+# Of two threads that search at the same time, only one may find the ring. Re-entrant: a finalizer
+# that runs in the middle of a search may wait in `async_to_sync`, and search.
+_looking = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
     # A thread of the parent may have held it.
     global _looking
-    _looking = threading.Lock()
+    _looking = threading.RLock()
     _busy.clear()
 
 
@@ -114,6 +118,8 @@ def chain(
     mine: Tasks | None = None,
     calls: list[AwaitedCall | Wait] | None = None,
     wait: Wait | None = None,
+    *,
+    is_harmless: bool = False,
 ) -> str | None:
     """Why a wait for ``blocker``, or ``wait``, never ends, in words; None if that is not certain.
 
@@ -123,6 +129,7 @@ def chain(
         ring that leaves out that task or call: somebody will break the ring, and they go on.
     :param calls: gets the calls and waits on the way.
     :param wait: a `Wait` in place of ``blocker``.
+    :param is_harmless: whether nothing raises if there is a ring: then no time-out matters.
     """
     is_part = me is None and mine is None
     # Each task with its edge, and whether that leads to `mine`. The list holds the tasks: no other
@@ -173,7 +180,7 @@ def chain(
         way.append((task, edge, is_mine))
         if calls is not None and (edge.kind == "wait" or (edge.kind == "call" and not is_mine)):
             calls.append(edge.to)
-    if not is_part or (waits and not _stand(waits, [task for task, _edge, _is_mine in way])):
+    if not is_part or not _stand(waits, [task for task, _edge, _is_mine in way], is_harmless):
         return None
     return "; ".join(_words(*each) for each in way)
 
@@ -188,22 +195,27 @@ def _push(owners: list[Tasks], todo: list[asyncio.Task[Any]]) -> bool:
     return True
 
 
-def _stand(waits: list[tuple[Wait, list[Tasks]]], tasks: list[Any]) -> bool:
+def _stand(waits: list[tuple[Wait, list[Tasks]]], tasks: list[Any], is_harmless: bool) -> bool:
     # Whether the waits are still what they were, and no time-out will end one.
-    if not all(wait.is_harmless for wait, _ in waits) and has_time_out(tasks):
+    is_harmless |= bool(waits) and all(wait.is_harmless for wait, _ in waits)
+    if not is_harmless and has_time_out(tasks, if_unknown=bool(waits)):
         return False
     return all(wait.owners() == owners for wait, owners in waits)
 
 
-def has_time_out(tasks: list[Any]) -> bool:
-    """Whether one of the tasks' loops has a timer, or may have one, that is about one of the tasks.
+def has_time_out(tasks: list[Any], if_unknown: bool = True) -> bool:
+    """Whether one of the tasks' loops has a timer that is about one of the tasks, or about one that
+    waits for them.
 
     From any thread. It runs no code of the program's.
+
+    :param if_unknown: the answer on a loop that does not show its timers.
     """
     if not cpython.HAS_TIME_OUTS_TASK:
-        return True
-    idents = {id(task) for task in tasks}
-    loops = {id(task.get_loop()): task.get_loop() for task in tasks}
+        return if_unknown
+    around = _around(tasks)
+    idents = {id(each) for each in around}
+    loops = {id(each.get_loop()): each.get_loop() for each in around}
     try:
         return any(
             id(each) in idents
@@ -212,7 +224,32 @@ def has_time_out(tasks: list[Any]) -> bool:
             for each in _about(handle)
         )
     except Exception:  # a loop of an unknown class
-        return True
+        return if_unknown
+
+
+def _around(tasks: list[Any]) -> list[Any]:
+    # The tasks, and the tasks and futures that wait for them.
+    known = {id(task): task for task in tasks}
+    todo = list(tasks)
+    while todo and len(known) <= _MOST:
+        for callback in cpython.callbacks_of(todo.pop()):
+            for each in _waiting(callback):
+                if issubclass(type(each), asyncio.Future) and id(each) not in known:
+                    known[id(each)] = each
+                    todo.append(each)
+    return list(known.values())
+
+
+def _waiting(callback: Any) -> list[Any]:
+    # What goes on by a callback of a task's end: the task that awaits it; the future of
+    # `asyncio.gather`, `asyncio.wait` and `shield`; that of `wait_for`, below 3.12; a TaskGroup's
+    # parent.
+    if issubclass(type(callback), functools.partial):
+        return list(callback.args)
+    if type(callback) is types.FunctionType:
+        return gc.get_referents(*(callback.__closure__ or ()))  # a cell may be empty
+    owner = stored(callback, "__self__")
+    return [owner, stored(owner, "_parent_task")]
 
 
 def _about(handle: list[Any]) -> list[Any]:
@@ -252,6 +289,17 @@ def _words(task: asyncio.Task[Any], edge: Edge | None, is_mine: bool) -> str:
     if edge.kind == "call":
         return f"{who}waits for the function that makes this call"
     return f"{who}{edges.words(edge)}; the function that makes this call"
+
+
+def is_helper() -> bool:
+    """Whether this is a thread of the program's own, which another thread may be waiting for.
+
+    Calls of a loop that runs on one are looked at once in a while: see `_bridge.helpers`.
+    """
+    if cpython.threading_is_patched():
+        return False
+    thread = threading.current_thread()
+    return thread is not threading.main_thread() and not isinstance(thread, Worker)
 
 
 class NeverRuns(RuntimeError):

@@ -183,6 +183,18 @@ def _look(reference: weakref.ref[_WorkerWait]) -> None:
         deadlocks.look_for_ring_from(waiting)
 
 
+_renewing = threading.RLock()
+"""Of two threads of a forked child that want the same lease of the parent's, one renews it."""
+
+
+def _after_fork_in_child() -> None:
+    global _renewing
+    _renewing = threading.RLock()
+
+
+fork.at_fork(_after_fork_in_child)
+
+
 class Lease(StockNames):
     """The worker of one ThreadSensitiveContext or top-level run, from its first call on.
 
@@ -233,8 +245,8 @@ class Lease(StockNames):
             what = getattr(call.shown, "__qualname__", None) or type(call.shown).__name__
         if self._family.keeps:
             call.call_by(functools.partial(kernel.at_home, self._home, self._context.run))
+        self._renew_after_fork()
         with self._lock:
-            self._renew_after_fork()
             if self._state != _READY or self._over is not None:
                 call.accept()
                 self._hold(call)
@@ -262,8 +274,8 @@ class Lease(StockNames):
         if self._family.keeps:  # nothing stays in the thread's own contextvars.Context
             call = functools.partial(kernel.at_home, self._home, self._context.run, call)
         item = FutureCall(future, call, (), {})
+        self._renew_after_fork()
         with self._lock:
-            self._renew_after_fork()
             self._hold(item)
             is_waiting = self._state == _WAITING
         if is_waiting:
@@ -305,6 +317,8 @@ class Lease(StockNames):
 
     def forget(self, item: Item) -> bool:
         """Give up a held call, and the place in the queue if it was the last. False if too late."""
+        if self._generation != fork.generation:
+            return False  # a task of the parent's is dropped in a forked child
         with self._lock:
             if self._state != _WAITING:
                 return False
@@ -338,9 +352,11 @@ class Lease(StockNames):
 
     def go_on(self, slot: Slot) -> bool:
         """Take the slot and begin; False if it is not wanted any more. From any thread."""
+        if self._generation != fork.generation:
+            return False
         try:
             with self._lock:
-                if self._state != _WAITING or self._generation != fork.generation:
+                if self._state != _WAITING:
                     return False
                 self._begin(slot)
         except Exception as error:  # no thread could be started
@@ -412,8 +428,8 @@ class Lease(StockNames):
         Then ``listener()`` is called, on some thread. False if that has happened already: then it
         may not be called. From any thread.
         """
+        self._renew_after_fork()
         with self._lock:
-            self._renew_after_fork()
             over = self._over
             if over is None:
                 over = self._over = _LeaseEnd()
@@ -467,6 +483,7 @@ class Lease(StockNames):
         :param cancel_futures: cancel the calls that still wait for a worker.
         """
         if cancel_futures:
+            self._renew_after_fork()
             with self._lock:
                 held = self._held() if self._state == _WAITING else []
             for item in held:
@@ -514,15 +531,19 @@ class Lease(StockNames):
         return None if self._worker is None or self._family.keeps else self._worker.executor
 
     def _renew_after_fork(self) -> None:
-        # Under the lock. The parent's worker and calls are not in a forked child.
+        # Before the lock is taken: in a forked child it may be held by a thread that is not there.
+        # Nor are the parent's worker and calls.
         if self._generation == fork.generation:
             return
-        self._lock = threading.RLock()
-        self._generation = fork.generation
-        self._pending = []
-        self._worker = self._slot = None
-        if self._state != _ENDED:
-            self._state = _NEW
+        with _renewing:
+            if self._generation == fork.generation:
+                return
+            self._lock = threading.RLock()
+            self._pending = []
+            self._worker = self._slot = None
+            if self._state != _ENDED:
+                self._state = _NEW
+            self._generation = fork.generation  # last: who finds it so takes the new lock
 
     def __del__(self) -> None:
         state = getattr(self, "_state", _ENDED)
