@@ -44,7 +44,7 @@ from ._bridge.warned import warn
 from ._kernel import kernel
 from ._loops import kept
 from ._loops.persistent import PersistentLoop
-from ._process import cpython, fork
+from ._process import cpython, fork, greenlets
 from ._waits import names
 from ._workers.pool import pool
 from .current_thread_executor import CurrentThreadExecutor, _submit
@@ -179,7 +179,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         loop, task_context = kernel.awaiting(SyncToAsync.threadlocal)
         if self.force_new_loop:
             loop = None
-        if cpython.running_loop() is not None:
+        if cpython.running_loop() is not None and not greenlets.runs_no_loop():
             raise RuntimeError(
                 "You cannot use AsyncToSync in the same thread as an async event loop - "
                 "just await the async function directly."

@@ -239,7 +239,7 @@ class Partner:
         inbox = kernel.Inbox()
         inbox.put(FutureCall(Future(), self._run, (home, context), {}))
         inbox.close()
-        worker = threads.Worker(inbox)
+        worker = threads.LoopWorker(inbox)
         try:
             worker.start()
         finally:

@@ -37,6 +37,9 @@ def threading_is_patched() -> bool:
     )
 
 
+# Without it, or of its own make: `threading`'s, which a greenlet library replaces.
+RLock: Any = getattr(importlib.import_module("_thread"), "RLock", threading.RLock)
+
 # 3.12. Without it: there is no interpreter that forbids daemons.
 DAEMONS_ALLOWED: bool = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 
