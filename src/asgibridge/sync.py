@@ -110,6 +110,10 @@ def _go_on_under_monkey_patching() -> None:
     # gevent has patched `threading` since we were loaded. What the compiled kernel made before
     # stays usable for what runs on real threads; there is no greenlet yet that waits in it.
     global _get_ident, _frame_submit
+    greenlets.follow_patching(
+        module for name, module in list(sys.modules.items()) if name.startswith("asgibridge.")
+    )
+    state.threadlocal = SyncToAsync.threadlocal = threading.local()
     compiled = kernel
     if _kernel.leave_compiled_kernel():
         if compiled.CurrentThreadExecutor.submit is _frame_submit:

@@ -332,6 +332,157 @@ def test_patched_after_the_import_with_async_outermost(script_output):
     assert script_output(LATE + "    print(asyncio.run(view(1)), async_to_sync(view)(2))") == "1 2"
 
 
+MADE_BEFORE = LATE.replace(
+    "from gevent import monkey",
+    """from asgibridge.limiters import CapacityLimiter
+    from asgibridge.local import Local
+    from asgibridge.queue import MessageQueue
+    from asgibridge.sync import AsyncSingleThreadContext
+
+    async def nothing():
+        return await sync_to_async(threading.get_ident)()
+
+    import threading
+    queue = MessageQueue(1)
+    limiter = CapacityLimiter(1)
+    local = Local(thread_critical=True)
+    local.name = "main"
+    contexts = [AsyncSingleThreadContext(), AsyncSingleThreadContext(persistent_loop=True)]
+    for context in contexts:
+        with context:
+            async_to_sync(nothing)()
+    from gevent import monkey""",
+)
+
+
+@pytest.mark.parametrize("speedups", ["auto", "off"])
+class TestMadeBeforeThePatching:
+    def test_a_queue_lets_other_greenlets_run(self, script_output, speedups):
+        assert script_output(
+            MADE_BEFORE
+            + """
+    import gevent
+
+    async def fill():
+        for item in range(5):
+            await queue.put(item)
+
+    for filling in (fill, lambda: [queue.sync_put(item) for item in range(5)]):
+        getting = gevent.spawn(lambda: [queue.sync_get() for _ in range(5)])
+        gevent.sleep(0)
+        (async_to_sync(fill) if filling is fill else filling)()
+        print(getting.get(timeout=20))
+    print(queue.qsize())
+    """,
+            ASGIBRIDGE_SPEEDUPS=speedups,
+        ).splitlines() == ["[0, 1, 2, 3, 4]", "[0, 1, 2, 3, 4]", "0"]
+
+    def test_a_wait_has_its_time_limit(self, script_output, speedups):
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    from asgibridge.queue import QueueEmpty
+    try:
+        queue.sync_get(timeout=0.01)
+    except QueueEmpty:
+        print("empty")
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "empty"
+        )
+
+    def test_a_limiter_lets_other_greenlets_run(self, script_output, speedups):
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    import gevent
+
+    def borrow(n):
+        with limiter:
+            gevent.sleep(0.001)
+        return n
+
+    calls = [gevent.spawn(borrow, n) for n in range(4)]
+    print([call.get(timeout=20) for call in calls])
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "[0, 1, 2, 3]"
+        )
+
+    def test_a_thread_critical_local_tells_greenlets_apart(self, script_output, speedups):
+        """From the next call on."""
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    import gevent
+    async_to_sync(nothing)()
+
+    def own(n):
+        before = getattr(local, "name", None)
+        local.name = n
+        gevent.sleep(0.001)
+        return before, local.name
+
+    calls = [gevent.spawn(own, n) for n in range(2)]
+    print([call.get(timeout=20) for call in calls], local.name)
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "[(None, 0), (None, 1)] main"
+        )
+
+    def test_a_context_has_a_real_thread(self, script_output, speedups):
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    import gevent
+
+    def within(context):
+        with context:
+            return [async_to_sync(nothing)() == threading.get_ident() for _ in range(2)]
+
+    calls = [gevent.spawn(within, context) for context in contexts]
+    print([call.get(timeout=20) for call in calls])
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "[[True, True], [True, True]]"
+        )
+
+    def test_greenlets_in_a_sync_function_go_to_their_own_loops(self, script_output, speedups):
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    import gevent
+
+    async def inner():
+        await asyncio.sleep(0.001)
+        return id(asyncio.get_running_loop())
+
+    def there():
+        gevent.sleep(0.01)
+        return async_to_sync(inner)()
+
+    async def outer():
+        here = id(asyncio.get_running_loop())
+        return await sync_to_async(there)() == here
+
+    calls = [gevent.spawn(async_to_sync(outer)) for _ in range(10)]
+    print({call.get(timeout=20) for call in calls})
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "{True}"
+        )
+
+
 LOOPS_WITHOUT_READERS = """
     class Loop(asyncio.SelectorEventLoop):
         def add_reader(self, *args):  # as a Proactor's

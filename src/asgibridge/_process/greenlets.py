@@ -26,8 +26,10 @@ import queue
 import sys
 import threading
 import time
+import types
+import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -224,6 +226,60 @@ def make_sleep_lock() -> Any:
 def make_event() -> threading.Event:
     """A `threading.Event` that is set once."""
     return Event() if are_here() else threading.Event()  # type: ignore[return-value]
+
+
+def follow_patching(modules: Iterable[Any]) -> None:
+    """Tell greenlets apart in what the modules' subclasses of `threading.local` keep, though these
+    were made before it was patched. Their instances are the same; the main greenlet has what the
+    main thread had, all others begin anew."""
+    if threading.local is _thread_local:
+        return
+    for module in modules:
+        for cls in list(vars(module).values()):
+            if isinstance(cls, type) and issubclass(cls, _thread_local) and cls.__dict__:
+                _follow_patching(cls)
+
+
+_thread_local: Any = threading.local
+
+
+def _follow_patching(cls: Any) -> None:
+    if cls is _thread_local or cls in _followed:
+        return
+    _followed.append(cls)
+    defaults = {
+        name: value
+        for name, value in vars(cls).items()
+        if not name.startswith("__") and not callable(value)
+    }
+    names = {*defaults, *vars(cls())}
+    of_instances: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    def here(instance: Any) -> Any:
+        local = of_instances.get(instance)
+        if local is None:
+            local = of_instances.setdefault(instance, threading.local())
+        try:
+            return local.kept
+        except AttributeError:
+            kept = local.kept = types.SimpleNamespace(**defaults)
+        if threading.get_ident() == threading.main_thread().ident and vars(instance):
+            vars(kept).update(vars(instance))
+        elif "__init__" in vars(cls):
+            cls.__init__(kept)
+        return kept
+
+    def follow(name: str) -> property:
+        return property(
+            lambda instance: getattr(here(instance), name),
+            lambda instance, value: setattr(here(instance), name, value),
+        )
+
+    for name in names:
+        setattr(cls, name, follow(name))
+
+
+_followed: list[Any] = []
 
 
 class _Home:

@@ -147,6 +147,7 @@ class Worker(threading.Thread):
             last, self._at_its_end = self._at_its_end, None
         for callback in last or ():
             callback()
+        cpython.follow_patching(self)
 
     def call_at_its_end(self, function: Callable[[], object]) -> bool:
         """Have it called on this thread, last of all; False if that has ended. Any thread."""
