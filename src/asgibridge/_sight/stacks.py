@@ -30,7 +30,7 @@ _POOL_WORKER = (concurrent.futures.thread.__file__, "_worker")
 _IDLE = {
     (function.__code__.co_filename, function.__code__.co_name)
     for function in (
-        threads.Worker.run,
+        threads.Worker._serve,
         kept.run,
         kept._KeptLoop.run,
         persistent.PersistentLoop._run,
