@@ -156,7 +156,7 @@ class _Waiter:
         self.sleep_lock = greenlets.make_sleep_lock()
         try:
             while queue._advance(self):
-                if timeout != 0 and running_loop() is not None:
+                if timeout != 0 and not greenlets.runs_no_loop():
                     raise would_block_loop(self.kind)
                 if not self.sleep(deadline) and queue._leave(self, True):
                     return NOTHING
