@@ -2,7 +2,8 @@
 
 What is left here is the compiled kernel and its switch, ``ASGIBRIDGE_SPEEDUPS``, which means the
 same when building as when running: ``off`` builds a pure package, ``require`` fails without the
-extension, ``auto`` (the default) compiles it if it can, and says so if it cannot.
+extension, ``auto`` (the default) compiles it if it can. If it cannot, it says so; and because pip
+shows that with ``-v`` only, it leaves a file in the package, and the first import says so again.
 """
 
 import contextlib
@@ -56,9 +57,10 @@ if choice != "off" and platform.python_implementation() == "CPython":
                     super().build_extension(ext)
                 except Exception as error:  # setuptools passes over it if it is optional
                     if ext.optional:
-                        self._notice(f"{type(error).__name__}: {error}")
                         self._remove_stale([ext])
+                        self._notice(ext, error)
                     raise
+                self._remove(self._notice_of(ext))
 
             def finalize_options(self):
                 super().finalize_options()
@@ -70,18 +72,28 @@ if choice != "off" and platform.python_implementation() == "CPython":
                 except Exception as error:  # `optional` forgives the compiler's, not Cython's
                     if choice == "require":
                         raise
-                    self._notice(f"{type(error).__name__}: {error}")
                     self._remove_stale(self.extensions)
+                    self._notice(self.extensions[0], error)
                     self.extensions = []
 
             def _remove_stale(self, extensions):
                 # What an earlier build of other sources left in the directory that is packed.
                 for ext in extensions:
-                    with contextlib.suppress(FileNotFoundError):
-                        os.remove(self.get_ext_fullpath(ext.name))
+                    self._remove(self.get_ext_fullpath(ext.name))
 
             @staticmethod
-            def _notice(why):
+            def _remove(path):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
+
+            def _notice_of(self, ext):
+                return Path(self.get_ext_fullpath(ext.name)).with_name("_speedups.missing")
+
+            def _notice(self, ext, error):
+                why = f"{type(error).__name__}: {error}"
+                path = self._notice_of(ext)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(why, encoding="utf-8")
                 print(
                     f"asgibridge: building without the compiled kernel ({why}); everything works, "
                     "more slowly. ASGIBRIDGE_SPEEDUPS=require makes this an error",

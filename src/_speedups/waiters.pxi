@@ -8,6 +8,8 @@
 cdef object _running_loop = asyncio._get_running_loop
 cdef object _monotonic = time.monotonic
 cdef object _allocate_lock = threading._allocate_lock
+# Seconds. Arbitrary: little beside what another process or the network takes to answer.
+_LOOK_AGAIN = 0.001
 cdef object _NOTHING = _queue_errors.NOTHING
 cdef object _would_block_loop = _queue_errors.would_block_loop
 
@@ -108,6 +110,8 @@ cdef class _Waiter(_Wait):
         cdef PyLockStatus status
         cdef long long microseconds, patience = ASGIBRIDGE_PATIENCE
         cdef double left
+        if threading._allocate_lock is not _allocate_lock:
+            return self.sleep_as_a_greenlet(deadline)
         if self.ident == threading.main_thread().ident:
             # 1. We look for signals, and find none. 2. A signal comes. 3. The thread begins to
             # wait: nothing interrupts this wait, so it must end by itself.
@@ -127,6 +131,15 @@ cdef class _Waiter(_Wait):
             if status == PY_LOCK_ACQUIRED:
                 return True
             PyErr_CheckSignals()
+
+    cdef bint sleep_as_a_greenlet(self, object deadline) except -1:
+        # `threading` was patched when the queue was made already. Waiting in compiled code would
+        # stop every greenlet; so this one looks now and then, and lets others run between.
+        while not PyThread_acquire_lock(self.sleep_lock, 0):
+            if deadline is not None and _monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN)  # looked up now: it is a greenlet's
+        return True
 
     cdef bint ring(self) except -1:
         # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
@@ -196,11 +209,6 @@ cdef class _Waiter(_Wait):
     cdef object wait(self, object timeout):
         # As ``await``, on a thread, which sleeps meanwhile. NOTHING: the time-out came first.
         # RuntimeError if the thread runs an event loop.
-        if threading._allocate_lock is not _allocate_lock:
-            raise RuntimeError(
-                "threading was monkey-patched after asgibridge.queue was imported, and waiting in "
-                "compiled code would block every greenlet: patch first, then import"
-            )
         deadline = None
         if timeout is not None:
             deadline = _monotonic() + timeout

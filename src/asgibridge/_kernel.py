@@ -12,6 +12,9 @@
 ``off``
     the pure kernel.
 
+A build that was to compile the kernel and could not leaves a file, ``_speedups.missing``, and the
+first import of a process logs it, because pip shows nothing of it: `off` says that this is meant.
+
 Any other value is a ValueError. Under ``auto`` too, an extension that is there but does not load
 raises, because running ten times slower without a word is no fallback.
 """
@@ -19,6 +22,8 @@ raises, because running ten times slower without a word is no fallback.
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 import warnings
 from types import ModuleType
@@ -34,6 +39,20 @@ _EXTENSION = "asgibridge._speedups"
 
 def _choice() -> str:
     return settings.read("ASGIBRIDGE_SPEEDUPS") or "auto"
+
+
+def _say_why_not() -> None:
+    try:
+        name = os.path.join(os.path.dirname(__file__), "_speedups.missing")
+        with open(name, encoding="utf-8") as file:
+            why = file.read()
+    except OSError:
+        return  # nobody has tried: the pure wheel
+    logging.getLogger("asgibridge").warning(
+        "asgibridge was built without its compiled kernel (%s), and is slower: reinstall it with a "
+        "C compiler, or set ASGIBRIDGE_SPEEDUPS=off if this is meant",
+        why,
+    )
 
 
 def _load() -> tuple[ModuleType, str]:
@@ -57,6 +76,7 @@ def _load() -> tuple[ModuleType, str]:
                 raise
             if choice == "require":
                 raise RuntimeError(settings.NO_COMPILED_KERNEL) from error
+            _say_why_not()
     return importlib.import_module("asgibridge._pure"), "pure"
 
 

@@ -15,10 +15,14 @@ Nothing has to be patched. ::
         def end(self, hop):
             hop.state.pop(self).finish(error=hop.error)
 
+        def never_began(self, hop):
+            del hop.state[self]  # the caller's span
+
     asgibridge.observers.add(Tracing())
 
-**Promises.** One ``end`` follows each ``before_submit``; between the two comes one ``start``,
-unless the call was refused or given up before it began. ``start`` and ``end`` come on the thread
+**Promises.** Each ``before_submit`` is followed by one ``start`` and then one ``end``; or, if the
+call was refused or given up before it began, by one ``never_began``. That calls ``end`` unless it
+is overridden, for observers that count calls in flight. ``start`` and ``end`` come on the thread
 (and for a coroutine in the task) that runs the function, in its context: the function sees a
 context variable that ``start`` has set, and so does the caller afterwards, as any that the function
 sets. Calls tell observers in the order in which they were added, at ``end`` in the opposite one.
@@ -88,7 +92,8 @@ class Hop:
         self.thread: threading.Thread | None = None
         """Runs the function, from ``start`` on."""
         self.error: BaseException | None = None
-        """The function's error, at ``end``; asyncio.CancelledError if it never began."""
+        """The function's error, at ``end``. At ``never_began``: asyncio.CancelledError, or what
+        kept the coroutine from being made."""
         self.state: dict[Any, Any] = {}
         """For the observers. By convention under the observer itself."""
         self.times: dict[str, float] = {}
@@ -126,13 +131,16 @@ class Hop:
         if "ended" in self.times:
             return
         self.times["ended"] = time.perf_counter()
-        if error is None and "started" not in self.times:
+        has_begun = "started" in self.times
+        if error is None and not has_begun:
             error = asyncio.CancelledError()
         self.error = error
         del error
         try:
             for observer in reversed(self._observers):
-                _tell(observer.end, self)
+                # An observer that is not derived from ours may have no other method.
+                end = observer.end if has_begun else getattr(observer, "never_began", observer.end)
+                _tell(end, self)
         finally:
             # The error's traceback has frames that refer to us.
             self.error = self.task = self.loop = None
@@ -148,8 +156,13 @@ class Observer:
         """The function begins. On the thread that runs it, in its context."""
 
     def end(self, hop: Hop) -> None:
-        """It has ended (see ``hop.error``), on the same thread; or, if it never began, on the
-        thread that gives it up. Afterwards the hop drops ``error``, ``loop`` and ``task``."""
+        """It has ended (see ``hop.error``), on the same thread. Afterwards the hop drops
+        ``error``, ``loop`` and ``task``."""
+
+    def never_began(self, hop: Hop) -> None:
+        """In place of ``start`` and ``end``: the call was refused, or given up before it began. On
+        the thread that gives it up. Calls ``end``, unless overridden."""
+        self.end(hop)
 
 
 _lock = threading.Lock()
@@ -161,9 +174,11 @@ wrap: Any = None
 def add(observer: Observer) -> None:
     """Tell ``observer`` of the calls that are made from now on. Any thread.
 
-    TypeError if it lacks a method; adding it twice changes nothing.
+    TypeError if it is a class, or lacks a method; adding it twice changes nothing.
     """
     global _observers
+    if isinstance(observer, type):
+        raise TypeError(f"{observer!r} is a class: add an instance, {observer.__name__}()")
     for name in ("before_submit", "start", "end"):
         if not callable(getattr(observer, name, None)):
             raise TypeError(f"{observer!r} has no method {name}: derive it from Observer")

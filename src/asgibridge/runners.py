@@ -40,6 +40,7 @@ from ._kernel import kernel
 from ._loops import kept
 from ._loops.lent import LentWait, lent_already
 from ._loops.persistent import PersistentLoop, at_home
+from ._process import greenlets
 from ._process.cpython import signals
 from ._process.handover import call_if_open, take
 from ._process.items import Item
@@ -166,7 +167,7 @@ class TopLevelRun:
             on = None  # the block was left a moment ago
         self._executor.hold()
         if on is None:
-            if not worker_pool.is_plain_run and not is_in_hook.get():
+            if not (worker_pool.is_plain_run or is_in_hook.get() or greenlets.are_here()):
                 lease = leases.Lease(worker_pool.family, is_counted=False)
                 self._abandon_thread = lease.abandon
                 lease.post(_LeasedRunItem(self, lease))

@@ -44,7 +44,7 @@ from ._bridge.warned import warn
 from ._kernel import kernel
 from ._loops import kept
 from ._loops.persistent import PersistentLoop
-from ._process import cpython, fork
+from ._process import cpython, fork, greenlets
 from ._waits import names
 from ._workers.pool import pool
 from .current_thread_executor import CurrentThreadExecutor, _submit
@@ -110,6 +110,10 @@ def _go_on_under_monkey_patching() -> None:
     # gevent has patched `threading` since we were loaded. What the compiled kernel made before
     # stays usable for what runs on real threads; there is no greenlet yet that waits in it.
     global _get_ident, _frame_submit
+    greenlets.follow_patching(
+        module for name, module in list(sys.modules.items()) if name.startswith("asgibridge.")
+    )
+    state.threadlocal = SyncToAsync.threadlocal = threading.local()
     compiled = kernel
     if _kernel.leave_compiled_kernel():
         if compiled.CurrentThreadExecutor.submit is _frame_submit:
@@ -179,7 +183,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
         loop, task_context = kernel.awaiting(SyncToAsync.threadlocal)
         if self.force_new_loop:
             loop = None
-        if cpython.running_loop() is not None:
+        if cpython.running_loop() is not None and not greenlets.runs_no_loop():
             raise RuntimeError(
                 "You cannot use AsyncToSync in the same thread as an async event loop - "
                 "just await the async function directly."

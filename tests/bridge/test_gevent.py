@@ -1,7 +1,7 @@
-"""Under gevent's monkey-patching every "thread" is a greenlet of one real thread, event loops too.
+"""Under gevent's and eventlet's monkey-patching every "thread" is a greenlet of one real thread.
 
-Flask's async views run like that. One call works; several at once get, as with asgiref, either
-their result or asyncio's RuntimeError about the other greenlet's running loop (asgiref #443).
+Flask's async views and Celery's tasks run like that, many at once. Each call has an event loop in a
+real thread, and its sync code in greenlets of the caller's thread.
 """
 
 from __future__ import annotations
@@ -77,25 +77,196 @@ def test_iterators_in_both_directions(script_output):
     ).splitlines() == ["0 True", "1 True", "closed", "[0, 1, 2]", "closed"]
 
 
-def test_several_calls_at_once(script_output):
-    out = script_output(
+EVENTLET = SCRIPT.replace(
+    "from gevent import monkey; monkey.patch_all()", "import eventlet"
+).replace("import asyncio, gevent,", "eventlet.monkey_patch()\n    import asyncio,")
+
+AT_ONCE = """
+    from asgibridge.iterators import async_to_sync_iterator, sync_to_async_iterator
+    from asgibridge.queue import MessageQueue
+    from asgibridge.sync import AsyncSingleThreadContext
+
+    seen = []
+
+    def sync_code():
+        try:
+            seen.append(asyncio.get_running_loop())
+        except RuntimeError:  # what Django asks before each query
+            pass
+        return threading.get_ident()
+
+    def blocking(n):
+        time.sleep(0.001)
+        sync_code()
+        return n
+
+    async def innermost(n):
+        await asyncio.sleep(0.001)
+        await sync_to_async(sync_code)()
+        return n
+
+    async def view(n, here):
+        assert await sync_to_async(sync_code)() == here
+        assert await sync_to_async(sync_code, thread_sensitive=False)() != here
+        assert await sync_to_async(async_to_sync(innermost))(n) == n
+        calls = [sync_to_async(blocking, thread_sensitive=False)(i) for i in range(3)]
+        assert await asyncio.gather(*calls) == [0, 1, 2]
+        async with ThreadSensitiveContext():
+            await sync_to_async(sync_code)()
+        assert [i async for i in sync_to_async_iterator(range(3))] == [0, 1, 2]
+        return n
+
+    async def views(n):
+        for i in range(2):
+            yield await innermost(i)
+
+    def task(n):
+        sync_code()
+        assert async_to_sync(view)(n, threading.get_ident()) == n
+        assert list(async_to_sync_iterator(views(n))) == [0, 1]
+        with AsyncSingleThreadContext(persistent_loop=n % 2):
+            assert async_to_sync(innermost)(n) == async_to_sync(innermost)(n)
+        queue = MessageQueue(1)
+
+        async def fill():
+            for i in range(3):
+                await queue.put(i)
+            queue.shutdown()
+
+        filling = threading.Thread(target=async_to_sync(fill))
+        filling.start()
+        assert list(queue) == [0, 1, 2]
+        filling.join()
+        sync_code()
+        return n
+"""
+
+
+@pytest.mark.parametrize("kind", ["fresh", "keep"])
+def test_many_calls_at_once(script_output, kind):
+    """Each in its greenlet, of whatever kind, and no sync code sees a loop."""
+    assert script_output(
+        SCRIPT.replace("import asyncio", "import asyncio, time")
+        + AT_ONCE
+        + """
+    calls = [gevent.spawn(task, n) for n in range(50)]
+    gevent.joinall(calls, timeout=30, raise_error=True)
+    print([each.value for each in calls] == list(range(50)), seen)
+    """,
+        ASGIBRIDGE_WORKERS=kind,
+    ).splitlines() == ["True []"]
+
+
+def test_many_calls_at_once_under_eventlet(script_output):
+    pytest.importorskip("eventlet", reason="needs the extra: pip install asgibridge[gevent]")
+    assert script_output(
+        EVENTLET.replace("import asyncio", "import asyncio, time")
+        + AT_ONCE
+        + """
+    calls = [eventlet.spawn(task, n) for n in range(50)]
+    print([each.wait() for each in calls] == list(range(50)), seen)
+    """
+    ).splitlines() == ["True []"]
+
+
+def test_calls_at_once_take_the_time_of_one(script_output):
+    """They all wait for the last of them."""
+    assert (
+        script_output(
+            SCRIPT
+            + """
+    arrived, all_there = [], threading.Event()
+
+    def arrive():
+        arrived.append(1)
+        if len(arrived) == 50:
+            all_there.set()
+        return all_there.wait(30)
+
+    async def main():
+        return await sync_to_async(arrive)()
+
+    calls = [gevent.spawn(async_to_sync(main)) for _ in range(50)]
+    gevent.joinall(calls, timeout=30, raise_error=True)
+    print(all(each.value for each in calls))
+    """
+        )
+        == "True"
+    )
+
+
+def test_beside_a_loop_of_the_programs(script_output):
+    """A greenlet runs a loop in the thread of all; another's call has a loop of its own."""
+    assert script_output(
         SCRIPT
         + """
-    def call(n):
-        try:
-            return async_to_sync(view)(n)[0] == n
-        except RuntimeError as error:
-            assert "loop" in str(error), error
-            return "refused"
+    async def main():
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
 
-    calls = [gevent.spawn(call, n) for n in range(5)]
-    gevent.joinall(calls, timeout=20, raise_error=True)
-    print(sorted({str(each.value) for each in calls}))
-    print(async_to_sync(view)(7)[0])
+        def other():
+            number, thread = async_to_sync(view)(3)
+            loop.call_soon_threadsafe(stop.set)
+            return number
+
+        call = gevent.spawn(other)
+        await stop.wait()
+        try:
+            async_to_sync(view)(1)
+        except RuntimeError as error:
+            print("just await" in str(error))
+        return call
+
+    print(asyncio.run(main()).get(timeout=20))
     """
-    ).splitlines()
-    assert out[0] in ("['True']", "['True', 'refused']")
-    assert out[1] == "7"
+    ).splitlines() == ["True", "3"]
+
+
+def test_a_killed_greenlet_cancels_its_coroutine(script_output):
+    assert script_output(
+        SCRIPT
+        + """
+    begun = threading.Event()
+
+    async def main():
+        try:
+            await sync_to_async(begun.set)()
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            print("cancelled")
+            raise
+
+    call = gevent.spawn(async_to_sync(main))
+    begun.wait(20)
+    call.kill(timeout=20)
+    print(call.dead)
+    """
+    ).splitlines() == ["cancelled", "True"]
+
+
+def test_what_a_coroutine_leaves_behind_goes_on(script_output):
+    """A thread that it starts is a greenlet of the loop's thread, and outlives the loop."""
+    assert (
+        script_output(
+            SCRIPT
+            + """
+    may_end, over = threading.Event(), threading.Event()
+
+    def left():
+        may_end.wait(20)
+        gevent.sleep(0.01)
+        over.set()
+
+    async def main():
+        threading.Thread(target=left).start()
+
+    async_to_sync(main)()
+    may_end.set()
+    print(over.wait(20))
+    """
+        )
+        == "True"
+    )
 
 
 def test_async_outermost(script_output):
@@ -159,6 +330,157 @@ def test_patched_after_the_import(script_output):
 
 def test_patched_after_the_import_with_async_outermost(script_output):
     assert script_output(LATE + "    print(asyncio.run(view(1)), async_to_sync(view)(2))") == "1 2"
+
+
+MADE_BEFORE = LATE.replace(
+    "from gevent import monkey",
+    """from asgibridge.limiters import CapacityLimiter
+    from asgibridge.local import Local
+    from asgibridge.queue import MessageQueue
+    from asgibridge.sync import AsyncSingleThreadContext
+
+    async def nothing():
+        return await sync_to_async(threading.get_ident)()
+
+    import threading
+    queue = MessageQueue(1)
+    limiter = CapacityLimiter(1)
+    local = Local(thread_critical=True)
+    local.name = "main"
+    contexts = [AsyncSingleThreadContext(), AsyncSingleThreadContext(persistent_loop=True)]
+    for context in contexts:
+        with context:
+            async_to_sync(nothing)()
+    from gevent import monkey""",
+)
+
+
+@pytest.mark.parametrize("speedups", ["auto", "off"])
+class TestMadeBeforeThePatching:
+    def test_a_queue_lets_other_greenlets_run(self, script_output, speedups):
+        assert script_output(
+            MADE_BEFORE
+            + """
+    import gevent
+
+    async def fill():
+        for item in range(5):
+            await queue.put(item)
+
+    for filling in (fill, lambda: [queue.sync_put(item) for item in range(5)]):
+        getting = gevent.spawn(lambda: [queue.sync_get() for _ in range(5)])
+        gevent.sleep(0)
+        (async_to_sync(fill) if filling is fill else filling)()
+        print(getting.get(timeout=20))
+    print(queue.qsize())
+    """,
+            ASGIBRIDGE_SPEEDUPS=speedups,
+        ).splitlines() == ["[0, 1, 2, 3, 4]", "[0, 1, 2, 3, 4]", "0"]
+
+    def test_a_wait_has_its_time_limit(self, script_output, speedups):
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    from asgibridge.queue import QueueEmpty
+    try:
+        queue.sync_get(timeout=0.01)
+    except QueueEmpty:
+        print("empty")
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "empty"
+        )
+
+    def test_a_limiter_lets_other_greenlets_run(self, script_output, speedups):
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    import gevent
+
+    def borrow(n):
+        with limiter:
+            gevent.sleep(0.001)
+        return n
+
+    calls = [gevent.spawn(borrow, n) for n in range(4)]
+    print([call.get(timeout=20) for call in calls])
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "[0, 1, 2, 3]"
+        )
+
+    def test_a_thread_critical_local_tells_greenlets_apart(self, script_output, speedups):
+        """From the next call on."""
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    import gevent
+    async_to_sync(nothing)()
+
+    def own(n):
+        before = getattr(local, "name", None)
+        local.name = n
+        gevent.sleep(0.001)
+        return before, local.name
+
+    calls = [gevent.spawn(own, n) for n in range(2)]
+    print([call.get(timeout=20) for call in calls], local.name)
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "[(None, 0), (None, 1)] main"
+        )
+
+    def test_a_context_has_a_real_thread(self, script_output, speedups):
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    import gevent
+
+    def within(context):
+        with context:
+            return [async_to_sync(nothing)() == threading.get_ident() for _ in range(2)]
+
+    calls = [gevent.spawn(within, context) for context in contexts]
+    print([call.get(timeout=20) for call in calls])
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "[[True, True], [True, True]]"
+        )
+
+    def test_greenlets_in_a_sync_function_go_to_their_own_loops(self, script_output, speedups):
+        assert (
+            script_output(
+                MADE_BEFORE
+                + """
+    import gevent
+
+    async def inner():
+        await asyncio.sleep(0.001)
+        return id(asyncio.get_running_loop())
+
+    def there():
+        gevent.sleep(0.01)
+        return async_to_sync(inner)()
+
+    async def outer():
+        here = id(asyncio.get_running_loop())
+        return await sync_to_async(there)() == here
+
+    calls = [gevent.spawn(async_to_sync(outer)) for _ in range(10)]
+    print({call.get(timeout=20) for call in calls})
+    """,
+                ASGIBRIDGE_SPEEDUPS=speedups,
+            )
+            == "{True}"
+        )
 
 
 LOOPS_WITHOUT_READERS = """

@@ -24,6 +24,7 @@ CPYTHON = PACKAGE / "_process" / "cpython.py"
 # The standard library looks these up when it makes or ends threads, pools and loops.
 NEEDED = {
     "threading._allocate_lock",
+    "threading._active",
     "threading._daemon_threads_allowed",
     "concurrent.futures.thread._threads_queues",
     "asyncio.SelectorEventLoop._run_once",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -57,13 +58,46 @@ def build(checkout, target, **env):
     wheels = list(target.glob("*.whl"))
     assert len(wheels) == (done.returncode == 0), done.stdout
     names = zipfile.ZipFile(wheels[0]).namelist() if wheels else []
-    return done.stdout, [name for name in names if name.startswith("asgibridge/_speedups.")]
+    kernel = [name for name in names if name.startswith("asgibridge/_speedups.")]
+    return done.stdout, sorted(kernel)
+
+
+WITHOUT = ["asgibridge/_speedups.missing", "asgibridge/_speedups.pyi"]
+"""What there is of the kernel if it could not be compiled."""
 
 
 def test_auto_does_without_and_says_so(checkout, tmp_path):
     printed, kernel = build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="auto")
     assert NOTICE in printed
-    assert kernel == ["asgibridge/_speedups.pyi"]
+    assert kernel == WITHOUT
+
+
+def test_the_first_import_says_so_too(checkout, tmp_path):
+    """Because pip hides what a build prints."""
+    build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="auto")
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+
+    def said(**env):
+        command = [sys.executable, "-S", "-c", "import asgibridge.sync"]
+        done = subprocess.run(
+            command,
+            env={
+                **children.environment(),
+                "PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), *sys.path]),
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stderr
+
+    (line,) = said().splitlines()
+    assert "built without its compiled kernel (CompileError: " in line
+    assert "ASGIBRIDGE_SPEEDUPS=off if this is meant" in line
+    assert said(ASGIBRIDGE_SPEEDUPS="off") == ""
 
 
 def test_require_fails(checkout, tmp_path):
@@ -94,7 +128,7 @@ def test_an_earlier_kernel_does_not_stand_in_for_the_one_that_failed(checkout, t
         source.write("\n_newer = 1\n")
     printed, kernel = build(checkout, tmp_path / "2", ASGIBRIDGE_SPEEDUPS="auto")
     assert NOTICE in printed
-    assert kernel == ["asgibridge/_speedups.pyi"]
+    assert kernel == WITHOUT
 
 
 # As setuptools has it, CFLAGS replaces all flags that Python was compiled with.

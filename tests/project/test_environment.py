@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,12 @@ def test_no_two_test_files_have_one_name():
         if "services" not in path.parts
     ]
     assert len(stems) == len(set(stems))
+
+
+def test_a_command_that_takes_a_while_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(environment, "SAYS_SO_EVERY", 0.05)
+    waits = "import sys, time; time.sleep(0.3); print('done')"
+    assert environment._run("waiting", [sys.executable, "-c", waits]) == "done\n"
+    assert "  still waiting: 0 s" in capsys.readouterr().out.splitlines()
+    with pytest.raises(environment.EnvironmentFailure, match="failing failed"):
+        environment._run("failing", [sys.executable, "-c", "raise SystemExit(3)"])

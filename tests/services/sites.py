@@ -79,7 +79,7 @@ def run(
     return done.stdout
 
 
-_LISTENING = re.compile(r"(?:running on|Listening at:) http://127\.0\.0\.1:(\d+)")
+_LISTENING = r"(?:running on|Listening at:) http://127\.0\.0\.1:(?P<port>\d+)"
 
 _TROUBLE = re.compile(
     r"^Traceback|\bException (in|ignored)\b|was never (awaited|retrieved)|Task was destroyed|"
@@ -92,7 +92,7 @@ class Server:
     """A server of the site's, until the ``with`` block ends.
 
     It must end when told to, by the signal ``stop``, and must have logged no error, unless
-    ``quiet=False``.
+    ``quiet=False``. It is ready when its log has what ``ready``, a pattern, says.
     """
 
     def __init__(
@@ -101,12 +101,14 @@ class Server:
         *program: str,
         quiet: bool = True,
         stop: signal.Signals = signal.SIGINT,
+        ready: str = _LISTENING,
         **settings: str,
     ) -> None:
         self.implementation = implementation
         self._program = program
         self._quiet = quiet
         self._signal = stop
+        self._ready = ready
         self._settings = settings
 
     @property
@@ -128,13 +130,13 @@ class Server:
             start_new_session=True,
         )
         deadline = time.monotonic() + START_SECONDS
-        while (listening := _LISTENING.search(self.log())) is None:
+        while (listening := re.search(self._ready, self.log())) is None:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 log = self.log()
                 self._end()
                 raise AssertionError(f"{self._program} did not start:\n{log}")
             time.sleep(0.02)
-        self.port = int(listening[1])
+        self.port = int(listening.groupdict().get("port") or 0)
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, tb: object) -> None:

@@ -8,6 +8,9 @@ import functools
 import gc
 import logging
 import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -344,3 +347,86 @@ class TestHarm:
 
         asyncio.run(main())
         assert [what for what, *_ in recorder.seen].count("end") == 2
+
+
+class TestWhatNeverBegan:
+    """`never_began` in place of `start` and `end`, in the example of docs/debugging.md, too."""
+
+    @pytest.fixture
+    def spans(self):
+        """The example as it stands there, with a tracer that lists the spans that it finishes."""
+        page = Path(__file__).parents[2] / "docs" / "debugging.md"
+        source = next(
+            each for each in page.read_text("utf-8").split("```") if "(Tracing())" in each
+        )
+        finished = []
+
+        class Span:
+            def __init__(self, name, parent=None):
+                self.name, self.parent = name, parent
+
+            def finish(self, error=None):
+                finished.append((self.name, getattr(self.parent, "name", None), error))
+
+        current = contextvars.ContextVar("span", default=None)
+        tracer = types.SimpleNamespace(current_span=current.get, start_span=Span)
+        names = {"tracer": tracer}
+        before = observers._observers
+        exec(source.removeprefix("python"), names)
+        yield current, Span, finished
+        for each in set(observers._observers) - set(before):
+            observers.remove(each)
+
+    @pytest.mark.parametrize("has_parent", [True, False])
+    def test_finishes_no_span_of_the_callers(self, spans, has_parent, caplog):
+        current, new_span, finished = spans
+        begun, may_end = threading.Event(), threading.Event()
+
+        def wait():
+            begun.set()
+            return may_end.wait(SECONDS)
+
+        async def main():
+            current.set(new_span("request") if has_parent else None)
+            first = asyncio.ensure_future(sync_to_async(wait)())
+            await sync_to_async(begun.wait, thread_sensitive=False)(SECONDS)
+            second = asyncio.ensure_future(sync_to_async(double)(1))
+            await asyncio.sleep(0)
+            second.cancel()
+            await asyncio.wait([second])
+            may_end.set()
+            return await first
+
+        assert asyncio.run(main())
+        parent = "request" if has_parent else None
+        assert [(name.rpartition(".")[2], of, error) for name, of, error in finished] == [
+            ("wait", parent, None),
+            ("wait", parent, None),
+        ]
+        assert not caplog.records
+
+    def test_is_told_instead_of_end(self, observe):
+        recorder = observe(Recorder())
+        recorder.never_began = lambda hop: recorder.note("never", hop)
+
+        async def main():
+            executor = ThreadPoolExecutor(1)
+            executor.shutdown()
+            with pytest.raises(RuntimeError):
+                await sync_to_async(double, thread_sensitive=False, executor=executor)(1)
+
+        asyncio.run(main())
+        gc.collect()
+        assert [what for what, *_ in recorder.seen] == ["before", "never"]
+
+    def test_by_default_end_is(self, observe):
+        recorder = observe(Recorder())
+        with pytest.raises(TypeError):
+            async_to_sync(hop_and_double)()
+        assert [what for what, *_ in recorder.seen] == ["before", "end"]
+
+
+def test_a_class_is_refused():
+    with pytest.raises(TypeError, match=r"add an instance, Recorder\(\)"):
+        observers.add(Recorder)
+    assert observers.wrap is None

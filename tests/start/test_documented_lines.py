@@ -35,6 +35,7 @@ TOOLS = {
 def blocks() -> dict[str, str]:
     assert PAGE is not None
     found = re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    found = [each for each in found if "asgibridge.install()" in each]
     return {"manage.py" if "def main" in each else "asgi.py": each for each in found}
 
 

@@ -152,8 +152,14 @@ def python_in(environment: Path) -> str:
     return str(environment / "bin" / "python")
 
 
+SAYS_SO_EVERY = 5.0
+"""Seconds between two lines about a command that takes a while. Arbitrary: who sees nothing for
+longer looks for what hangs."""
+
+
 def _run(step: str, command: list[str], **more: str) -> str:
-    done = subprocess.run(
+    began = time.monotonic()
+    with subprocess.Popen(
         command,
         cwd=ROOT,
         env=child_environment(**more),
@@ -161,11 +167,21 @@ def _run(step: str, command: list[str], **more: str) -> str:
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        raise EnvironmentFailure(f"{step} failed:\n  {' '.join(command)}\n{done.stdout}")
-    return done.stdout
+    ) as process:
+        try:
+            while True:
+                try:
+                    printed = process.communicate(timeout=SAYS_SO_EVERY)[0]
+                    break
+                except subprocess.TimeoutExpired:
+                    spent = time.monotonic() - began
+                    print(f"  still {step}: {spent:.0f} s", flush=True)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise EnvironmentFailure(f"{step} failed:\n  {' '.join(command)}\n{printed}")
+    return printed
 
 
 def _step(step: str, command: list[str], **more: str) -> None:

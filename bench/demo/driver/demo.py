@@ -28,6 +28,15 @@ from .pages import Answer, visit
 from .report import figures_table, pages_table, plot
 from .servers import ASGIBRIDGE, ASGIREF, UVICORN, DemoFailure, Server
 
+LOADS = (
+    "README's figures are of another load: wrk, and views that do little else than cross. Here a\n"
+    "client in Python shares the processors with the server, whose pages do more between crossings."
+)
+"""Why a page gains less here than there."""
+
+SAYS_SO_EVERY = 5.0
+"""Seconds between two lines about the load, where there is no terminal. Arbitrary."""
+
 # A pipe has no width of its own.
 PIPE_WIDTH = 120
 
@@ -66,6 +75,7 @@ def run(quick: bool, output: Path) -> int:
         troubles += server_troubles
 
     console.print(figures_table(results, names, plan))
+    print(LOADS)
     plot(results, names, describe(), output)
     print(f"plot: {output}\n{time.monotonic() - began:.0f} s in all", flush=True)
     if troubles:
@@ -85,9 +95,19 @@ def start(server: Server) -> None:
 
 
 def put_under_load(console: Console, servers: list[Server], plan: Plan) -> Results:
-    # On a terminal a line that changes, elsewhere nothing.
-    with console.status("") as line:
-        return asyncio.run(measure(servers, plan, line.update))
+    # On a terminal a line that changes, elsewhere one now and then.
+    if console.is_terminal:
+        with console.status("") as line:
+            return asyncio.run(measure(servers, plan, line.update))
+    said = 0.0
+
+    def say(text: str) -> None:
+        nonlocal said
+        if time.monotonic() >= said + SAYS_SO_EVERY:
+            said = time.monotonic()
+            print(text, flush=True)
+
+    return asyncio.run(measure(servers, plan, say))
 
 
 def troubles_of(servers: list[Server], answers: list[Answer]) -> list[str]:

@@ -152,7 +152,13 @@ def plot(results: Results, names: Sequence[str], subtitle: str, path: Path) -> N
                 places, medians, width * 0.94, yerr=whiskers, label=name, color=colour, capsize=4
             )
             panel.bar_label(
-                bars, fmt=f"{{:.{measure.digits}f}}", label_type="center", color="white"
+                bars,
+                fmt=f"{{:.{measure.digits}f}}",
+                label_type="center",
+                # A label is wider than its bar where that is low: dark on light there, too.
+                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour},
+                color="black",
+                fontsize=9,
             )
         better = "more is better" if measure.more_is_better else "less is better"
         panel.set_title(f"{measure.title}\n({better})", fontsize=11)

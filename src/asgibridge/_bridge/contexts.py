@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from .. import workers
 from .._kernel import kernel
 from .._loops.persistent import PersistentLoop
-from .._process import fork, threads
+from .._process import fork, greenlets, threads
 from .._process.handover import call_if_open
+from .._process.threads import LoopWorker
 from .._waits import deadlocks
 from .._workers.leases import Lease
 from .._workers.pool import pool as worker_pool
@@ -110,8 +111,9 @@ def executor_of_runs(context: AsyncSingleThreadContext) -> Executor:
     """The one that runs the top-level calls within ``context``, made now if there is none."""
     executor = state.executors_of_runs.get(context)
     if executor is None:
-        if worker_pool.is_plain_run:
+        if worker_pool.is_plain_run or greenlets.are_here():
             executor = kernel.ThreadSensitiveExecutor()
+            executor._make_worker = LoopWorker
         else:
             executor = Lease(worker_pool.family, is_counted=False)
         state.executors_of_runs[context] = executor

@@ -364,9 +364,8 @@ class Partner:
 
     def _persistent_loop(self) -> PersistentLoop:
         context = None if self._force_new_loop else single_thread_context()
-        if context is not None and getattr(
-            context, "_persistent_loop", False
-        ):  # False: or it is a foreign object
+        # A foreign object may stand in for a context, as asgiref lets it.
+        if context is not None and getattr(context, "_persistent_loop", False):
             if type(context) is Block:
                 if not context.join():
                     return self._new_block()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .. import _kernel
 from .._bridge import state
-from .._process import fork
+from .._process import cpython, fork
 from .._process.items import Item
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class LentThread:
         self.frame: CurrentThreadExecutor = kernel.CurrentThreadExecutor(outer)
         self.waiters: list[Waiter] = []
         self._answer = _Answer(self.waiters)
-        self._lock = threading.RLock()
+        self._lock = cpython.RLock()
         self._users = 1
 
     def add_user(self) -> bool:

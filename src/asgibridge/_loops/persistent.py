@@ -37,7 +37,6 @@ parent's loop is left alone, because the parent would feel a selector of its bei
 from __future__ import annotations
 
 import asyncio
-import threading
 import types
 import weakref
 from collections.abc import Coroutine, Generator
@@ -46,7 +45,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .._bridge import state
 from .._kernel import kernel
-from .._process import fork, threads
+from .._process import cpython, fork, threads
 from .._process.handover import call_if_open
 from . import kept
 from .lent import LentWait
@@ -76,7 +75,7 @@ class PersistentLoop:
         self._generation = fork.generation
         self.is_abandoned = False
         # Guarded by the lock, which is re-entrant because a finalizer may end the loop.
-        self._lock = threading.RLock()
+        self._lock = cpython.RLock()
         self._runs: list[Run] = []
         self._has_begun = False
         self._is_refusing = False

@@ -37,6 +37,21 @@ def threading_is_patched() -> bool:
     )
 
 
+# Without it, or of its own make: `threading`'s, which a greenlet library replaces.
+RLock: Any = getattr(importlib.import_module("_thread"), "RLock", threading.RLock)
+
+# Without it: a thread that was there before the patching ends with a KeyError on standard error.
+_active_threads: dict[int, threading.Thread] = getattr(threading, "_active", {})
+
+
+def follow_patching(thread: threading.Thread) -> None:
+    """At the end of ``thread``, on it: `threading` looks for it by its ident, which is another one
+    if gevent has patched that since it began."""
+    ident = threading.get_ident()
+    if ident != thread.ident and _active_threads.get(thread.ident or 0) is thread:
+        _active_threads[ident] = _active_threads.pop(thread.ident or 0)
+
+
 # 3.12. Without it: there is no interpreter that forbids daemons.
 DAEMONS_ALLOWED: bool = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import functools
 import itertools
 import sys
 import threading
@@ -30,7 +31,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from . import connections, cpython, fork
+from . import connections, cpython, fork, greenlets
 from .items import Item
 
 
@@ -47,7 +48,7 @@ class ServedInbox(Protocol):
 _names = itertools.count()
 # Guards the pair below, so that no worker slips between the exit's two questions "who is there?"
 # and "who waits for the next one?". Re-entrant: a finalizer may start a worker.
-_lock = threading.RLock()
+_lock = cpython.RLock()
 exiting = False  # whether the interpreter has begun to wait for its threads
 any_retired = False  # whether `Worker.retire` was ever called
 _alive: set[Worker] = set()  # strong: whoever is in it has to be joined at exit
@@ -128,10 +129,15 @@ class Worker(threading.Thread):
             self._left_to_us = not exiting and cpython.DAEMONS_ALLOWED
             _alive.add(self)
         try:
-            start(self, super().start)
+            begin = super().start
+            start(self, lambda: greenlets.call_at_home(begin) or begin())
         except BaseException:
             _alive.discard(self)
             raise
+
+    def join(self, timeout: float | None = None) -> None:
+        if not greenlets.call_at_home(functools.partial(super().join, timeout)):
+            super().join(timeout)
 
     def run(self) -> None:
         self._left_to_us = False  # or `daemon` would be True again when it has ended
@@ -143,7 +149,7 @@ class Worker(threading.Thread):
                 # One thread at a time: a successor takes over when the old one has finished.
                 self._after.join()
                 self._after = None
-            self._inbox.serve()
+            self._serve()
         except BaseException:
             # Only what somebody else raised in this thread (PyThreadState_SetAsyncExc) gets here.
             self._inbox.close()
@@ -153,6 +159,9 @@ class Worker(threading.Thread):
             raise
         finally:
             self._end()
+
+    def _serve(self) -> None:
+        self._inbox.serve()
 
     def _end(self) -> None:
         if self.on_end is not None:
@@ -165,6 +174,7 @@ class Worker(threading.Thread):
             last, self._at_its_end = self._at_its_end, None
         for callback in last or ():
             callback()
+        cpython.follow_patching(self)
 
     def call_at_its_end(self, function: Callable[[], object]) -> bool:
         """Have it called on this thread, last of all; False if that has ended. Any thread."""
@@ -197,6 +207,16 @@ class Worker(threading.Thread):
         """Do not wait for this thread at exit. From any thread."""
         self.abandoned = True
         _alive.discard(self)
+
+
+class LoopWorker(Worker):
+    """A worker that runs an event loop: in a real thread, though gevent makes greenlets of ours."""
+
+    def _serve(self) -> None:
+        if greenlets.are_here():
+            greenlets.run_in_real_thread(super()._serve)
+        else:
+            super()._serve()
 
 
 def end_values() -> None:
@@ -276,7 +296,7 @@ def _end_workers() -> None:
 
 def _after_fork_in_child() -> None:
     global _lock
-    _lock = threading.RLock()
+    _lock = cpython.RLock()
     _alive.clear()
 
 

@@ -140,6 +140,7 @@ class ThreadSensitiveExecutor(StockNames):
         is_new: bool = False,  # it is without, too
     ) -> None:
         self._when_idle = when_idle
+        self._make_worker = Worker
         self._generation = fork.generation
         self._lock = threading.RLock()
         self._inbox: Inbox | None = None
@@ -173,7 +174,7 @@ class ThreadSensitiveExecutor(StockNames):
                 old_worker = self._worker
                 # Known before it runs: the item may ask who owns the thread it is on. But nobody
                 # else may put anything in as long as the start can fail.
-                self._worker = Worker(inbox, after=old_worker)
+                self._worker = self._make_worker(inbox, after=old_worker)
                 try:
                     self._worker.start()
                 except BaseException:

@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .._process import threads
+from .._process import cpython, greenlets, threads
 from .._process.items import Item
 from .._waits import deadlocks
 from .calls import SyncCall, TaskContext
@@ -65,9 +65,9 @@ class Inbox:
 
     def __init__(self) -> None:
         # None is for the end, and `_AGAIN` to look again.
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Any] = greenlets.make_queue()
         self._when_idle: Callable[[], bool] | None = None  # set before anybody else knows us
-        self._lock = threading.RLock()
+        self._lock = cpython.RLock()
         self.closed = False
         self.posted = 0
         self.finished = 0

@@ -18,10 +18,10 @@ when used: gevent replaces what it holds.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Any
 
+from .._process import cpython, greenlets
 from .._process.items import Item
 from .._process.threads import report_error
 from .calls import SyncCall
@@ -34,7 +34,7 @@ class PoolInbox:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.RLock()
+        self._lock = cpython.RLock()
         self._items: deque[Item] = deque()
         self._parked: list[Any] = []
         self._looking = 0
@@ -102,8 +102,7 @@ class PoolInbox:
 
     def serve(self) -> None:
         """Run what comes, until the inbox is closed and empty. On each thread that was hired."""
-        sleep_lock = threading.Lock()
-        sleep_lock.acquire()
+        sleep_lock = greenlets.make_sleep_lock()
         while True:
             item = self._take(sleep_lock)
             if item is None:

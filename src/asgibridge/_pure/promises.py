@@ -58,11 +58,10 @@ any other has to be woken by `shutdown`, or the interpreter waits for it.
 from __future__ import annotations
 
 import operator
-import threading
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
-from .._process import fork
+from .._process import cpython, fork
 from .._process.queue_errors import QueueShutDown, UnsupportedOperation, places
 from .waiters import (
     _GET,
@@ -114,7 +113,7 @@ class _Promises:
         self._joiners: _Line = OrderedDict()
         self._promised: _Line = OrderedDict()
         self._generation = fork.generation
-        self._lock = threading.RLock()
+        self._lock = cpython.RLock()
         self._maxsize = maxsize  # as it was given
         self._limit = places(maxsize)
         self._order_ = order
@@ -317,7 +316,7 @@ class _Promises:
     def _forget(self) -> None:
         # In a forked child, which has no other waiters than those of the thread that forked.
         # Another thread of the parent may have held the lock.
-        self._lock = threading.RLock()
+        self._lock = cpython.RLock()
         self._generation = fork.generation
         for line in (self._getters, self._putters, self._joiners, self._promised):
             for waiter in list(line):

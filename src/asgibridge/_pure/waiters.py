@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
-from .._process import fork
+from .._process import fork, greenlets
 from .._process.cpython import running_loop
 from .._process.queue_errors import NOTHING, would_block_loop
 from .channel import WakeChannel, wake_channel
@@ -153,11 +153,10 @@ class _Waiter:
         # RuntimeError if the thread runs an event loop.
         queue = self.queue
         deadline = None if timeout is None else time.monotonic() + timeout
-        self.sleep_lock = threading.Lock()
-        self.sleep_lock.acquire()
+        self.sleep_lock = greenlets.make_sleep_lock()
         try:
             while queue._advance(self):
-                if timeout != 0 and running_loop() is not None:
+                if timeout != 0 and not greenlets.runs_no_loop():
                     raise would_block_loop(self.kind)
                 if not self.sleep(deadline) and queue._leave(self, True):
                     return NOTHING

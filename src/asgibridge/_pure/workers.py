@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .._process.items import Item
-from .._process.threads import Worker
+from .._process.threads import LoopWorker, Worker
 from .executors import CurrentThreadExecutor
 from .inbox import Inbox
 
@@ -34,7 +34,7 @@ def start_run(
     inbox = Inbox()
     inbox.put(_Run(item, executor._inbox))
     inbox.close()
-    worker = Worker(inbox)
+    worker = LoopWorker(inbox)
     announce(worker)
     worker.start()
     executor.serve()

@@ -34,7 +34,7 @@ _BEFORE_WAITS = {
 _IDLE = {
     (function.__code__.co_filename, function.__code__.co_name)
     for function in (
-        threads.Worker.run,
+        threads.Worker._serve,
         kept.run,
         kept._KeptLoop.run,
         persistent.PersistentLoop._run,

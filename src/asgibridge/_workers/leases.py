@@ -38,7 +38,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from .._kernel import kernel
-from .._process import fork
+from .._process import fork, greenlets
 from .._process.handover import take
 from .._process.items import FutureCall, Item
 from .._process.stock import Look, StockNames
@@ -490,7 +490,7 @@ class Lease(StockNames):
                 if self.forget(item):
                     item.cancel()
                     item.deliver()
-        over = threading.Event()
+        over = greenlets.make_event()
         is_on_its_way = self.end(over.set)
         if wait and is_on_its_way and not self._abandoned and not self.owns_current_thread():
             over.wait()

@@ -22,11 +22,11 @@ import asyncio
 import contextvars
 import queue
 import sys
-import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from .._process import greenlets
 from .exchange import LIMIT, OVERHEAD, ClientDisconnected
 from .service import Service, report
 
@@ -67,7 +67,7 @@ class Conversation:
         self._service = service
         self._scope = scope
         # The thread's.
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Any] = greenlets.make_queue()
         self._body = body
         self._body_left = length  # None: until it ends
         self._taken = 0  # bytes out of the inbox
@@ -84,7 +84,7 @@ class Conversation:
         self._is_over = False  # for receive(): http.disconnect from now on
         self._task: asyncio.Task[None] | None = None
         self._ending: _End | None = None
-        self.ended = threading.Event()
+        self.ended = greenlets.make_event()
 
     # The thread's side.
 

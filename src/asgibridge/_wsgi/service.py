@@ -30,7 +30,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from .._process import cpython, fork, threads
+from .._process import cpython, fork, greenlets, threads
 from .._process.handover import call_if_open
 from .._process.items import Item
 from ..compatibility import guarantee_single_callable
@@ -128,12 +128,12 @@ class Service:
         self.application = application
         self._mode = lifespan
         self._timeout = timeout
-        self._ready = threading.Event()
+        self._ready = greenlets.make_event()
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self.conversations: set[Any] = set()  # that may wait for an answer
-        self.worker = threads.Worker(self)
+        self.worker = threads.LoopWorker(self)
 
     def wait_until_ready(self) -> None:
         """Wait for the lifespan's startup; raises RuntimeError if it failed."""
