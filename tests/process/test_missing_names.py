@@ -101,6 +101,7 @@ async def hop():
     cpython.children_of(gathering._fut_waiter)
     for read in (cpython.loop_of_runner, cpython.future_of_group, cpython.default_executor_of):
         assert read(None) is None
+    assert type(cpython.interpreter_flags()) is list  # for a program that begins again
     gathering.cancel()
     await asyncio.wait([gathering])
 

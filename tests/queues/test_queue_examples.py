@@ -228,7 +228,7 @@ class TestViews:
     def test_closing(self):
         async def main():
             queue = janus.Queue()
-            with pytest.raises(RuntimeError, match="open"):
+            with pytest.raises(RuntimeError, match="non-closed"):
                 await queue.wait_closed()
             queue.put_nowait(1)
             queue.close()

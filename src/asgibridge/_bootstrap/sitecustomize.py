@@ -9,7 +9,10 @@ import sys
 
 _here = os.path.dirname(__file__)
 _place = sys.path.index(_here) if _here in sys.path else 0
-_frame = sys._getframe()
+try:
+    raise ImportError
+except ImportError:
+    _frame = sys.exc_info()[2].tb_frame
 _files = []
 while _frame.f_back is not None:
     _frame = _frame.f_back

@@ -22,12 +22,14 @@ from .._bridge import state
 from .._bridge.contexts import AsyncSingleThreadContext, executor_of_runs, in_force
 from .._loops.lent import LentThread, LentWait
 from .._loops.persistent import PersistentLoop
+from .._process import threads
 
 
 class Block(AsyncSingleThreadContext):
     """See the module's header. Made with one user, on the thread that opens."""
 
     def __init__(self, outer: AsyncSingleThreadContext | None) -> None:
+        threads.refuse_if_late()  # the first `weakref.finalize` imports a module
         super().__init__(persistent_loop=True)
         self._outer = outer
         self._users = 1

@@ -24,6 +24,17 @@ _IS_CPYTHON = sys.implementation.name == "cpython"
 # Nobody has looked at later versions yet: there, code that builds on many names does without.
 _IS_KNOWN = sys.version_info < (3, 16)
 
+
+def interpreter_flags() -> list[str]:
+    """The options that this Python was started with, such as -O.
+
+    Without it: none, and a program that begins anew does so without them.
+    """
+    subprocess = importlib.import_module("subprocess")
+    flags = getattr(subprocess, "_args_from_interpreter_flags", list)
+    return flags()  # type: ignore[no-any-return]
+
+
 # --- threads -------------------------------------------------------------------------------------
 
 

@@ -72,17 +72,22 @@ class TooLate(CannotStart):
     """The interpreter is shutting down."""
 
 
+def refuse_if_late() -> None:
+    """Raises TooLate while the interpreter is finalizing."""
+    if sys.is_finalizing():
+        raise TooLate(
+            "cannot start a thread while the interpreter is shutting down: call this before the "
+            "program ends (from atexit, or by leaving a `with` block), not from __del__"
+        )
+
+
 def start(thread: threading.Thread, begin: Callable[[], object]) -> None:
     """Start ``thread`` by ``begin()``. Raises CannotStart if there can be no further thread.
 
     While the interpreter is finalizing, `threading.Thread.start` does not raise before 3.12: it
     waits for a thread that the interpreter never lets run.
     """
-    if sys.is_finalizing():
-        raise TooLate(
-            "cannot start a thread while the interpreter is shutting down: call this before the "
-            "program ends (from atexit, or by leaving a `with` block), not from __del__"
-        )
+    refuse_if_late()
     try:
         begin()
     except RuntimeError as error:

@@ -8,6 +8,7 @@ message of an error.
 from __future__ import annotations
 
 import ast
+import inspect
 import itertools
 import os
 import sys
@@ -87,8 +88,8 @@ def _first() -> tuple[str, str, int] | None:
 def _lines_now() -> dict[int, int]:
     """The lines that run now in bodies of modules on this thread, by the modules' namespaces."""
     found = {}
-    frame = sys._getframe()
-    while frame.f_back is not None:
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_back is not None:
         frame = frame.f_back
         if frame.f_code.co_name == "<module>":
             found[id(frame.f_globals)] = frame.f_lineno

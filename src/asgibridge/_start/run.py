@@ -126,12 +126,19 @@ def _begin_again(words: list[str]) -> None:
     flags = sys.flags
     if flags.ignore_environment or flags.isolated or flags.no_site:
         return  # it would come to the same
-    import subprocess
+    from .._process import cpython  # it imports asyncio, which a program may do without
 
-    own: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     _say("something has imported asgiref before the program began: beginning again, before that")
     options = ["-v"] if verbose else []
-    command = [sys.executable, *own, "-m", "asgibridge", "run", *options, *words]
+    command = [
+        sys.executable,
+        *cpython.interpreter_flags(),
+        "-m",
+        "asgibridge",
+        "run",
+        *options,
+        *words,
+    ]
     _hand_over(sys.executable, command)
 
 
