@@ -12,7 +12,7 @@ _place = sys.path.index(_here) if _here in sys.path else 0
 try:
     raise ImportError
 except ImportError:
-    _frame = sys.exc_info()[2].tb_frame
+    _frame = sys.exc_info()[2].tb_frame  # type: ignore[union-attr]
 _files = []
 while _frame.f_back is not None:
     _frame = _frame.f_back

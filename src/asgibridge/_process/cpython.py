@@ -32,7 +32,7 @@ def interpreter_flags() -> list[str]:
     """
     subprocess = importlib.import_module("subprocess")
     flags = getattr(subprocess, "_args_from_interpreter_flags", list)
-    return flags()  # type: ignore[no-any-return]
+    return list(flags())
 
 
 # --- threads -------------------------------------------------------------------------------------
