@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import re
+import sys
 import warnings
 
 import pytest
@@ -692,12 +695,18 @@ async def test_a_framework_keeps_the_rules():
 
 
 @pytest.mark.asyncio
-async def test_a_memoryview_of_a_framework_is_forgiven():
+async def test_a_memoryview_of_a_framework_is_forgiven(capsys):
     from asgibridge.testing import HttpCommunicator
 
-    with pytest.warns(RuntimeWarning, match=r"http\.response\.body: body"):
+    # An application of a communicator's runs in an empty context. Where filters of warnings belong
+    # to the context (3.14 without the GIL), it has the default ones.
+    is_shown = getattr(sys.flags, "context_aware_warnings", False)
+    expected = r"http\.response\.body: body"
+    warns = pytest.warns(RuntimeWarning, match=expected)
+    with contextlib.nullcontext() if is_shown else warns:
         response = await HttpCommunicator(check(framework()), path="/view").get_response()
     assert response.body == b"view"
+    assert not is_shown or re.search(expected, capsys.readouterr().err)
     with pytest.raises(ProtocolViolation, match=r"http\.response\.body: body"):
         await HttpCommunicator(check(framework(), strict=True), path="/view").get_response()
 

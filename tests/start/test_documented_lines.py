@@ -95,6 +95,10 @@ def test_install_before_django_is_imported(name, tmp_path):
             "execute_from_command_line = lambda argv: print(asgiref.sync.__name__)\n"
         ),
         "asgiref/sync.py": "",
+        # Or an installed package of that name would be found.
+        **dict.fromkeys(
+            (f"{each}/__init__.py" for each in ("django", "django/core", "asgiref")), ""
+        ),
     }.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
