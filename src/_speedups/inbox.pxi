@@ -107,6 +107,23 @@ cdef object take_first(list items, Py_ssize_t* first):
     return item
 
 
+# Entering a `try` is a twentieth of what the kernel does for a hop: it saves the exception that is
+# being handled. So `tell_loop` is called as if it raised nothing, and its -1 looked at.
+ctypedef int (*_tells)(WakeChannel) noexcept
+
+
+cdef int _raise_again() except -1:
+    return -1  # what was raised is still set
+
+
+cdef int report_what_was_raised() except -1:
+    try:
+        _raise_again()
+    except BaseException as error:
+        _threads.report_or_raise(error)
+    return 0
+
+
 @cython.final
 @cython.freelist(16)  # one is made for each `async_to_sync` call
 cdef class Inbox:
@@ -330,12 +347,9 @@ cdef class Inbox:
                 # pass for known to somebody (`asgibridge._loops.kept`).
                 is_first = channel is not None and channel.push(call)
                 call = None
-                if is_first:
-                    try:
-                        tell_loop(channel)
-                    except BaseException as error:
-                        # What another loop raises costs nobody else anything.
-                        _threads.report_or_raise(error)
+                if is_first and (<_tells>tell_loop)(channel) < 0:
+                    # What another loop raises costs nobody else anything.
+                    report_what_was_raised()
                 channel = None
             else:
                 item.run()

@@ -22,17 +22,17 @@ cdef int park(Inbox inbox) except -1:
     cdef PyLockStatus status
     cdef bint was_woken, has_told = False
     cdef long long patience = ASGIBRIDGE_PATIENCE
-    cdef long long left = 0  # of the idle time, when `patience` is over
+    cdef long long left = -1  # of the idle time, when `patience` is over; -1: not asked yet
     cdef Inbox other = inbox.to_wake
     cdef PyThread_type_lock other_sleep_lock = NULL
     if other is not None:
         inbox.to_wake = None
         other_sleep_lock = other.sleep_lock
     if inbox.fingerprint is not None or inbox.when_idle is not None:
-        patience = <long long>(IDLE_SECONDS * 1000000.0)
         if inbox.fingerprint is not None:
-            left = max(0, patience - <long long>(LINGER_SECONDS * 1000000.0))
-            patience -= left
+            patience = <long long>(LINGER_SECONDS * 1000000.0)
+        else:
+            patience = <long long>(IDLE_SECONDS * 1000000.0)
     elif inbox.is_frame:
         # Never for ever: a signal that comes when we have looked for signals, and are not in
         # the system call yet, does not interrupt that.
@@ -50,8 +50,10 @@ cdef int park(Inbox inbox) except -1:
                 arrive(inbox)
             return 0
         if status == PY_LOCK_FAILURE and inbox.fingerprint is not None:
+            if left < 0:
+                left = <long long>(IDLE_SECONDS * 1000000.0) - patience
             if left > 0 and (_loops.any_open() or not _idle.has(inbox)):
-                patience = min(left, <long long>(LINGER_SECONDS * 1000000.0))
+                patience = min(left, patience)
                 left -= patience
                 continue
             if _idle.remove(inbox):
