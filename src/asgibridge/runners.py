@@ -144,7 +144,8 @@ class TopLevelRun:
         finally:
             if not self._started:
                 self._drop_awaitable()
-            self._let_go_of_lent()
+            if self.server is not self._executor:
+                self._let_go_of_lent()
             pending = self._error = None
 
     def _start_and_serve(

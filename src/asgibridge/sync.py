@@ -451,8 +451,7 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
             # meanwhile where there is no GIL.
             if has_ended is None:
                 has_ended = call.done()
-            if handlers:
-                handlers.pop(call, None)
+                handlers.pop(call, None)  # nobody may have been told
             del call
             if has_ended and before is not context:
                 kernel.restore_context(context, before)

@@ -70,6 +70,8 @@ def _send_to_pool(
     if executor is None:
         pool = pools.executor_of(loop)
         if pool is not None:
+            if handlers:
+                handlers.pop(call, None)  # a pool of ours makes no use of `submit`
             try:
                 pool.post(call)
             except CannotStart:

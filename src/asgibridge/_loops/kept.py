@@ -292,10 +292,12 @@ def close(loop: asyncio.AbstractEventLoop) -> None:
 
 def close_idle() -> None:
     """Close the loops that have been parked for as long as an idle worker waits. On any thread."""
-    is_over = IDLE_SECONDS == _DEFAULT_SECONDS and not loops.any_open()
-    before = time.monotonic() - (_LINGER_SECONDS if is_over else IDLE_SECONDS)
+    now = time.monotonic()
     for kept in _parked[:]:
-        if kept.since <= before:
+        idle = now - kept.since
+        if idle >= IDLE_SECONDS or (
+            idle >= _LINGER_SECONDS and IDLE_SECONDS == _DEFAULT_SECONDS and not loops.any_open()
+        ):
             try:
                 _parked.remove(kept)
             except ValueError:

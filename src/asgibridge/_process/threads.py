@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any, Protocol
 
 from . import connections, cpython, fork, greenlets
@@ -46,6 +47,7 @@ class ServedInbox(Protocol):
 
 
 _names = itertools.count()
+_get_ident = threading.get_ident
 # Guards the pair below, so that no worker slips between the exit's two questions "who is there?"
 # and "who waits for the next one?". Re-entrant: a finalizer may start a worker.
 _lock = cpython.RLock()
@@ -134,8 +136,16 @@ class Worker(threading.Thread):
             self._left_to_us = not exiting and cpython.DAEMONS_ALLOWED
             _alive.add(self)
         try:
-            begin = super().start
-            start(self, lambda: greenlets.call_at_home(begin) or begin())
+            if type(threading.get_ident) is BuiltinFunctionType and not sys.is_finalizing():
+                super().start()  # `start` without its calls, as each top-level run does it
+            else:
+                begin = super().start
+                start(self, lambda: greenlets.call_at_home(begin) or begin())
+        except RuntimeError as error:
+            _alive.discard(self)
+            if type(error) is RuntimeError and self.ident is None:
+                raise CannotStart(*error.args) from None
+            raise
         except BaseException:
             _alive.discard(self)
             raise
@@ -154,7 +164,10 @@ class Worker(threading.Thread):
                 # One thread at a time: a successor takes over when the old one has finished.
                 self._after.join()
                 self._after = None
-            self._serve()
+            if type(self) is Worker:
+                self._inbox.serve()
+            else:
+                self._serve()
         except BaseException:
             # Only what somebody else raised in this thread (PyThreadState_SetAsyncExc) gets here.
             self._inbox.close()
@@ -166,6 +179,7 @@ class Worker(threading.Thread):
             self._end()
 
     def _serve(self) -> None:
+        # What a subclass does otherwise.
         self._inbox.serve()
 
     def _end(self) -> None:
@@ -179,7 +193,8 @@ class Worker(threading.Thread):
             last, self._at_its_end = self._at_its_end, None
         for callback in last or ():
             callback()
-        cpython.follow_patching(self)
+        if threading.get_ident is not _get_ident:
+            cpython.follow_patching(self)
 
     def call_at_its_end(self, function: Callable[[], object]) -> bool:
         """Have it called on this thread, last of all; False if that has ended. Any thread."""
@@ -218,10 +233,10 @@ class LoopWorker(Worker):
     """A worker that runs an event loop: in a real thread, though gevent makes greenlets of ours."""
 
     def _serve(self) -> None:
-        if greenlets.are_here():
-            greenlets.run_in_real_thread(super()._serve)
+        if type(threading.get_ident) is BuiltinFunctionType:
+            self._inbox.serve()
         else:
-            super()._serve()
+            greenlets.run_in_real_thread(self._inbox.serve)
 
 
 def end_values() -> None:

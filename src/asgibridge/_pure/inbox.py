@@ -24,6 +24,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 from .._process import cpython, greenlets, threads
@@ -65,7 +66,11 @@ class Inbox:
 
     def __init__(self) -> None:
         # None is for the end, and `_AGAIN` to look again.
-        self._queue: queue.SimpleQueue[Any] = greenlets.make_queue()
+        self._queue: queue.SimpleQueue[Any] = (
+            queue.SimpleQueue()
+            if type(threading.get_ident) is BuiltinFunctionType  # asked here: one is made a call
+            else greenlets.make_queue()
+        )
         self._when_idle: Callable[[], bool] | None = None  # set before anybody else knows us
         self._lock = cpython.RLock()
         self.closed = False

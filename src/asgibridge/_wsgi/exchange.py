@@ -297,7 +297,8 @@ class Exchange:
                 mark.cancel()
             self.is_in_step = bool(suspended)
             self._asleep.append(True)
-            self._resume_if_sent()
+            if self._wanted is not None:
+                self._resume_if_sent()
             # After an error no pump sends the message that the thread may just have put.
             if not self._messages or self.error is not None:
                 return
@@ -322,11 +323,11 @@ class Exchange:
                     raise
                 return
             self._sent += size
-            if messages:
+            if messages and self._wanted is not None:
                 self._resume_if_sent()
 
     def _resume_if_sent(self) -> None:
-        wanted = self._wanted  # read once: the thread may have ended its wait, for an error say
+        wanted = self._wanted  # read once more: the thread may have ended its wait meanwhile
         if wanted is not None and self._put - self._sent <= wanted:
             self._resume()
 
