@@ -247,7 +247,8 @@ def runs_work_of(frame: FrameType | None, future: Any) -> bool:
         code = frame.f_code
         if (code.co_filename, code.co_name) == (concurrent.futures.thread.__file__, "run"):
             work: Any = frame.f_locals.get("self")
-            return hasattr(work, "future") and work.future is future
+            if hasattr(work, "future"):  # further in is one of a context (3.14) that has none
+                return work.future is future
         frame = frame.f_back
     return False
 
