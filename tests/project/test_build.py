@@ -85,6 +85,7 @@ def test_the_first_import_says_so_too(checkout, tmp_path):
             env={
                 **children.environment(),
                 "PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), *sys.path]),
+                "ASGIBRIDGE_SPEEDUPS": "auto",
                 **env,
             },
             capture_output=True,
