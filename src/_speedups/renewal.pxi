@@ -48,11 +48,10 @@ cdef extern from *:
 
     /* What a new thread has from the one that starts it, and Linux alone tells of another thread:
        niceness, policy and priority; processors; capabilities, which go with the user; the working
-       directory, root and umask, and with them the mount namespace; the other namespaces. */
+       directory, root and umask, and with them the mount namespace. (To ask for the other
+       namespaces takes as long as to start a thread.) */
     #ifdef __linux__
-      #include <fcntl.h>
       #include <stdint.h>
-      #include <stdio.h>
       #include <unistd.h>
       #include <sys/prctl.h>
       #include <sys/syscall.h>
@@ -61,7 +60,6 @@ cdef extern from *:
           char processors[128];  /* 1,024 of them; with more the kernel refuses, for every thread */
           uint32_t capabilities[6];
       } asgibridge_inherited;
-      #define ASGIBRIDGE_SYS_ADMIN (1u << 21)
 
       static void asgibridge_read_inherited(int tid, asgibridge_inherited *of) {
           uint32_t header[2] = {0x20080522u, (uint32_t)tid};  /* _LINUX_CAPABILITY_VERSION_3 */
@@ -71,28 +69,6 @@ cdef extern from *:
           memset(of->scheduling + 24, 0, sizeof of->scheduling - 24);
           (void)syscall(SYS_sched_getaffinity, tid, sizeof of->processors, of->processors);
           (void)syscall(SYS_capget, header, of->capabilities);
-      }
-      /* A hash of the namespaces a thread is in; 0 where it can't change them, or nobody tells.
-         Asking takes as long as a thread's start: only with CAP_SYS_ADMIN can they change. */
-      static uint64_t asgibridge_namespaces(int tid) {
-          static const char *const names[] = {
-              "cgroup", "ipc", "net", "pid_for_children", "time_for_children", "uts"};
-          asgibridge_inherited inherited;
-          uint64_t hash = 14695981039346656037u;  /* FNV-1a */
-          char text[64];
-          int place;
-          size_t i;
-          asgibridge_read_inherited(tid, &inherited);
-          if (!(inherited.capabilities[0] & ASGIBRIDGE_SYS_ADMIN)) return 0;
-          snprintf(text, sizeof text, "/proc/self/task/%d/ns", tid);
-          place = open(text, O_PATH | O_DIRECTORY | O_CLOEXEC);
-          if (place < 0) return 0;
-          for (i = 0; i < sizeof names / sizeof *names; i++) {
-              ssize_t j, length = readlinkat(place, names[i], text, sizeof text);
-              for (j = 0; j < length; j++) hash = (hash ^ (unsigned char)text[j]) * 1099511628211u;
-          }
-          close(place);
-          return hash | 1;
       }
       static int asgibridge_thread_id(void) { return (int)syscall(SYS_gettid); }
       /* Not under a filter of system calls, which might end the process for this rare one. */
@@ -105,21 +81,15 @@ cdef extern from *:
           return 1;
       }
       /* Whether the thread is what a new one that this thread starts would be. */
-      static int asgibridge_is_as_inherited(int tid, uint64_t namespaces) {
+      static int asgibridge_is_as_inherited(int tid) {
           asgibridge_inherited ours, theirs;
           asgibridge_read_inherited(0, &ours);
           asgibridge_read_inherited(tid, &theirs);
-          return memcmp(&ours, &theirs, sizeof ours) == 0 && asgibridge_shares_files_system(tid) &&
-                 (namespaces == 0 || asgibridge_namespaces(tid) == namespaces);
+          return memcmp(&ours, &theirs, sizeof ours) == 0 && asgibridge_shares_files_system(tid);
       }
     #else
       static int asgibridge_thread_id(void) { return 0; }
-      static uint64_t asgibridge_namespaces(int tid) { (void)tid; return 0; }
-      static int asgibridge_is_as_inherited(int tid, uint64_t namespaces) {
-          (void)tid;
-          (void)namespaces;
-          return 1;
-      }
+      static int asgibridge_is_as_inherited(int tid) { (void)tid; return 1; }
     #endif
 
     static int asgibridge_has_async_hooks(void) {
@@ -132,10 +102,8 @@ cdef extern from *:
         pass
     void asgibridge_read_mask(asgibridge_mask* mask)
     bint asgibridge_same_mask(asgibridge_mask* mask)
-    ctypedef unsigned long long uint64_t
     int asgibridge_thread_id()
-    uint64_t asgibridge_namespaces(int tid)
-    bint asgibridge_is_as_inherited(int tid, uint64_t namespaces)
+    bint asgibridge_is_as_inherited(int tid)
     bint ASGIBRIDGE_CAN_RENEW
     bint ASGIBRIDGE_LOCALS_IN_DICT
     PyObject* asgibridge_sentinel()
@@ -173,7 +141,6 @@ cdef class _Fingerprint:
     cdef Py_ssize_t weak_references  # a WeakKeyDictionary may know the thread
     cdef asgibridge_mask mask
     cdef int tid  # the system's, of the thread
-    cdef uint64_t namespaces
     cdef object trace  # read by others, but only while it is idle
     cdef object profile
     cdef object context  # in which its lease runs
@@ -188,7 +155,6 @@ cdef class _Fingerprint:
         self.weak_references = _weakref_count(worker)
         asgibridge_read_mask(&self.mask)
         self.tid = asgibridge_thread_id()
-        self.namespaces = asgibridge_namespaces(self.tid)
         self.context = PyContext_New()
         PyContext_Enter(self.context)
 

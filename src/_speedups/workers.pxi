@@ -87,7 +87,7 @@ cdef Inbox take_idle(object but):
             not inbox.is_closed()
             and inbox.fingerprint.is_as_it_was()
             and inbox.stack_size == PyThread_get_stacksize()
-            and asgibridge_is_as_inherited(inbox.fingerprint.tid, inbox.fingerprint.namespaces)
+            and asgibridge_is_as_inherited(inbox.fingerprint.tid)
         ):
             return inbox
         inbox.shut()

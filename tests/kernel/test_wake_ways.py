@@ -45,7 +45,7 @@ INCLUDE = f"-I{sysconfig.get_path('include')}"
 WAYS = {"pipe": (1, r"pipe:\[\d+\]"), "none": (0, None)}
 
 # What else is other than on Linux: a condition, what follows it, and what it is there.
-INHERITED = ("#ifdef __linux__", "#include <fcntl.h>", "#if 0")
+INHERITED = ("#ifdef __linux__", "#include <stdint.h>", "#if 0")
 SIGNAL_MASK = ("#ifndef _WIN32", "#include <signal.h>", "#if 0")
 SHORT_TURNS = ("#ifdef _WIN32", "#define ASGIBRIDGE_PATIENCE 250000", "#if 1")
 DIFFERENT = {"pipe": (INHERITED,), "none": (INHERITED, SIGNAL_MASK, SHORT_TURNS)}
