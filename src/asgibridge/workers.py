@@ -267,7 +267,7 @@ fork.before_fork(_before_fork)
 fork.at_fork(_after_fork_in_child)
 
 
-def _policy_of(environment: Mapping[str, str]) -> Policy:
+def policy_of(environment: Mapping[str, str]) -> Policy:
     values = {
         name: settings.read(variable, environment)
         for variable, name in (
@@ -280,4 +280,4 @@ def _policy_of(environment: Mapping[str, str]) -> Policy:
     return Policy(**{name: value for name, value in values.items() if value is not None})
 
 
-set_policy(_policy_of(os.environ))
+set_policy(policy_of(os.environ))

@@ -84,6 +84,9 @@ def lines() -> Iterator[str]:
             continue  # to import it is to install, and it has no names
         module = importlib.import_module(name)
         for public in sorted(module.__all__):
+            if name == "asgibridge.django":
+                yield f"{name}.{public}"  # without Django there is nothing behind it
+                continue
             thing, path = getattr(module, public), f"{name}.{public}"
             yield path if path in DIFFERS else f"{path}{shape(thing)}"
             if inspect.isclass(thing) and is_ours(thing):

@@ -1,0 +1,324 @@
+"""Django's handlers, with as few crossings a request as there can be.
+
+`ASGIHandler` answers a request by one generator (`_Exchange.steps`), which runs on the request's
+worker and pauses where it needs the event loop: see `_chain`. With a sync view it is one crossing:
+
+    worker:            | request_started, the chain, the view, request_finished |
+    loop:    read_body |                                                        | send_response
+
+Where a middleware can be sync and async, and is more than Django's hooks, there are **two chains**,
+both built by Django's `load_middleware`: in one such a middleware is async, in the other it is
+sync, and there are two instances of each middleware. A request takes the chain with fewer crossings
+for its view (`_views`), and for an async view one that holds no worker, if there is one. It gets
+the right response from either.
+
+**The end**, `response.close()`, comes on the worker and before the response is sent, if nobody can
+tell: a plain response of Django's own, of which nothing is left to be read. If somebody listens for
+`request_finished`, or a connection has to be closed, the response goes to the loop first, which
+sends it meanwhile. Any other (a stream, a file) is closed when it has been sent, in a crossing of
+its own.
+
+**A client that leaves** cancels the task that answers. What runs on the worker runs on, and its
+response is dropped. `request_finished` is sent once, by who has taken it (`_Exchange.take_end`):
+the worker at the end, or after a cancellation the loop.
+
+**Other code's hooks**: a method of Django's handlers that a subclass overrides, or an agent has
+replaced, is called as Django calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import io
+import time
+import weakref
+from typing import Any
+
+from django.conf import settings
+from django.core import cache, signals
+from django.core.exceptions import RequestAborted
+from django.core.handlers import asgi, base
+from django.db import close_old_connections, connections, reset_queries
+from django.http import FileResponse, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import set_script_prefix, set_urlconf
+from django.utils.log import log_response
+
+from ..iterators import sync_to_async_iterator
+from ..sync import sync_to_async
+from . import _views, configuration
+from ._chain import Chain, ChainBuilder, Steps, drive, is_stock
+
+__all__ = ["ASGIHandler"]
+
+
+class Answering(ChainBuilder):
+    """The part that Django's handlers of either kind have in common: from request to response."""
+
+    _twin: Answering | None = None  # with the sync chain, if there are two
+    _chain_for: tuple[Chain, Chain]  # for sync views, for async ones
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        super().load_middleware(is_async)
+        chain = self._chain
+        assert chain is not None
+        self._chain_for = chain, chain
+        if is_async and chain.can_be_sync():
+            self._twin = copy.copy(self)
+            self._twin.load_middleware(is_async=False)
+            twins = self._twin._chain
+            assert twins is not None
+            self._chain_for = (
+                min(twins, chain, key=lambda each: each.crossings(False)),
+                min(chain, twins, key=lambda each: (each.holds_worker(), each.crossings(True))),
+            )
+            self._middleware_chain = self._call_chain
+
+    async def _call_chain(self, request: Any) -> Any:
+        return await self._chain_of_request(request).run(request)
+
+    def _chain_of_request(self, request: Any) -> Chain:
+        if self._twin is None:
+            return self._chain_for[False]
+        return self._chain_for[_views.is_async(request.path_info)]
+
+    async def get_response_async(self, request: Any) -> Any:
+        """The response to ``request``. On the loop."""
+        if not is_stock(base.BaseHandler.get_response_async, base):
+            return await super().get_response_async(request)
+        return await drive(self._respond(request))
+
+    def _respond(self, request: Any) -> Steps:
+        set_urlconf(settings.ROOT_URLCONF)
+        response = yield from self._chain_of_request(request).steps(request)
+        response._resource_closers.append(request.close)
+        if response.status_code >= 400:
+            log_response(
+                "%s: %s",
+                response.reason_phrase,
+                request.path,
+                response=response,
+                request=request,
+            )
+        return response
+
+
+class _Exchange:
+    """One request and its response. Made on the loop."""
+
+    sending: asyncio.Task[None] | None = None  # begun before the generator is over
+    is_over = False  # no one waits for it any more
+    error: Exception | None = None  # which close() has raised before the response was sent
+
+    def __init__(self, handler: ASGIHandler, scope: Any, body_file: Any, send: Any) -> None:
+        self._handler = handler
+        self._scope = scope
+        self._body_file = body_file
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._end = [True]
+
+    def take_end(self) -> bool:
+        """Whether the caller is who has to close the response. True once. From any thread."""
+        try:
+            return self._end.pop()
+        except IndexError:
+            return False
+
+    def steps(self) -> Steps:
+        """Everything from the request's body to the response, and its end if it may come first."""
+        handler = self._handler
+        signals.request_started.send(sender=handler.__class__, scope=self._scope)
+        request, response = handler.create_request(self._scope, self._body_file)
+        if request is None:
+            return response
+        if handler._is_customized:
+            return (yield functools.partial(handler.run_get_response, request))
+        response = yield from handler._respond(request)
+        response._handler_class = handler.__class__
+        if isinstance(response, FileResponse):
+            response.block_size = handler.chunk_size
+        if handler._sends_itself and _may_close_first(request, response):
+            if _takes_time_to_close():
+                self._loop.call_soon_threadsafe(self._begin_to_send, response)
+            if self.take_end():
+                try:
+                    response.close()
+                except Exception as error:
+                    self.error = error
+        return response
+
+    def _begin_to_send(self, response: Any) -> None:
+        if not self.is_over:
+            self.sending = self._loop.create_task(self._handler.send_response(response, self._send))
+
+    async def answer(self) -> Any:
+        """Answer the request, and return the response. In a task that may be cancelled."""
+        response = await drive(self.steps())
+        try:
+            if self.sending is None:
+                await self._handler.send_response(response, self._send)
+            else:
+                await self.sending
+        except asyncio.CancelledError:
+            pass  # the client left while it was sent
+        return response
+
+    async def abandon(self, task: asyncio.Task[Any]) -> None:
+        """Cancel ``task``, and what it has begun to send, and wait for their end."""
+        self.is_over = True
+        tasks = [each for each in (task, self.sending) if each is not None and not each.done()]
+        for each in tasks:
+            each.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+class ASGIHandler(Answering, asgi.ASGIHandler):
+    """Django's ASGIHandler, with as few crossings a request as there can be.
+
+    What a subclass overrides is called as Django calls it, but for ``create_request``, which is
+    called on the request's worker.
+    """
+
+    _is_customized: bool
+    _sends_itself: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        cls = type(self)
+        self._is_customized = not (
+            cls.run_get_response is ASGIHandler.run_get_response
+            and cls.get_response_async is ASGIHandler.get_response_async
+            and is_stock(base.BaseHandler.get_response_async, base)
+        )
+        self._sends_itself = cls.send_response is ASGIHandler.send_response
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        try:
+            body_file = await self.read_body(receive)
+        except RequestAborted:
+            return
+        set_script_prefix(asgi.get_script_prefix(scope))
+        exchange = _Exchange(self, scope, body_file, send)
+        listening = asyncio.create_task(self.listen_for_disconnect(receive))
+        answering = asyncio.create_task(exchange.answer())
+        try:
+            await asyncio.wait((listening, answering), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await exchange.abandon(answering)
+            listening.cancel()
+        await asyncio.wait((listening,))
+        try:
+            if not listening.cancelled():
+                listening.result()
+        except RequestAborted:
+            pass
+        except AssertionError:
+            body_file.close()
+            raise
+        if answering.cancelled():
+            if exchange.take_end():
+                await _on_worker(signals.request_finished.send, sender=self.__class__)
+        else:
+            response = answering.result()
+            if exchange.take_end():
+                await _on_worker(response.close)
+        body_file.close()
+        if exchange.error is not None:
+            raise exchange.error
+
+    async def listen_for_disconnect(self, receive: Any) -> None:
+        """Wait until the client leaves, and raise RequestAborted."""
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestAborted
+        raise AssertionError(f"Invalid ASGI message after request body: {message['type']}")
+
+    async def run_get_response(self, request: Any) -> Any:
+        """The response to ``request``, ready to be sent."""
+        response = await self.get_response_async(request)
+        response._handler_class = self.__class__
+        if isinstance(response, FileResponse):
+            response.block_size = self.chunk_size
+        return response
+
+    async def read_body(self, receive: Any) -> Any:
+        """The request's body as a file: in memory, if it came at once and is small enough."""
+        message = await receive()
+        body = message.get("body", b"")
+        is_whole = message["type"] != "http.disconnect" and not message.get("more_body", False)
+        if is_whole and len(body) <= settings.FILE_UPLOAD_MAX_MEMORY_SIZE:
+            return io.BytesIO(body)
+        messages = [message]
+
+        async def receive_again() -> Any:
+            return messages.pop() if messages else await receive()
+
+        return await super().read_body(receive_again)
+
+    async def send_response(self, response: Any, send: Any) -> None:
+        """Send a response."""
+        if response.streaming:
+            if configuration.current().stream_sync_iterators and not response.is_async:
+                response = _Streamed(response)
+            await super().send_response(response, send)
+            return
+        headers = [
+            (name.encode("ascii"), value.encode("latin1")) for name, value in response.items()
+        ]
+        for cookie in response.cookies.values():
+            headers.append((b"Set-Cookie", cookie.output(header="").encode("ascii").strip()))
+        status = response.status_code
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for chunk, is_last in self.chunk_bytes(response.content):
+            await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
+
+
+async def _on_worker(function: Any, **kwargs: Any) -> Any:
+    return await sync_to_async(function)(**kwargs)
+
+
+class _Streamed:
+    """A StreamingHttpResponse over a sync iterator, as one over an async one."""
+
+    def __init__(self, response: StreamingHttpResponse) -> None:
+        self._response = response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    def __aiter__(self) -> Any:
+        return sync_to_async_iterator(iter(self._response), max_size=1)
+
+
+_STOCK_RECEIVERS = {close_old_connections, reset_queries, cache.close_caches, base.reset_urlconf}
+
+
+def _may_close_first(request: Any, response: Any) -> bool:
+    # Whether close() changes nothing of what is sent.
+    cls = type(response)
+    return (
+        not response.streaming
+        and getattr(cls, "content", None) is HttpResponse.content
+        and cls.close is HttpResponseBase.close
+        and "close" not in vars(response)
+        and response._resource_closers == [request.close]
+    )
+
+
+def _takes_time_to_close() -> bool:
+    # On the worker.
+    for _, receiver, *_ in signals.request_finished.receivers:
+        alive = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
+        if alive is not None and alive not in _STOCK_RECEIVERS:
+            return True
+    now = time.monotonic()
+    return any(
+        each.connection is not None
+        and (each.errors_occurred or (each.close_at is not None and now >= each.close_at))
+        for each in connections.all(initialized_only=True)
+    )
