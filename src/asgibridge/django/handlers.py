@@ -1,6 +1,6 @@
 """Django's handlers, with as few crossings a request as there can be.
 
-`ASGIHandler` answers a request by one generator (`_Exchange.steps`), which runs on the request's
+`ASGIHandler` answers a request by one generator (`_Exchange._steps`), which runs on the request's
 worker and pauses where it needs the event loop: see `_chain`. With a sync view it is one crossing:
 
     worker:            | request_started, the chain, the view, request_finished |
@@ -18,9 +18,10 @@ tell: a plain response of Django's own, of which nothing is left to be read. If 
 sends it meanwhile. Any other (a stream, a file) is closed when it has been sent, in a crossing of
 its own.
 
-**A client that leaves** cancels the task that answers. What runs on the worker runs on, and its
-response is dropped. `request_finished` is sent once, by who has taken it (`_Exchange.take_end`):
-the worker at the end, or after a cancellation the loop.
+**A client that leaves** ends the task that listens for that, which cancels the server's own task
+where it waits for the answer (`_Exchange.answer`). What runs on the worker runs on, and its
+response is dropped. `request_finished` is sent once, by who has taken it (`_take_end`): the worker,
+or the loop.
 
 **Other code's hooks**: a method of Django's handlers that a subclass overrides, or an agent has
 replaced, is called as Django calls it.
@@ -32,6 +33,7 @@ import asyncio
 import copy
 import functools
 import io
+import sys
 import time
 import weakref
 from typing import Any
@@ -106,29 +108,32 @@ class Answering(ChainBuilder):
 
 
 class _Exchange:
-    """One request and its response. Made on the loop."""
+    """One request and its response. Made on the loop, in the task that answers."""
 
-    sending: asyncio.Task[None] | None = None  # begun before the generator is over
-    is_over = False  # no one waits for it any more
+    response: Any = None
     error: Exception | None = None  # which close() has raised before the response was sent
+    _sending: asyncio.Task[None] | None = None  # begun before the generator is over
+    _is_over = False
+    _has_left = False
 
     def __init__(self, handler: ASGIHandler, scope: Any, body_file: Any, send: Any) -> None:
         self._handler = handler
         self._scope = scope
         self._body_file = body_file
         self._send = send
+        self._task: Any = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._end = [True]
 
-    def take_end(self) -> bool:
-        """Whether the caller is who has to close the response. True once. From any thread."""
+    def _take_end(self) -> bool:
+        # Whether the caller is who has to close the response. True once. From any thread.
         try:
             return self._end.pop()
         except IndexError:
             return False
 
-    def steps(self) -> Steps:
-        """Everything from the request's body to the response, and its end if it may come first."""
+    def _steps(self) -> Steps:
+        # Everything from the request's body to the response, and its end if that may come first.
         handler = self._handler
         signals.request_started.send(sender=handler.__class__, scope=self._scope)
         request, response = handler.create_request(self._scope, self._body_file)
@@ -143,7 +148,7 @@ class _Exchange:
         if handler._sends_itself and _may_close_first(request, response):
             if _takes_time_to_close():
                 self._loop.call_soon_threadsafe(self._begin_to_send, response)
-            if self.take_end():
+            if self._take_end():
                 try:
                     response.close()
                 except Exception as error:
@@ -151,29 +156,49 @@ class _Exchange:
         return response
 
     def _begin_to_send(self, response: Any) -> None:
-        if not self.is_over:
-            self.sending = self._loop.create_task(self._handler.send_response(response, self._send))
+        if not self._is_over:
+            sending = self._handler.send_response(response, self._send)
+            self._sending = self._loop.create_task(sending)
 
-    async def answer(self) -> Any:
-        """Answer the request, and return the response. In a task that may be cancelled."""
-        response = await drive(self.steps())
+    async def answer(self, listening: asyncio.Task[None]) -> None:
+        """Set `response` and send it, unless ``listening`` ends meanwhile."""
+        listening.add_done_callback(self._leave)
         try:
-            if self.sending is None:
-                await self._handler.send_response(response, self._send)
+            self.response = await drive(self._steps())
+            if self._sending is None:
+                await self._handler.send_response(self.response, self._send)
             else:
-                await self.sending
+                await self._sending
         except asyncio.CancelledError:
-            pass  # the client left while it was sent
-        return response
+            if not self._has_left or _cancellations(self._task) > 1:
+                raise
+        finally:
+            self._is_over = True
+            if self._has_left and sys.version_info >= (3, 11):
+                self._task.uncancel()
+            if self._sending is not None and not self._sending.done():
+                self._sending.cancel()
+                await asyncio.wait((self._sending,))
 
-    async def abandon(self, task: asyncio.Task[Any]) -> None:
-        """Cancel ``task``, and what it has begun to send, and wait for their end."""
-        self.is_over = True
-        tasks = [each for each in (task, self.sending) if each is not None and not each.done()]
-        for each in tasks:
-            each.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+    def _leave(self, listening: asyncio.Task[None]) -> None:
+        # A callback: the task waits somewhere in `answer`, and that is where it is cancelled.
+        if not self._is_over and not listening.cancelled():
+            self._has_left = True
+            self._task.cancel()
+
+    async def end(self) -> None:
+        """Close the response, or without one say that the request is finished, unless it has been
+        done."""
+        if self._take_end():
+            if self.response is None:
+                await sync_to_async(signals.request_finished.send)(sender=self._handler.__class__)
+            else:
+                await sync_to_async(self.response.close)()
+
+
+def _cancellations(task: Any) -> int:
+    # How many there are that have not been taken back; before Python 3.11 nobody counts them.
+    return int(task.cancelling()) if sys.version_info >= (3, 11) else 0
 
 
 class ASGIHandler(Answering, asgi.ASGIHandler):
@@ -205,29 +230,23 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
         set_script_prefix(asgi.get_script_prefix(scope))
         exchange = _Exchange(self, scope, body_file, send)
         listening = asyncio.create_task(self.listen_for_disconnect(receive))
-        answering = asyncio.create_task(exchange.answer())
         try:
-            await asyncio.wait((listening, answering), return_when=asyncio.FIRST_COMPLETED)
+            await exchange.answer(listening)
+        except Exception:
+            if exchange.response is not None:
+                await exchange.end()
+            raise
         finally:
-            await exchange.abandon(answering)
             listening.cancel()
-        await asyncio.wait((listening,))
+        await exchange.end()
+        body_file.close()
         try:
-            if not listening.cancelled():
-                listening.result()
+            await listening
         except RequestAborted:
             pass
-        except AssertionError:
-            body_file.close()
-            raise
-        if answering.cancelled():
-            if exchange.take_end():
-                await _on_worker(signals.request_finished.send, sender=self.__class__)
-        else:
-            response = answering.result()
-            if exchange.take_end():
-                await _on_worker(response.close)
-        body_file.close()
+        except asyncio.CancelledError:
+            if _cancellations(exchange._task):
+                raise
         if exchange.error is not None:
             raise exchange.error
 
@@ -276,10 +295,6 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
         await send({"type": "http.response.start", "status": status, "headers": headers})
         for chunk, is_last in self.chunk_bytes(response.content):
             await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
-
-
-async def _on_worker(function: Any, **kwargs: Any) -> Any:
-    return await sync_to_async(function)(**kwargs)
 
 
 class _Streamed:
