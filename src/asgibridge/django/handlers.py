@@ -208,18 +208,20 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
     called on the request's worker.
     """
 
-    _is_customized: bool
-    _sends_itself: bool
-
-    def __init__(self) -> None:
-        super().__init__()
+    # Not in a constructor: ASGIStaticFilesHandler, a subclass where this is put in Django's place,
+    # has one of its own.
+    @functools.cached_property
+    def _is_customized(self) -> bool:
         cls = type(self)
-        self._is_customized = not (
+        return not (
             cls.run_get_response is ASGIHandler.run_get_response
             and cls.get_response_async is ASGIHandler.get_response_async
             and is_stock(base.BaseHandler.get_response_async, base)
         )
-        self._sends_itself = cls.send_response is ASGIHandler.send_response
+
+    @functools.cached_property
+    def _sends_itself(self) -> bool:
+        return type(self).send_response is ASGIHandler.send_response
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
