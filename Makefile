@@ -11,7 +11,7 @@ help:
 	@echo "make test         the test suite and asgiref's own, on each kernel (TESTFLAGS=...)"
 	@echo "make test-services  real applications on real servers: Django and Channels on PostgreSQL and"
 	@echo "                  Redis, Flask, Starlette (SERVICESFLAGS=--require-services)"
-	@echo "make test-foreign  CPython's, janus's, culsans's and a2wsgi's own suites on our classes"
+	@echo "make test-foreign  CPython's, janus's, culsans's, a2wsgi's, anyio's own suites on our classes"
 	@echo "                  (FOREIGNFLAGS=janus)"
 	@echo "make demo         a Django and Channels site, on asgiref and on asgibridge"
 	@echo "                  (DEMOFLAGS=--quick)"
@@ -52,7 +52,7 @@ test-services:
 
 # On the kernel that ASGIBRIDGE_SPEEDUPS names.
 test-foreign:
-	@echo "Seven suites of others, two minutes; what is left out of them is named with the reason."
+	@echo "Eight suites of others, two minutes; what is left out of them is named with the reason."
 	$(PYTHON) tests/tools/environment.py .venv/foreign test,foreign
 	.venv/foreign/bin/python tests/tools/foreign.py $(FOREIGNFLAGS)
 

@@ -1,6 +1,6 @@
 """What puts our classes in the place of others' before pytest imports a suite of theirs.
 
-``ASGIBRIDGE_FOREIGN`` names the suite, as `foreign.SUITES` does. Where a suite reads private names
+``FOREIGN_SUITE`` names the suite, as `foreign.SUITES` does. Where a suite reads private names
 of what it tests, a subclass of ours has them here.
 """
 
@@ -16,12 +16,16 @@ import threading
 import types
 from typing import Any
 
+import pytest
+
 import asgibridge.queue as ours
+from asgibridge.limiters import CapacityLimiter
 from asgibridge.pools import LoopExecutor
+from asgibridge.sync import sync_to_async
 from asgibridge.wsgi import AsgiToWsgi, WsgiToAsgi
 from foreign import LEFT_OUT
 
-SUITE = os.environ.get("ASGIBRIDGE_FOREIGN", "")
+SUITE = os.environ.get("FOREIGN_SUITE", "")
 QUEUES = {
     "Queue": ours.MessageQueue,
     "LifoQueue": ours.LifoQueue,
@@ -145,7 +149,30 @@ def put_for_a2wsgi() -> None:
     )
 
 
-def pytest_configure(config: Any) -> None:
+def put_for_anyio() -> None:
+    sys.modules["trustme"] = module_of("trustme", {"CA": None})  # for its tests of TLS
+    import anyio
+    import anyio.abc
+
+    async def run_sync(
+        func: Any, *args: Any, abandon_on_cancel: bool = False, limiter: Any = None
+    ) -> Any:
+        call = sync_to_async(
+            func, thread_sensitive=False, abandon_on_cancel=abandon_on_cancel, limiter=limiter
+        )
+        return await call(*args)
+
+    anyio.CapacityLimiter = anyio.abc.CapacityLimiter = CapacityLimiter
+    anyio.to_thread.run_sync = run_sync
+
+
+@pytest.fixture
+def benchmark() -> Any:
+    """That of pytest-benchmark, which janus's suite asks for: here it calls once."""
+    return lambda function: function()
+
+
+def pytest_load_initial_conftests() -> None:  # the first hook: anyio's conftest.py is next
     {
         "test_queue": put_into_test_queue,
         "test_asyncio_queues": put_into_test_queues,
@@ -154,6 +181,7 @@ def pytest_configure(config: Any) -> None:
         "janus": put_for_janus,
         "culsans": put_for_culsans,
         "a2wsgi": put_for_a2wsgi,
+        "anyio": put_for_anyio,
     }[SUITE]()
 
 
