@@ -309,7 +309,8 @@ cdef class SyncCall:
     cpdef object take_outcome(self):
         """Take the result, or raise the exception. Once, by who waits."""
         value, error = self.value, self.error
-        self.value = self.error = None
+        # Who delivers the call holds it until the task awaits again.
+        self.value = self.error = self.context = None
         if error is None:
             return value
         raise error

@@ -433,6 +433,20 @@ class TestNothingOutlivesItsCall:
         assert run(main()) == [True, True]
 
     @pytest.mark.parametrize("thread_sensitive", [True, False])
+    def test_context_variables_of_sync_to_async(self, thread_sensitive):
+        """Not even until the task awaits again."""
+        variable = contextvars.ContextVar("variable")
+
+        async def main():
+            variable.set(Tracked())
+            reference = weakref.ref(variable.get())
+            await sync_to_async(int, thread_sensitive=thread_sensitive)()
+            variable.set(None)
+            return until_gone(reference)
+
+        assert run(main())
+
+    @pytest.mark.parametrize("thread_sensitive", [True, False])
     def test_exceptions_of_sync_to_async(self, thread_sensitive):
         def fail(argument):
             raise TrackedError

@@ -19,6 +19,7 @@ there is no GIL, other threads' stacks cannot be read, and nothing is found.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import sys
 import threading
@@ -75,7 +76,8 @@ def look_later(call: kernel.SyncCall, task: asyncio.Task[Any] | None, executor: 
     waiting.calls[call] = (weakref.ref(task), executor)
     if not waiting.has_timer:
         waiting.has_timer = True
-        loop.call_later(_SOON, _look, weakref.ref(loop), waiting)
+        # In a context of nobody's: a timer, and those that it sets, would hold the caller's.
+        contextvars.Context().run(loop.call_later, _SOON, _look, weakref.ref(loop), waiting)
 
 
 def _look(reference: weakref.ref[asyncio.AbstractEventLoop], waiting: _Waiting) -> None:
