@@ -79,7 +79,7 @@ class Run:
 def prepare(environment: Path, interpreter: Interpreter) -> Interpreter:
     """The environment's own interpreter, everything installed."""
     create(environment, interpreter)
-    extras = "test,upstream,servers,packaging"
+    extras = "test,upstream,servers,packaging,eventlet"
     if not interpreter.name.endswith("t"):  # neither has a free-threaded build
         extras += ",gevent,typecheck"
     # Django needs asgiref, and asgiref's own suite its absence: asgibridge stands in for it.
@@ -201,7 +201,7 @@ def report(runs: list[Run], missing: list[str]) -> bool:
 
 def introduction(legs: dict[str, tuple[Path, Interpreter]], slow: str) -> str:
     """What is going to be done, and how long that takes; on a machine with two cores."""
-    minutes = 10 if slow == "all" else 7
+    minutes = 15 if slow == "all" else 10
     batches = -(-len(legs) // AT_ONCE)
     return (
         f"The tests, then asgiref's own suite, each on {len(KERNELS)} kernels, on Python "

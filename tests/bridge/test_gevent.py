@@ -1,4 +1,4 @@
-"""Under gevent's and eventlet's monkey-patching every "thread" is a greenlet of one real thread.
+"""Under gevent's monkey-patching every "thread" is a greenlet of one real thread.
 
 Flask's async views and Celery's tasks run like that, many at once. Each call has an event loop in a
 real thread, and its sync code in greenlets of the caller's thread.
@@ -7,30 +7,19 @@ real thread, and its sync code in greenlets of the caller's thread.
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import sysconfig
 
 import pytest
 
 from asgibridge import _pure
 from asgibridge._pure import channel
+from greenlets import AT_ONCE, PATCHED_BY_GEVENT, PROGRAM
 
 if sysconfig.get_config_var("Py_GIL_DISABLED"):
     pytest.skip("gevent has no free-threaded build", allow_module_level=True)
 pytest.importorskip("gevent", reason="needs the extra: pip install asgibridge[gevent]")
 
-SCRIPT = """
-    import warnings
-    warnings.simplefilter("ignore")  # gevent's own, and those of asyncio.run in a running loop
-    from gevent import monkey; monkey.patch_all()
-    import asyncio, gevent, threading
-    import asgibridge
-    from asgibridge.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
-
-    async def view(n):
-        await asyncio.sleep(0.01)
-        return await sync_to_async(lambda: (n, threading.current_thread()))()
-"""
+SCRIPT = PATCHED_BY_GEVENT + PROGRAM
 
 
 @pytest.fixture(autouse=True)
@@ -78,76 +67,11 @@ def test_iterators_in_both_directions(script_output):
     ).splitlines() == ["0 True", "1 True", "closed", "[0, 1, 2]", "closed"]
 
 
-EVENTLET = SCRIPT.replace(
-    "from gevent import monkey; monkey.patch_all()", "import eventlet"
-).replace("import asyncio, gevent,", "eventlet.monkey_patch()\n    import asyncio,")
-
-AT_ONCE = """
-    from asgibridge.iterators import async_to_sync_iterator, sync_to_async_iterator
-    from asgibridge.queue import MessageQueue
-    from asgibridge.sync import AsyncSingleThreadContext
-
-    seen = []
-
-    def sync_code():
-        try:
-            seen.append(asyncio.get_running_loop())
-        except RuntimeError:  # what Django asks before each query
-            pass
-        return threading.get_ident()
-
-    def blocking(n):
-        time.sleep(0.001)
-        sync_code()
-        return n
-
-    async def innermost(n):
-        await asyncio.sleep(0.001)
-        await sync_to_async(sync_code)()
-        return n
-
-    async def view(n, here):
-        assert await sync_to_async(sync_code)() == here
-        assert await sync_to_async(sync_code, thread_sensitive=False)() != here
-        assert await sync_to_async(async_to_sync(innermost))(n) == n
-        calls = [sync_to_async(blocking, thread_sensitive=False)(i) for i in range(3)]
-        assert await asyncio.gather(*calls) == [0, 1, 2]
-        async with ThreadSensitiveContext():
-            await sync_to_async(sync_code)()
-        assert [i async for i in sync_to_async_iterator(range(3))] == [0, 1, 2]
-        return n
-
-    async def views(n):
-        for i in range(2):
-            yield await innermost(i)
-
-    def task(n):
-        sync_code()
-        assert async_to_sync(view)(n, threading.get_ident()) == n
-        assert list(async_to_sync_iterator(views(n))) == [0, 1]
-        with AsyncSingleThreadContext(persistent_loop=n % 2):
-            assert async_to_sync(innermost)(n) == async_to_sync(innermost)(n)
-        queue = MessageQueue(1)
-
-        async def fill():
-            for i in range(3):
-                await queue.put(i)
-            queue.shutdown()
-
-        filling = threading.Thread(target=async_to_sync(fill))
-        filling.start()
-        assert list(queue) == [0, 1, 2]
-        filling.join()
-        sync_code()
-        return n
-"""
-
-
 @pytest.mark.parametrize("kind", ["fresh", "keep"])
 def test_many_calls_at_once(script_output, kind):
     """Each in its greenlet, of whatever kind, and no sync code sees a loop."""
     assert script_output(
-        SCRIPT.replace("import asyncio", "import asyncio, time")
+        SCRIPT
         + AT_ONCE
         + """
     calls = [gevent.spawn(task, n) for n in range(50)]
@@ -155,20 +79,6 @@ def test_many_calls_at_once(script_output, kind):
     print([each.value for each in calls] == list(range(50)), seen)
     """,
         ASGIBRIDGE_WORKERS=kind,
-    ).splitlines() == ["True []"]
-
-
-def test_many_calls_at_once_under_eventlet(script_output):
-    # Not imported here: it warns of each fork from then on.
-    if importlib.util.find_spec("eventlet") is None:
-        pytest.skip("needs the extra: pip install asgibridge[gevent]")
-    assert script_output(
-        EVENTLET.replace("import asyncio", "import asyncio, time")
-        + AT_ONCE
-        + """
-    calls = [eventlet.spawn(task, n) for n in range(50)]
-    print([each.wait() for each in calls] == list(range(50)), seen)
-    """
     ).splitlines() == ["True []"]
 
 

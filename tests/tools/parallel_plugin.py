@@ -22,6 +22,8 @@ PROCESS_WIDE = {
     "test_ctrl_c": "signals go to the main thread",
     "test_debug": "what is shown is the process's",
     "test_environment": "the checkout",
+    "test_eventlet": "children",
+    "test_foreign": "the suites' archives",
     "test_gevent": "children",
     "test_install": "children",
     "test_interrupts": "the main thread's signals",

@@ -325,6 +325,23 @@ def _end_hub() -> None:
         close()
 
 
+_NO_GIL = (
+    "async_to_sync needs a real thread, and eventlet's locks are for one thread where there is no "
+    "GIL: start Python with PYTHON_GIL=1 or -X gil=1"
+)
+
+
+def refuse_without_gil() -> None:
+    """RuntimeError if real threads are not safe here: under eventlet without the GIL.
+
+    1. `threading.current_thread` takes one of eventlet's locks, in one thread. 2. In another it
+    finds that taken, and waits. 3. The first lets the lock go, and switches to the greenlet that
+    waits, which is not of this thread. With the GIL no thread gets between 1 and 3.
+    """
+    if not cpython.is_gil_enabled() and not _is_gevent():
+        raise RuntimeError(_NO_GIL)
+
+
 def run_in_real_thread(function: Callable[[], object]) -> None:
     """Call ``function()`` in a new real thread, while this greenlet waits for its end.
 

@@ -101,6 +101,7 @@ def start(thread: threading.Thread, begin: Callable[[], object]) -> None:
 class Worker(threading.Thread):
     """A thread that serves one inbox until that is closed."""
 
+    runs_loop = False
     abandoned = False
     is_retired = False
     """Whether it has to end with its lease: see `retire`."""
@@ -128,6 +129,8 @@ class Worker(threading.Thread):
         raise RuntimeError("a worker thread's daemon status is asgibridge's own business")
 
     def start(self) -> None:
+        if self.runs_loop and type(threading.get_ident) is not BuiltinFunctionType:
+            greenlets.refuse_without_gil()
         if Worker.__base__ is not threading.Thread and cpython.threading_is_patched():
             # gevent came after our import. Before 3.13 only its own class ends a `join`.
             Worker.__bases__ = (threading.Thread,)
@@ -231,6 +234,8 @@ class Worker(threading.Thread):
 
 class LoopWorker(Worker):
     """A worker that runs an event loop: in a real thread, though gevent makes greenlets of ours."""
+
+    runs_loop = True
 
     def _serve(self) -> None:
         if type(threading.get_ident) is BuiltinFunctionType:

@@ -1,0 +1,76 @@
+"""Under eventlet's monkey-patching, as under gevent's: see test_gevent.py.
+
+Unlike gevent, eventlet is there for free-threaded builds, too. They have to run with the GIL.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import sysconfig
+
+import pytest
+
+from greenlets import AT_ONCE, PATCHED_BY_EVENTLET, PROGRAM
+
+# Not imported here: it warns of each fork from then on.
+if importlib.util.find_spec("eventlet") is None:
+    pytest.skip("needs the extra: pip install asgibridge[eventlet]", allow_module_level=True)
+
+
+WITH_GIL = {"PYTHON_GIL": "1"} if sysconfig.get_config_var("Py_GIL_DISABLED") else {}
+
+
+def test_many_calls_at_once(script_output):
+    assert script_output(
+        PATCHED_BY_EVENTLET
+        + PROGRAM
+        + AT_ONCE
+        + """
+    calls = [eventlet.spawn(task, n) for n in range(50)]
+    print([each.wait() for each in calls] == list(range(50)), seen)
+    """,
+        ASGIBRIDGE_SPEEDUPS="auto",
+        **WITH_GIL,
+    ).splitlines() == ["True []"]
+
+
+@pytest.mark.skipif(
+    getattr(sys, "_is_gil_enabled", lambda: True)(), reason="eventlet works with the GIL"
+)
+def test_the_first_call_without_the_gil_says_what_to_do(script_output):
+    """eventlet's locks would switch to greenlets of other threads."""
+    assert script_output(
+        PATCHED_BY_EVENTLET
+        + PROGRAM
+        + """
+    import contextlib
+    from asgibridge.iterators import async_to_sync_context_manager, async_to_sync_iterator
+    from asgibridge.sync import AsyncSingleThreadContext
+
+    async def items():
+        yield 1
+
+    def in_loop_of_a_block():
+        with AsyncSingleThreadContext(persistent_loop=True):
+            return async_to_sync(view)(1)
+
+    def in_manager():
+        with async_to_sync_context_manager(contextlib.asynccontextmanager(items)()):
+            pass
+
+    def iterate():
+        return list(async_to_sync_iterator(items()))
+
+    def call():
+        return async_to_sync(view)(1)
+
+    for way in (call, in_loop_of_a_block, in_manager, iterate):
+        try:
+            way()
+        except RuntimeError as error:
+            print("PYTHON_GIL=1" in str(error))
+    print(asyncio.run(view(1))[0])
+    """,
+        ASGIBRIDGE_SPEEDUPS="auto",
+    ).splitlines() == [*["True"] * 4, "1"]
