@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import asgibridge.queue as ours
+from asgibridge._process.queue_errors import places
 from asgibridge.limiters import CapacityLimiter
 from asgibridge.pools import LoopExecutor
 from asgibridge.sync import sync_to_async
@@ -116,9 +117,16 @@ def put_for_janus() -> None:
     def set_maxsize(self: Any, value: int) -> None:
         self.maxsize = value
 
+    # The pure kernel has an attribute of this name, but who sets it does not change the limit.
+    slot = getattr(ours.MessageQueue, "_maxsize", None)
+
+    def set_slot(self: Any, value: float) -> None:
+        slot.__set__(self, value)
+        self._limit = places(value)
+
     mine = {
         "sync_q": property(sync_q),
-        "_maxsize": property(_maxsize, set_maxsize),
+        "_maxsize": property(slot.__get__, set_slot) if slot else property(_maxsize, set_maxsize),
         "_sync_mutex": threading.Lock(),
     }
     for side in ("sync", "async"):
