@@ -557,3 +557,30 @@ def test_at_exit_who_waits_is_served(script_output):
         """)
         == "50"
     )
+
+
+def test_a_function_is_asked_for_its_name_under_no_lock():
+    """Its class's code may wait for another thread that uses the same worker."""
+    used = []
+
+    class Function:
+        def __call__(self):
+            return "answered"
+
+        def __getattr__(self, name):
+            for executor in list(SyncToAsync.context_to_thread_executor.values()):
+                other = threading.Thread(target=executor.submit, args=(int,), daemon=True)
+                other.start()
+                other.join(SECONDS)
+                used.append(not other.is_alive())
+            raise AttributeError(name)
+
+    async def main():
+        async with ThreadSensitiveContext():
+            return await call()
+
+    set_policy(Policy(limit=1))
+    call = sync_to_async(Function())
+    assert run(main) == "answered"
+    assert used
+    assert all(used)
