@@ -61,12 +61,13 @@ def run(
     implementation: Implementation,
     *program: str,
     seconds: float = 60,
+    site: Path = SITE,
     **settings: str,
 ) -> str:
     """What a program of the site's prints; it must succeed."""
     done = subprocess.run(
         implementation.command(*program),
-        cwd=SITE,
+        cwd=site,
         env=environment(implementation, settings),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -102,6 +103,7 @@ class Server:
         quiet: bool = True,
         stop: signal.Signals = signal.SIGINT,
         ready: str = _LISTENING,
+        site: Path = SITE,
         **settings: str,
     ) -> None:
         self.implementation = implementation
@@ -109,6 +111,7 @@ class Server:
         self._quiet = quiet
         self._signal = stop
         self._ready = ready
+        self._site = site
         self._settings = settings
 
     @property
@@ -122,7 +125,7 @@ class Server:
         self._log = tempfile.NamedTemporaryFile(prefix="asgibridge-", suffix=".log")
         self._process = subprocess.Popen(
             self.implementation.command(*self._program),
-            cwd=SITE,
+            cwd=self._site,
             env=environment(self.implementation, self._settings),
             stdin=subprocess.DEVNULL,
             stdout=self._log,

@@ -532,6 +532,7 @@ class TestInfo:
             "idle workers live",
             "watch",
             "timings",
+            "asgibridge.django in django.core.asgi",
         ]
         assert lines["about"].startswith("this process only, which runs no program of yours")
         assert lines["workers"] == "fresh (ASGIBRIDGE_WORKERS is not set)"

@@ -109,5 +109,6 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT": (_seconds, "seconds, from 0 on"),
     "ASGIBRIDGE_WATCH": (_seconds_above_0, "a number of seconds above 0"),
     "ASGIBRIDGE_TIMINGS": (_one_of("0", "1"), "0 or 1"),
+    "ASGIBRIDGE_DJANGO": (_one_of("0", "1"), "0 or 1"),
 }
 """What converts the text of each variable, with a ValueError for a bad one, and what it takes."""

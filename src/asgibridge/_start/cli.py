@@ -22,6 +22,7 @@ examples:
   asgibridge run -m uvicorn mysite.asgi:application
   asgibridge run manage.py runserver
   asgibridge run --watch 5 manage.py runserver
+  asgibridge run --django uvicorn mysite.asgi:application
 
 A PROGRAM that is no file is looked up as a command. A file that is no Python source (a Python, a
 shell script) is executed. All words after PROGRAM are its own. Its child processes are reached too,
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.watch is not None:
         # By the environment: it reaches child processes, and nothing is loaded before its time.
         os.environ["ASGIBRIDGE_WATCH"] = options.watch
+    if options.django:
+        os.environ["ASGIBRIDGE_DJANGO"] = "1"
     problems = starter.problems()
     for problem in problems:
         print(f"asgibridge: {problem}", file=sys.stderr)
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for text in settings.unknown():
         print(f"asgibridge: {text}", file=sys.stderr)
     settings.told = True
-    starter.verbose = options.verbose
+    starter.verbose, starter.django = options.verbose, options.django
     try:
         if options.module is not None:
             code = starter.prepare_module(options.module, program)
@@ -125,13 +128,18 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "run",
         help="run a program with asgibridge in asgiref's place, no line changed",
         usage=(
-            "asgibridge run [-v] [--watch SECONDS] PROGRAM [ARG ...]\n"
-            "       asgibridge run [-v] [--watch SECONDS] -m MODULE [ARG ...]"
+            "asgibridge run [-v] [--django] [--watch SECONDS] PROGRAM [ARG ...]\n"
+            "       asgibridge run [-v] [--django] [--watch SECONDS] -m MODULE [ARG ...]"
         ),
         description="Run a Python program with asgibridge in asgiref's place.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+    )
+    run.add_argument(
+        "--django",
+        action="store_true",
+        help="let Django's get_asgi_application() be asgibridge.django's: a request crosses once",
     )
     run.add_argument(
         "--watch",

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 
 from .._process import settings
@@ -17,11 +17,17 @@ from .._version import ASGIREF_VERSION, __version__
 from .install import BOOTSTRAP, is_installed, real_asgiref_loaded
 
 
-def lines() -> Iterator[str]:
-    """The report on this process, line by line."""
+def lines(about: str = "", given: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The report on this process, line by line.
+
+    :param about: what this process is, if the caller knows.
+    :param given: what the setting ``ASGIBRIDGE`` of a site says, each with where it says so, by the
+        variable of the environment which would win.
+    """
+    given = {} if given is None else given
     yield f"asgibridge: {__version__} (answers for asgiref {ASGIREF_VERSION})"
     yield f"kernel: {_kernel()}"
-    yield f"about: {_about()}"
+    yield f"about: {about or _about()}"
     yield f"installed as asgiref: {'yes' if is_installed() else 'no'}"
     yield f"original asgiref: {_original()}"
     yield f"python: {platform.python_implementation()} {platform.python_version()}"
@@ -36,17 +42,22 @@ def lines() -> Iterator[str]:
         ("idle workers live", "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "10"),
         ("watch", "ASGIBRIDGE_WATCH", "off"),
         ("timings", "ASGIBRIDGE_TIMINGS", "1 on the compiled kernel, 0 on the pure one"),
+        ("asgibridge.django in django.core.asgi", "ASGIBRIDGE_DJANGO", "0"),
     ):
-        yield f"{label}: {_setting(variable, default)}"
+        yield f"{label}: {_setting(variable, default, given.get(variable))}"
+    if not about and os.environ.get("DJANGO_SETTINGS_MODULE"):
+        yield "the site's setting ASGIBRIDGE: not read here; 'manage.py bridge' shows what it says"
     for text in settings.unknown():
         yield f"warning: {text}"
 
 
-def _setting(variable: str, default: str) -> str:
+def _setting(variable: str, default: str, given: str | None) -> str:
     try:
         value = settings.read(variable)
     except ValueError as error:
         return f"BAD: {error}"
+    if value is None and given is not None:
+        return given
     if value is None:
         return f"{default} ({variable} is not set)"
     return f"{os.environ[variable]} ({variable})"

@@ -1,6 +1,6 @@
 """Puts asgibridge in asgiref's place: in this process, and in multiprocessing's children.
 
-There is no way back from installed. `install` owns three things, all of the process:
+There is no way back from installed. `install` owns four things, all of the process:
 
 * one finder on ``sys.meta_path``, which answers for ``asgiref`` and its submodules. It is before
   Python's own, and behind those that others have put in front of them: they are post-import hooks,
@@ -8,9 +8,11 @@ There is no way back from installed. `install` owns three things, all of the pro
 * the facade, the module ``asgiref`` itself. It is a module of its own because one module cannot
   carry two ``__version__``s; the submodules are asgibridge's very modules, loaded when asked for;
 * two wrappers in multiprocessing, so that its spawn and forkserver children are installed before
-  they import the program again. They are put there when multiprocessing first needs them.
+  they import the program again. They are put there when multiprocessing first needs them;
+* with ``ASGIBRIDGE_DJANGO=1``, the function ``get_asgi_application`` in ``django.core.asgi``, which
+  is put there when Django's module has been imported.
 
-A refusal or an error leaves the process as it was. A forked child inherits all three. Threads may
+A refusal or an error leaves the process as it was. A forked child inherits all four. Threads may
 import asgiref, and call `install`, at the same time.
 
 This file is loaded by every child Python under ``asgibridge run``: it imports as little as it can.
@@ -48,6 +50,8 @@ _ALIASES = {f"asgiref.{name}": f"asgibridge.{name}" for name in _MODULES.split()
 _STARTERS = {
     f"multiprocessing.{name}" for name in ("forkserver", "popen_spawn_posix", "popen_spawn_win32")
 }
+
+_DJANGO = "django.core.asgi"
 
 
 class _Spec(ModuleSpec):
@@ -107,7 +111,9 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds ``asgiref`` and its submodules, and notices multiprocessing's start."""
+    """Finds ``asgiref`` and its submodules, and notices multiprocessing's start and Django's."""
+
+    changes_django = False
 
     def __init__(self) -> None:
         # An asgiref deleted from sys.modules comes back as this one, with its submodules in place.
@@ -125,6 +131,20 @@ class _Finder:
             return None if own is None else _spec(_Spec, fullname, str(own.origin))
         if fullname in _STARTERS:
             _reach_children()
+        if fullname == _DJANGO and self.changes_django:
+            return _change_when_imported(self._ask_others(fullname, path, target))
+        return None
+
+    def _ask_others(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None
+    ) -> ModuleSpec | None:
+        """What the finders after this one find."""
+        finders = sys.meta_path.copy()
+        for finder in finders[finders.index(self) + 1 :] if self in finders else ():
+            find_spec: Any = getattr(finder, "find_spec", None)
+            spec: ModuleSpec | None = find_spec and find_spec(fullname, path, target)
+            if spec is not None:
+                return spec
         return None
 
 
@@ -147,12 +167,19 @@ def install() -> None:
     ``asgiref.__version__`` is the release this package answers for. Children that multiprocessing
     spawns, or forks from a fork server started after this call, are installed as well, before they
     import the program. Call it once, before anything imports asgiref; from any thread. Calling it
-    again does nothing.
+    again does nothing. With ``ASGIBRIDGE_DJANGO=1`` in the environment, Django's
+    ``get_asgi_application`` is `asgibridge.django`'s.
 
     Raises RuntimeError, and changes nothing, if the original is already imported: two copies would
-    be two thread-sensitive worlds; the error says who imported it. ``import
-    asgibridge.autoinstall`` and ``asgibridge run`` are this call too.
+    be two thread-sensitive worlds; the error says who imported it. ValueError for another
+    ``ASGIBRIDGE_DJANGO``. ``import asgibridge.autoinstall`` and ``asgibridge run`` are this call
+    too.
     """
+    changes_django = False
+    if os.environ.get("ASGIBRIDGE_DJANGO"):
+        from .._process import settings  # only now: most programs do not need it so early
+
+        changes_django = settings.read("ASGIBRIDGE_DJANGO") == "1"
     with _lock:
         _refuse_if_too_late()
         is_new = _finder not in sys.meta_path
@@ -177,6 +204,10 @@ def install() -> None:
             raise
         if "multiprocessing.spawn" in sys.modules:
             _reach_children()
+        if changes_django:
+            _finder.changes_django = True
+            if _DJANGO in sys.modules:
+                _change_django(sys.modules[_DJANGO])
 
 
 def _place() -> int:
@@ -226,6 +257,29 @@ def _refuse_if_too_late() -> None:
             "asgibridge.install() comes too late: the original asgiref is already imported "
             f"({', '.join(sorted(originals))}). {importers.what_to_do()}"
         )
+
+
+# --- Django's application ------------------------------------------------------------------------
+
+
+def _change_when_imported(spec: ModuleSpec | None) -> ModuleSpec | None:
+    loader: Any = getattr(spec, "loader", None)
+    if loader is not None and not isinstance(loader, type):  # a class would load others, too
+        exec_module = loader.exec_module
+
+        def exec_and_change(module: ModuleType) -> None:
+            exec_module(module)
+            if module.__name__ == _DJANGO:  # a zip file's loader loads others, too
+                _change_django(module)
+
+        loader.exec_module = exec_and_change
+    return spec
+
+
+def _change_django(module: Any) -> None:
+    # By a name put together here: the package lies above this module, and is there when asked for.
+    ours: Any = importlib.import_module(f"{__name__.split('.')[0]}.django")
+    module.get_asgi_application = ours.get_asgi_application
 
 
 # --- multiprocessing's children ------------------------------------------------------------------

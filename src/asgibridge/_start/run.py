@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 verbose = False
 """Whether to say on standard error what is run."""
 
+django = False
+"""Whether ``--django`` is given, so that a Python without a Django is worth a word."""
+
 
 def problems() -> list[str]:
     """What is wrong with the environment, a sentence each."""
@@ -114,7 +117,25 @@ def _install(words: list[str]) -> None:
         ) from None
     reach()
     program = " ".join(words[words[0] == "--" :])
+    if django:
+        _warn_without_django()
     _say(f"asgibridge {__version__} is in asgiref's place, and runs {program}")
+
+
+def _warn_without_django() -> None:
+    """Say it where there is no Django, or one that is too old. Without importing it."""
+    from importlib import metadata
+
+    try:
+        version = metadata.version("django")
+        if [int(part) for part in version.split(".")[:2] if part.isdigit()] >= [4, 2]:
+            return
+        what = f"Django 4.2 or newer is needed, and this is {version}: upgrade it"
+    except metadata.PackageNotFoundError:
+        if importlib.util.find_spec("django") is not None:  # a source tree: it says so itself
+            return
+        what = "there is no Django here: install it, or leave that out"
+    print(f"asgibridge: --django: {what} (of {sys.executable})", file=sys.stderr)
 
 
 def _say(what: str) -> None:
@@ -129,7 +150,7 @@ def _begin_again(words: list[str]) -> None:
     from .._process import cpython  # it imports asyncio, which a program may do without
 
     _say("something has imported asgiref before the program began: beginning again, before that")
-    options = ["-v"] if verbose else []
+    options = [*(["-v"] if verbose else []), *(["--django"] if django else [])]
     command = [
         sys.executable,
         *cpython.interpreter_flags(),

@@ -40,10 +40,18 @@ def get_asgi_application() -> ASGIHandler:
     """The site as an ASGI application, as Django's function of the same name returns it.
 
     Sets Django up, and the workers as the setting ``ASGIBRIDGE`` says. RuntimeError if the original
-    asgiref has been imported: asgibridge cannot take its place then.
+    asgiref has been imported: asgibridge cannot take its place then; or if Django is too old.
+    ImproperlyConfigured if the setting is wrong.
     """
     install()
     import django
+
+    if django.VERSION < (4, 2):
+        raise RuntimeError(
+            f"asgibridge.django needs Django 4.2 or newer, and this is {django.get_version()}: "
+            "upgrade Django, or take get_asgi_application from django.core.asgi (and leave out "
+            "'asgibridge run --django' and ASGIBRIDGE_DJANGO)"
+        )
 
     from . import configuration
 

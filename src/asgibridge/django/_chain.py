@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 from django.core.handlers import base, exception
@@ -178,22 +178,49 @@ class Chain(NamedTuple):
         # Not its attributes: a middleware's own mark it as async.
         return functools.update_wrapper(entry, handler, updated=())
 
-    def crossings(self, is_view_async: bool, on_worker: bool = False) -> int:
-        """How often a request goes to the worker, or calls the loop from there.
+    def crossings(self, is_view_async: bool) -> int:
+        """How often a whole request goes to the worker, or calls the loop from there.
 
-        :param on_worker: whether a sync middleware calls this chain.
+        Without what comes apart (`handlers`), and without a template's rendering.
         """
+        return 1 + self._crossings(is_view_async, on_worker=True)
+
+    def _crossings(self, is_view_async: bool, on_worker: bool) -> int:
         end = self.end
         if isinstance(end, _View):
             is_async, inner = is_view_async, 0
         else:
             is_async = end.is_async
-            inner = end.inner.crossings(is_view_async, not is_async) if end.inner else 0
+            inner = end.inner._crossings(is_view_async, not is_async) if end.inner else 0
         if on_worker:
-            return inner + is_async
+            return inner + is_async  # a call back, or it goes to the worker once more
         if not is_async:
             return inner + 1
-        return inner + (2 if self.hooks or isinstance(end, _View) else 0)
+        if self.hooks:
+            return inner + 2
+        return inner + isinstance(end, _View)  # its hooks: see `drive`'s ``ends_here``
+
+    def links(self) -> Iterator[tuple[Any, bool | None]]:
+        """Each middleware from the outside to the inside, and whether it is called as an async one:
+        None if its hooks are called."""
+        yield from ((middleware, None) for middleware in self.hooks)
+        if isinstance(self.end, _Called):
+            yield self.end.handler.__wrapped__, self.end.is_async
+            if self.end.inner is not None:
+                yield from self.end.inner.links()
+
+    def without(self, path: str, instead: tuple[Any, ...] = ()) -> Chain:
+        """This chain without the middleware ``path``, to count its crossings.
+
+        :param instead: hooks in its place. They are not called: anything will do.
+        """
+        end = self.end
+        if isinstance(end, _View) or end.inner is None:
+            return self
+        inner = end.inner.without(path, instead)
+        if end.path == path:
+            return Chain((*self.hooks, *instead, *inner.hooks), inner.end)
+        return Chain(self.hooks, _Called(end.path, end.handler, end.is_async, inner))
 
     def can_be_sync(self) -> bool:
         """Whether a middleware is async in it that could be sync."""
@@ -272,6 +299,8 @@ class ChainBuilder(base.BaseHandler):
         self._handler: Any = None  # which has the next chain around it
         self._path = self._next_path = ""
         self._entry: Any = None
+        self.paths: list[str] = []
+        """The middlewares that are used, from the outside to the inside."""
         super().load_middleware(is_async)
 
     def adapt_method_mode(
@@ -290,6 +319,8 @@ class ChainBuilder(base.BaseHandler):
             return adapted
         if method is not self._handler:  # else the middleware that was to be around is not used
             self._handler, self._path = method, self._next_path
+            if self._path:
+                self.paths.insert(0, self._path)
             self._chain = self._chain_of(method, method_is_async)
         self._next_path = (name or "").split(" ")[-1]
         assert self._chain is not None

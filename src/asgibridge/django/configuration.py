@@ -4,12 +4,15 @@
 
     ASGIBRIDGE = {"workers": "keep", "limit": 20, "wait_timeout": 5}
 
-A variable of the environment wins over the setting's value.
+Numbers may be text, as they are in the environment. None is as if the word were not there. A
+variable of the environment wins over the setting's value, and nothing in the environment is
+changed: child processes read the setting themselves.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +25,21 @@ from .. import debug, workers
 from .._process import settings as environment
 from .._workers import stats
 
-_VARIABLES = {
+VARIABLES = {
     "workers": "ASGIBRIDGE_WORKERS",
     "limit": "ASGIBRIDGE_WORKERS_LIMIT",
     "wait_timeout": "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT",
     "idle_timeout": "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT",
     "watch": "ASGIBRIDGE_WATCH",
     "timings": "ASGIBRIDGE_TIMINGS",
+}
+"""The words that have a variable of the environment."""
+
+_OF_POLICY = {
+    "workers": "kind",
+    "limit": "limit",
+    "wait_timeout": "wait_timeout",
+    "idle_timeout": "idle_timeout",
 }
 
 
@@ -45,8 +56,13 @@ class Configuration:
     cancel_queries: bool = False
     """Whether a query stops when the task is cancelled that waits for it."""
 
+    processes: int | None = None
+    """How many server processes there are, for the check of ``max_connections`` alone. None asks
+    ``WEB_CONCURRENCY``."""
+
 
 _current: Configuration | None = None
+_applied: dict[str, Any] = {}  # what `apply` has set, by word
 
 
 def current() -> Configuration:
@@ -54,55 +70,103 @@ def current() -> Configuration:
     global _current
     if _current is None:
         given = _given()
-        words = [field.name for field in dataclasses.fields(Configuration)]
         for word in given:
-            if word not in words and word not in _VARIABLES:
-                known = ", ".join([*_VARIABLES, *words])
-                raise ImproperlyConfigured(f"ASGIBRIDGE: {word!r} is unknown; there are {known}")
-        for word in words:
-            if word in given and not isinstance(given[word], bool):
-                raise ImproperlyConfigured(
-                    f"ASGIBRIDGE: {word!r} is {given[word]!r}: must be True or False"
-                )
-        _current = Configuration(**{word: given[word] for word in words if word in given})
+            if word not in _WORDS and word not in VARIABLES:
+                raise ImproperlyConfigured(_about_unknown(word))
+        _current = Configuration(
+            **{word: _checked(word, given[word]) for word in _WORDS if given.get(word) is not None}
+        )
     return _current
+
+
+def values() -> dict[str, Any]:
+    """What the setting says of the words that have a variable, converted.
+
+    ImproperlyConfigured if something is wrong with it, also with the words of Django's part.
+    """
+    current()
+    given = _given()
+    return {word: _read(word, given[word]) for word in VARIABLES if given.get(word) is not None}
 
 
 def apply() -> None:
     """Set the policy of workers, the timings and the watch as the setting asks for.
 
-    ImproperlyConfigured if something is wrong with it.
+    What the setting does not name stays as the environment or the program has set it, and so does
+    what was set since the last call if the setting is the same. ImproperlyConfigured, and nothing
+    is set, if something is wrong with it.
     """
-    current()
-    given = {word: value for word, value in _given().items() if word in _VARIABLES}
-    values = {_VARIABLES[word]: _as_text(value) for word, value in given.items()}
-    wins = {variable for variable in values if os.environ.get(variable)}
-    values.update((variable, os.environ[variable]) for variable in wins)
-    try:
-        policy = workers.policy_of(values)
-        timings = environment.read("ASGIBRIDGE_TIMINGS", values)
-        seconds = environment.read("ASGIBRIDGE_WATCH", values)
-    except ValueError as error:
-        raise ImproperlyConfigured(f"the setting ASGIBRIDGE: {error}") from None
-    if any(_VARIABLES[word].startswith("ASGIBRIDGE_WORKERS") for word in given):
-        workers.set_policy(policy)
-    if "ASGIBRIDGE_TIMINGS" not in wins and timings is not None:
-        stats.collect_timings(timings == "1")
-    if "ASGIBRIDGE_WATCH" not in wins and seconds is not None:
-        debug.watch(seconds)
+    asked = values()
+    new = {
+        word: value
+        for word, value in asked.items()
+        if not is_overridden(word) and (word not in _applied or _applied[word] != value)
+    }
+    of_policy = {_OF_POLICY[word]: value for word, value in new.items() if word in _OF_POLICY}
+    if of_policy:
+        policy = workers.get_policy()
+        as_it_is = {name: getattr(policy, name) for name in workers.Policy.__slots__}
+        workers.set_policy(workers.Policy(**{**as_it_is, **of_policy}))
+    if "timings" in new:
+        stats.collect_timings(new["timings"] == "1")
+    if "watch" in new:
+        debug.watch(new["watch"])
+    _applied.update(new)
 
 
-def _given() -> Mapping[str, Any]:
+def is_overridden(word: str) -> bool:
+    """Whether the environment has a value for ``word``, which then holds."""
+    return bool(os.environ.get(VARIABLES[word]))
+
+
+_WORDS = {field.name: field.type for field in dataclasses.fields(Configuration)}
+
+
+def _given() -> Mapping[Any, Any]:
     given = getattr(settings, "ASGIBRIDGE", {})
     if not isinstance(given, Mapping):
         raise ImproperlyConfigured(f"ASGIBRIDGE is {given!r}: must be a dict")
     return given
 
 
-def _as_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return str(int(value)) if isinstance(value, bool) else str(value)
+def _about_unknown(word: object) -> str:
+    known = [*VARIABLES, *_WORDS]
+    close = difflib.get_close_matches(str(word), known, 1)
+    hint = f"{close[0]!r} may be meant" if close else f"there are {', '.join(known)}"
+    return f"ASGIBRIDGE: {word!r} is unknown: {hint}"
+
+
+def _checked(word: str, value: Any) -> Any:
+    if word == "processes":
+        try:
+            return _number(environment.SETTINGS["ASGIBRIDGE_WORKERS_LIMIT"][0], value)
+        except ValueError:
+            raise _bad(word, value, "a whole number from 1 on") from None
+    if not isinstance(value, bool):
+        raise _bad(word, value, "True or False")
+    return value
+
+
+def _read(word: str, value: Any) -> Any:
+    convert, takes = environment.SETTINGS[VARIABLES[word]]
+    try:
+        if word == "timings":
+            return convert(str(int(value)) if isinstance(value, bool) else str(value))
+        return convert(value) if isinstance(value, str) else _number(convert, value)
+    except ValueError:
+        takes = "True or False" if word == "timings" else takes
+        raise _bad(word, value, takes) from None
+
+
+def _number(convert: Any, value: Any) -> Any:
+    # Truth values are numbers to Python, and none here. A list's text is no number either.
+    if isinstance(value, bool):
+        raise ValueError
+    return convert(str(value))
+
+
+def _bad(word: str, value: object, takes: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f"ASGIBRIDGE: {word!r} is {value!r}: must be {takes}")
 
 
 def _forget(*, setting: str, **_more: Any) -> None:
