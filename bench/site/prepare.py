@@ -1,4 +1,4 @@
-"""Makes the database at BENCHSITE_DATABASE: Django's tables and ten notes."""
+"""Fills the database that BENCHSITE_DATABASE names: Django's tables and ten notes."""
 
 from __future__ import annotations
 
