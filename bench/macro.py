@@ -17,8 +17,8 @@ not timed.
 
 Every view is measured on CPython 3.13 or newer, under uvloop, with SQLite and 20 connections.
 ``sync`` and ``query`` are measured on each Python, under each loop, with each database, with 20
-connections and with one, in three rounds instead of five. It prints first how long that will take:
-an hour and a quarter on 3.13, half an hour on 3.11, less where PostgreSQL or uvloop is missing. Of
+connections and with one, in three rounds instead of five. It says first how long that will take:
+seventy minutes on 3.13, forty on 3.11, less where PostgreSQL or uvloop is missing. Of
 ``--loops``, ``--database`` and ``--connections`` each combination is measured; what is not given is
 as above.
 
@@ -29,9 +29,11 @@ something cannot be measured.
 ``--before COMMIT`` takes each of ours now and at that commit in turn, as paired.py does; those with
 asgibridge.django are left out if the commit has none. The exit status is 1 if requests per second,
 CPU time or memory are worse by more than 3 % beyond the spread of the commit against itself. By
-default it measures five views under uvloop, with SQLite and 20 connections: three quarters of an
-hour. It does not write to docs/, and nor do ``--processes``, which has each server start so many,
-``--views`` and ``--contestants``.
+default it measures five views under uvloop, with SQLite and 20 connections: forty minutes.
+
+It does not write to docs/, and nor do ``--processes``, which has each server start so many,
+``--views``, ``--contestants`` and ``--django``, which names a folder with another Django (such as a
+checkout of Django's main branch) for all contestants.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +62,7 @@ from implementations import OURS, available
 from results import Measured, Results, conditions
 from site_report import FOLDER
 from site_report import sections as tables
-from site_server import CONTESTANTS, Contestant, Server, ServerFailure
+from site_server import CONTESTANTS, OTHER_DJANGO, Contestant, Server, ServerFailure
 from site_views import (
     CONNECTIONS,
     COOKIE,
@@ -341,6 +345,19 @@ def chosen_contest(options: argparse.Namespace) -> Contest | None:
     return None
 
 
+def take_django_from(folder: Path) -> str:
+    """Have all servers find Django there; its version."""
+    os.environ[OTHER_DJANGO] = str(folder.resolve())
+    done = subprocess.run(
+        [sys.executable, "-c", "import benchsite, django; print(django.__version__)"],
+        cwd=site_databases.SITE,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
 def counts(text: str) -> tuple[int, ...]:
     """Of connections, as an option has them."""
     return tuple(int(word) for word in text.split(","))
@@ -361,6 +378,7 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="rounds to those that the file has")
     parser.add_argument("--seconds", type=float, help="of load on each view (default: 3)")
     parser.add_argument("--processes", type=int, default=1, help="of a server (default: 1)")
+    parser.add_argument("--django", type=Path, metavar="FOLDER", help="where another Django is")
     parser.add_argument("--pin", action="store_true", help="server on core 0, load on core 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
     parser.add_argument("--no-docs", action="store_true", help="leave docs/ as it is")
@@ -377,12 +395,15 @@ def main() -> None:
     contest = chosen_contest(options)
     plan = Plan(options, contest, circumstances)
     results = Results({**conditions(PACKAGES), "load": str(plan)})
+    if options.django:
+        results.conditions["django"] = take_django_from(options.django)
     if version := site_databases.version_of_postgresql():
         results.conditions["postgresql"] = version
     if contest is not None:
         results.conditions["sides"] = contest.about
     # A quick run is too rough to be published, and docs/ has one process and everything else.
-    is_whole = not (contest or options.views or options.contestants or plan.processes > 1)
+    is_whole = not (contest or options.views or options.contestants or options.django)
+    is_whole = is_whole and plan.processes == 1
     publish = is_whole and not options.quick and not options.no_docs
     target = options.json or (DOCS / FOLDER / f"{results.name}.json" if publish else None)
     is_part = options.loops or options.database or options.connections

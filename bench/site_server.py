@@ -41,6 +41,10 @@ _STARTED = "Started server process"
 """Logged by each process of uvicorn's that serves, once it has imported the site."""
 
 
+OTHER_DJANGO = "BENCHSITE_DJANGO"
+"""The variable that names the folder of another Django than the installed one."""
+
+
 class ServerFailure(Exception):
     """The server did not do what it should; the message says what, and what it printed."""
 
@@ -280,6 +284,8 @@ class Server:
             "server": self.contestant.server,
             **self.contestant.answers,
         }
+        if other := os.environ.get(OTHER_DJANGO):
+            wanted["django"] = other
         stats = self.stats()
         for name, value in wanted.items():
             if stats[name] != value:

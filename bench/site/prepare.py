@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+import benchsite  # noqa: F401 - says where Django is
+
+# isort: split
+
 import django
 from django.core.management import call_command
 

@@ -37,6 +37,7 @@ def begin() -> None:
 def figures(handler: Any, server: str, loop: Any = None) -> dict[str, Any]:
     """All of it. ``handler`` is Django's part of the application."""
     import asgiref.sync
+    import django
     from django.conf import settings
 
     # Not imported for this: if nobody has, this process does not run on it.
@@ -48,6 +49,7 @@ def figures(handler: Any, server: str, loop: Any = None) -> dict[str, Any]:
         "package": os.path.dirname(bridge.__file__) if bridge and bridge.__file__ else None,
         "kernel": getattr(bridge, "IMPLEMENTATION", None),
         "workers": workers.get_policy().kind if workers else None,
+        "django": os.path.dirname(os.path.dirname(django.__file__)),
         "handler": type(handler).__module__,
         "server": server,
         "loop": type(loop).__module__.partition(".")[0] if loop else None,
