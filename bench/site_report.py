@@ -160,8 +160,8 @@ _IN_README = {
     "asgiref": "asgiref",
     "compiled": "asgibridge",
     "django": "`asgibridge.django`",
-    "gthread": "WSGI, gthread",
-    "granian": "WSGI, granian",
+    "gthread": "WSGI gthread",
+    "granian": "WSGI granian",
 }
 _VIEWS_IN_README = ("sync", "async", "query", "five", "template", "form", "large")
 
