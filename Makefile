@@ -13,7 +13,7 @@ help:
 	@echo "                  Redis, Flask, Starlette (SERVICESFLAGS=--require-services)"
 	@echo "make test-foreign  CPython's, janus's, culsans's, a2wsgi's, anyio's own suites on our classes"
 	@echo "                  (FOREIGNFLAGS=janus)"
-	@echo "make demo         a Django and Channels site, on asgiref and on asgibridge"
+	@echo "make demo         a Django and Channels site, on asgiref, on asgibridge and on WSGI"
 	@echo "                  (DEMOFLAGS=--quick)"
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
 	@echo "                  docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing;"
@@ -21,8 +21,9 @@ help:
 	@echo "make bench-callgrind  instructions of a hop and of a queue's item, against those stored"
 	@echo "                  (BENCHFLAGS=--update; '--quick --lenient': in a minute)"
 	@echo "make bench-queue  the message queues: janus's, culsans's, aiologic's, the library's and ours"
-	@echo "make bench-site   a Django site under uvicorn and load, on asgiref and on asgibridge; its part"
-	@echo "                  of docs/benchmarks.md (BENCHFLAGS=--quick; '--before HEAD~5')"
+	@echo "make bench-site   a Django site under load, on asgiref, on asgibridge and on WSGI; its part of"
+	@echo "                  docs/benchmarks.md: seventy minutes on 3.13, forty on 3.11"
+	@echo "                  (BENCHFLAGS=--quick; '--before HEAD~5'; '--views five --database postgresql')"
 	@echo "make bench-tools  the communicator, and iteration over sync generators"
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
@@ -57,8 +58,8 @@ test-foreign:
 	.venv/foreign/bin/python tests/tools/foreign.py $(FOREIGNFLAGS)
 
 demo:
-	@echo "A site on asgiref and on asgibridge under the same load: a minute or two; the first time, an"
-	@echo "environment is made for it before: a minute more."
+	@echo "A site on asgiref, on asgibridge and on WSGI under the same load: two minutes or three; the"
+	@echo "first time, an environment is made for it before: a minute more."
 	$(PYTHON) tests/tools/environment.py .venv/demo demo
 	.venv/demo/bin/python bench/demo/run.py $(DEMOFLAGS)
 

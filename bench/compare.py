@@ -19,9 +19,9 @@ from before import TOLERANCE, Contest, Row
 from results import COUNTS, Measured, load_all
 
 THRESHOLD = 1.05
-PLAIN = {"bytes", "rss", "peak", "rps", "threads", "started", "hops"}
+PLAIN = {"bytes", "rss", "peak", "rps", *COUNTS}
 """Measures that are no seconds."""
-OURS = ("pure", "compiled", "compiled, keep")
+OURS = ("pure", "compiled", "keep", "django", "django-keep")
 
 
 def _verdict(measure: str, old: list[list[float]], new: list[list[float]]) -> str:

@@ -10,10 +10,11 @@ there docs/benchmarks.md with its plots. Exits with 2 if an implementation canno
 
 With ``--before`` it builds that commit once and takes each kernel's two versions in turn: the
 working tree's as it is installed, the commit's, and the commit's again, all under this script's
-cases and with ASGIBRIDGE_PLACEMENT=scheduler. The table has what a row takes now as a multiple of
-what it took before, and how far the commit was apart from itself. Nothing is written to docs/. The
-exit status is 1 if a row is slower by more than 3 % beyond that spread: measure its pass again,
-``--only`` that with more ``--rounds``, since of two hundred rows a few may be so by chance.
+cases; a commit that knows ASGIBRIDGE_PLACEMENT runs with ``scheduler``. The table has what a row
+takes now as a multiple of what it took before, and how far the commit was apart from itself.
+Nothing is written to docs/. The exit status is 1 if a row is slower by more than 3 % beyond that
+spread: measure its pass again, ``--only`` that with more ``--rounds``, since of two hundred rows a
+few may be so by chance.
 """
 
 from __future__ import annotations

@@ -12,13 +12,21 @@ from matplotlib import pyplot as plt
 from cases import ROWS
 from curves import CURVES
 from results import Measured, Results
-from site_report import TITLES
+from site_report import passes, title
+from site_views import VIEWS, Circumstances
 
 mpl.use("Agg")
 
 _GREY = "#7d8590"
 COLOURS = {"floor": _GREY, "asgiref": "#d9730d", "pure": "#2f9e6e", "compiled": "#3b82f6"}
-_SITE_COLOURS = {**COLOURS, "compiled, keep": "#8b5cf6", "ceiling": _GREY}
+_SITE_COLOURS = {
+    "asgiref": COLOURS["asgiref"],
+    "compiled": COLOURS["compiled"],
+    "django": "#8b5cf6",
+    "django-keep": "#c084fc",
+    "gthread": _GREY,
+    "granian": "#a8b0b9",
+}
 _MARKERS = {"floor": "x", "asgiref": "s", "pure": "^", "compiled": "o"}
 _LINES = {"floor": ":", "asgiref": "--", "pure": "-.", "compiled": "-"}
 _STYLE: Any = {
@@ -164,33 +172,55 @@ def _curves(results: Results) -> Any:
 
 
 def _site(results: Results) -> Any:
-    passes = list(results.passes.values())
-    width = 1.7 * max(len(measured.cases) for measured in passes)
-    figure, row = plt.subplots(
-        1, len(passes), figsize=(width * len(passes), 4), layout="constrained", squeeze=False
+    # Views differ too much for a common scale: each has a panel of its own.
+    name = passes(results)[0]
+    measured = results.passes[name]
+    panels = [view for view in VIEWS if view in measured.cases]
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(3.4 * columns, 1.9 * rows + 1), layout="constrained", squeeze=False
     )
-    for axes, measured in zip(row[0], passes):
-        for view_place, (view, by_name) in enumerate(measured.cases.items()):
-            for name_place, name in enumerate(by_name):
-                rates = [each[0] for each in measured.rounds_of(view, name, "rps")]
-                middle = measured.median(view, name, "rps")
-                axes.bar(
-                    view_place + (name_place - (len(by_name) - 1) / 2) * 0.17,
-                    middle,
-                    0.15,
-                    yerr=[[middle - min(rates)], [max(rates) - middle]],
-                    ecolor=_GREY,
-                    color=_SITE_COLOURS[name],
-                    label=name if view_place == 0 else None,
-                )
-        titles = [textwrap.fill(TITLES[view], 18) for view in measured.cases]
-        axes.set_xticks(range(len(titles)), titles)
-        axes.grid(axis="y")
-        axes.set_axisbelow(True)
-        axes.set_ylabel("requests per second, median")
-        axes.set_title(measured.loop)
-    handles, labels = row[0][0].get_legend_handles_labels()
-    columns = len(labels) if len(passes) > 1 else 3
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    figure.suptitle(f"A Django site with five middlewares, CPython {results.python}")
+    for unused in grid.flat[len(panels) :]:
+        unused.set_visible(False)
+    bars: dict[str, Any] = {}
+    for axes, view in zip(grid.flat, panels):
+        present = [each for each in _SITE_COLOURS if measured.has(view, each, "rps")]
+        for place, each in enumerate(present):
+            rates = [rate for found in measured.rounds_of(view, each, "rps") for rate in found]
+            middle = measured.median(view, each, "rps")
+            bars[each] = axes.barh(
+                place,
+                middle,
+                0.8,
+                xerr=[[middle - min(rates)], [max(rates) - middle]],
+                ecolor=_GREY,
+                color=_SITE_COLOURS[each],
+            )
+            axes.annotate(
+                f"{middle:,.0f}",
+                (max(rates), place),
+                textcoords="offset points",
+                xytext=(4, 0),
+                va="center",
+                fontsize=9,
+            )
+        axes.invert_yaxis()
+        axes.set_yticks([])
+        axes.margins(x=0.25)  # for the figures
+        axes.set_xlim(left=0)
+        axes.tick_params(labelsize=8)
+        axes.set_title(textwrap.fill(VIEWS[view].title, 24), fontsize=10)
+    figure.legend(
+        list(bars.values()),
+        [title(each).replace("`", "") for each in bars],
+        loc="outside lower center",
+        ncols=min(len(bars), 3),
+        frameon=False,
+    )
+    figure.suptitle(
+        f"A Django site with five middlewares, requests per second (medians)\n"
+        f"CPython {results.python}, {Circumstances.of(name)}",
+        fontsize=12,
+    )
     return figure

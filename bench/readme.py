@@ -16,8 +16,9 @@ from pathlib import Path
 
 import site_report
 from cases import ROWS
+from figures import micro
 from implementations import IMPLEMENTATIONS
-from report import filled, micro
+from report import filled
 from results import Measured, Results, load_all
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,6 +6,7 @@ python bench/report.py FILE...    print the tables of these
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from cases import ROWS, Case
 from curves import CROWD, CURVES, MEMORY
+from figures import micro, times
 from implementations import IMPLEMENTATIONS
 from passes import PASSES
 from results import Measured, Results, load_all
@@ -34,33 +36,23 @@ class Section:
     note: str
     header: list[str]
     rows: list[list[str]]
+    texts: int = 1
+    """How many columns, the first ones, are no figures."""
 
     def markdown(self) -> str:
         lines = [f"### {self.title}", "", self.note, ""]
         lines.append("| " + " | ".join(self.header) + " |")
-        lines.append("|---" + "|---:" * (len(self.header) - 1) + "|")
+        lines.append("|---" * self.texts + "|---:" * (len(self.header) - self.texts) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
         return "\n".join(lines) + "\n"
 
     def terminal(self) -> Table:
         table = Table(title=self.title, title_justify="left", caption=self.note)
         for number, name in enumerate(self.header):
-            table.add_column(name, justify="right" if number else "left")
+            table.add_column(name, justify="right" if number >= self.texts else "left")
         for row in self.rows:
             table.add_row(*(cell.replace("`", "").replace("**", "") for cell in row))
         return table
-
-
-def micro(seconds: float) -> str:
-    """Microseconds to three digits or so."""
-    value = seconds * 1e6
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
-
-
-def times(value: float) -> str:
-    return f"{value:.1f}x" if value >= 10 else f"{value:.2f}x"
 
 
 def _spread(values: list[float]) -> str:
@@ -284,23 +276,54 @@ another Python.
 
 
 def write(docs: Path) -> None:
-    """Make docs/benchmarks.md and its plots of the results beside it."""
+    """Make docs/benchmarks.md and its plots of the results beside it.
+
+    A part whose results are not here stays as it is: who has run one benchmark may lack the
+    samples of the other, or of another Python.
+    """
     import plots
     import site_report
 
-    folder = docs / "benchmarks"
-    parts = [_HEAD]
-    for results in reversed(load_all(folder.glob("*.json"))):
-        parts.append(f"## {results.conditions['implementation']} {results.python}\n")
-        parts.append(_about(results) + ".\n")
-        for name, title in plots.draw(results, folder).items():
-            parts.append(f"![{title}](benchmarks/{name}.svg)\n")
-        parts += [section.markdown() for section in sections(results)]
-    for results in reversed(load_all((docs / site_report.FOLDER).glob("*.json"))):
+    folder, page = docs / "benchmarks", docs / "benchmarks.md"
+    parts = _parts(page.read_text(encoding="utf-8")) if page.exists() else {}
+    for results in load_all(folder.glob("*.json")):
+        drawn = plots.draw(results, folder)
+        text = [f"## {results.conditions['implementation']} {results.python}\n"]
+        text.append(_about(results) + ".\n")
+        text += [_image(name, title) for name, title in drawn.items()]
+        text += [section.markdown() for section in sections(results)]
+        parts[_key(text[0])] = "\n".join(text)
+    for results in load_all((docs / site_report.FOLDER).glob("*.json")):
         drawn = plots.draw_site(results, folder)
-        images = [f"![{title}](benchmarks/{name}.svg)\n" for name, title in drawn.items()]
-        parts += site_report.markdown(results, images)
-    (docs / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
+        text = site_report.markdown(results, [_image(*each) for each in drawn.items()])
+        parts[_key(text[0])] = "\n".join(text)
+    # The crossings come first, and the newest Python.
+    order = sorted(parts, key=lambda key: key[1:], reverse=True)
+    order.sort(key=lambda key: key[0])
+    page.write_text("\n".join([_HEAD, *map(parts.__getitem__, order)]), encoding="utf-8")
+
+
+def _image(name: str, title: str) -> str:
+    return f"![{title}](benchmarks/{name}.svg)\n"
+
+
+_Key = tuple[bool, tuple[int, ...], str]
+"""Whether it is of the site; the Python's minor version, and its whole name."""
+
+
+def _key(heading: str) -> _Key:
+    # Such as "## A Django site, CPython 3.13.0".
+    name = heading.strip().rpartition(" ")[2]
+    free_threaded = name.endswith("t")
+    version = tuple(map(int, name.rstrip("t").split(".")))[:2]
+    words = heading.removeprefix("## ").rpartition(" ")[0]
+    return words.startswith("A Django site"), version, words + "t" * free_threaded
+
+
+def _parts(text: str) -> dict[_Key, str]:
+    # What there is in the page below its head.
+    found = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return {_key(part.partition("\n")[0]): part.rstrip("\n") + "\n" for part in found}
 
 
 if __name__ == "__main__":

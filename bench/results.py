@@ -22,7 +22,7 @@ from typing import Any
 
 Rounds = list[list[float]]
 
-COUNTS = {"threads", "started", "hops"}
+COUNTS = {"threads", "started", "hops", "submitted"}
 """Measures that say what happened, not how well."""
 
 

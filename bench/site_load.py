@@ -2,6 +2,7 @@
 
     python bench/site_load.py http://127.0.0.1:8000/ --connections 20 --seconds 5
     python bench/site_load.py http://127.0.0.1:8000/ --connections 20 --requests 1000
+    python bench/site_load.py http://127.0.0.1:8000/form/ --post "name=Ada" --cookie "csrftoken=x"
 
 Each connection asks again as soon as it has its answer. Prints JSON: how many requests were
 answered and in how many seconds, how many failed, and percentiles of the seconds that an answer
@@ -20,13 +21,18 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 SCRIPT = Path(__file__).with_name("site") / "wrk.lua"
 PERCENTILES = (50.0, 99.0, 99.9)
+FORM = "application/x-www-form-urlencoded"
 
 Load = dict[str, float]
+Posted = tuple[str, str]
+"""A form as a body, and the cookie that comes with it."""
 
 
 class LoadFailure(Exception):
@@ -66,23 +72,48 @@ def generator() -> str:
     return " ".join((usage.stdout + usage.stderr).split()[:2])
 
 
-def for_seconds(url: str, connections: int, seconds: float, core: int | None = None) -> Load:
-    """``connections`` at once for so long, with wrk where it is installed."""
+def once(url: str, posted: Posted | None = None) -> None:
+    """One request: what is made for the first is not made by many threads at once."""
+    request = urllib.request.Request(url)
+    if posted:
+        request.data = posted[0].encode()
+        request.headers = {"Content-type": FORM, "Cookie": posted[1]}
+    # No proxy from the environment comes between.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=60) as answer:
+            answer.read()
+    except urllib.error.HTTPError as error:
+        raise LoadFailure(f"{url} gave {error.code}:\n{error.read().decode()}") from error
+
+
+def for_seconds(
+    url: str,
+    connections: int,
+    seconds: float,
+    core: int | None = None,
+    posted: Posted | None = None,
+) -> Load:
+    """``connections`` at once for so long, with wrk where it is installed: at least a second."""
     wrk = shutil.which("wrk")
     if wrk is None:
-        return _client(url, connections, ["--seconds", str(seconds)], core)
+        return _client(url, connections, ["--seconds", str(seconds)], core, posted)
     # Its durations are whole seconds.
     command = [wrk, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "-s", str(SCRIPT)]
-    return _run([*command, url], seconds, core)
+    return _run([*command, url, *(["--", *posted] if posted else [])], seconds, core)
 
 
-def so_many(url: str, connections: int, requests: int) -> Load:
+def so_many(url: str, connections: int, requests: int, posted: Posted | None = None) -> Load:
     """So many requests and no more, when they have all been answered."""
-    return _client(url, connections, ["--requests", str(requests)], None)
+    return _client(url, connections, ["--requests", str(requests)], None, posted)
 
 
-def _client(url: str, connections: int, more: list[str], core: int | None) -> Load:
+def _client(
+    url: str, connections: int, more: list[str], core: int | None, posted: Posted | None
+) -> Load:
     command = [sys.executable, __file__, url, "--connections", str(connections), *more]
+    if posted:
+        command += ["--post", posted[0], "--cookie", posted[1]]
     return _run(command, 60, core)
 
 
@@ -105,7 +136,9 @@ def _run(command: list[str], seconds: float, core: int | None) -> Load:
     return load
 
 
-async def _drive(url: str, connections: int, seconds: float, requests: int | None) -> Load:
+async def _drive(
+    url: str, connections: int, seconds: float, requests: int | None, posted: Posted | None
+) -> Load:
     import aiohttp
 
     times: list[float] = []
@@ -113,6 +146,10 @@ async def _drive(url: str, connections: int, seconds: float, requests: int | Non
     started = time.perf_counter()
     deadline = started + seconds
     left = iter(range(requests if requests is not None else sys.maxsize))
+    method, body, headers = "GET", None, {}
+    if posted:
+        method, body = "POST", posted[0].encode()
+        headers = {"Content-Type": FORM, "Cookie": posted[1]}
 
     async def connection(session: Any) -> None:
         nonlocal failed
@@ -121,7 +158,7 @@ async def _drive(url: str, connections: int, seconds: float, requests: int | Non
             if before > deadline:
                 return
             try:
-                async with session.get(url) as response:
+                async with session.request(method, url, data=body, headers=headers) as response:
                     await response.read()
                 failed += response.status != 200
             except aiohttp.ClientError:
@@ -146,8 +183,13 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=600, help="at most (default: %(default)s)")
     parser.add_argument("--requests", type=int, help="so many, instead of so long")
+    parser.add_argument("--post", metavar="BODY", help="a form, instead of asking for the page")
+    parser.add_argument("--cookie", default="", help="with --post")
     options = parser.parse_args()
-    load = asyncio.run(_drive(options.url, options.connections, options.seconds, options.requests))
+    posted = None if options.post is None else (options.post, options.cookie)
+    load = asyncio.run(
+        _drive(options.url, options.connections, options.seconds, options.requests, posted)
+    )
     print(json.dumps(load))
 
 

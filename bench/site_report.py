@@ -1,4 +1,4 @@
-"""Tables of the macro-benchmark, and whether its targets were met.
+"""Tables of the macro-benchmark.
 
 Requests per second and percentiles are medians over the rounds: load has no minimum that noise can
 only add to.
@@ -6,55 +6,46 @@ only add to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from report import Section, filled, micro, times
+from figures import micro, times
+from report import Section, filled
 from results import Measured, Results
-from targets import Verdict
+from site_targets import of_wsgi, ratio, verdicts
+from site_views import HOME, PREFIX, VIEWS, Circumstances
 
 FOLDER = Path("benchmarks", "site")
-PREFIX = "site-"
-VIEWS = {
-    "sync": "/sync/",
-    "async": "/async/",
-    "orm": "/orm/",
-    "template": "/template/",
-    "five": "/five/",
-}
 TITLES = {
-    "sync": "sync view",
-    "async": "async view",
-    "orm": "async view, a query",
-    "template": "sync view, a template of 60 rows",
-    "five": "async view, five queries",
+    "asgiref": "asgiref",
+    "pure": "pure kernel",
+    "compiled": "compiled kernel",
+    "keep": "the same, `keep`",
+    "django": "`asgibridge.django`",
+    "django-keep": "the same, `keep`",
+    "gthread": "WSGI: gunicorn gthread",
+    "gthread-keep": "the same, persistent connections",
+    "granian": "WSGI: granian",
+    "ceiling": "ceiling",
 }
-JUDGED = ("sync", "async", "orm")
-"""The views that targets were set for: the others spend most of a request in Django."""
-_KEPT = "compiled, keep"
-NAMES = ("asgiref", "pure", "compiled", _KEPT, "ceiling")
-
-AT_LEAST = {"asyncio": 2.5, "uvloop": 2.0}
-"""How many times asgiref's requests per second, by event loop."""
-CPU_PART = 1 / 2
-"""Of asgiref's CPU time per request, at most."""
 
 _INTRODUCTION = """\
-A Django site with five middlewares runs under uvicorn, and the load comes from the same machine.
-The tables show requests per second, and what each request costs the server from the first byte to
-the last. The database is a file of SQLite's. Django connects to it anew for each request
-(`CONN_MAX_AGE = 0`, its default), which costs the same with every bridge. The database's calls
-release the GIL, which then goes from thread to thread. `keep` is `ASGIBRIDGE_WORKERS=keep` with
-`CONN_MAX_AGE = 60`, which needs threads that outlive their request. `ceiling` is no bridge: for
-this benchmark alone every hop is a plain call on the event loop's thread, and all requests share
-one connection, which no site may do. It shows how many requests the site would serve if crossing
-cost nothing. `make bench-site` measures all of this again.
+A Django site with five middlewares, under load from the same machine: under uvicorn on asgiref, on
+asgibridge with Django's own handler, and on asgibridge with `asgibridge.django`; and on WSGI, with
+nothing of ours, under gunicorn (one worker process with 20 threads) and under granian (one worker
+process with 20 blocking threads). Where no kernel is named, it is the compiled one. The tables show
+requests per second, and what each request costs the server from the first byte to the last. CPU
+time and memory are those of all its processes: gunicorn and granian have two, one of which serves.
+Calls to workers are counted by `workers.stats()`; one call is one stay on a worker's thread.
+
+Django connects to the database anew for each request (`CONN_MAX_AGE = 0`, its default), which costs
+the same with every server. The database's calls release the GIL, which then goes from thread to
+thread. `keep` is `ASGIBRIDGE_WORKERS=keep` with `CONN_MAX_AGE = 60`, which needs threads that
+outlive their request; gunicorn has such threads, and has a row with `CONN_MAX_AGE = 60`, too.
+`ceiling` is no bridge: for this benchmark alone every hop is a plain call on the event loop's
+thread, and all requests share one connection, which no site may do. It shows how many requests the
+site would serve if crossing cost nothing. `make bench-site` measures all of this again: every view
+under uvloop, with SQLite and 20 connections, on 3.13; two views elsewhere.
 """
-
-
-def _ratio(measured: Measured, view: str, name: str) -> float:
-    # Of requests per second, where more is better.
-    return measured.median(view, name, "rps") / measured.median(view, "asgiref", "rps")
 
 
 def _spread(measured: Measured, view: str, name: str) -> str:
@@ -68,46 +59,61 @@ def _row(measured: Measured, view: str, name: str) -> list[str]:
         return measured.median(view, name, measure)
 
     rates = [value for each in measured.rounds_of(view, name, "rps") for value in each]
-    percentiles = " / ".join(f"{median(each) * 1e3:.1f}" for each in ("p50", "p99", "p99.9"))
-    against = f"{times(_ratio(measured, view, name))} ({_spread(measured, view, name)})"
-    of_ceiling = ""
-    if measured.has(view, "ceiling", "rps"):
-        of_ceiling = f"{median('rps') / measured.median(view, 'ceiling', 'rps'):.0%}"
+    of_asgiref = of_wsgis = ""
+    if name != "asgiref" and measured.has(view, "asgiref", "rps"):
+        found = times(ratio(measured, view, name, "asgiref"))
+        of_asgiref = f"{found} ({_spread(measured, view, name)})"
+    wsgi = of_wsgi(measured, view, name)
+    if wsgi and name != wsgi:
+        of_wsgis = f"{times(ratio(measured, view, name, wsgi))}"
     return [
-        f"{TITLES[view]}: {name}",
+        "",
+        title(name),
         f"{median('rps'):,.0f} ({min(rates):,.0f}-{max(rates):,.0f})",
-        "" if name == "asgiref" else against,
-        of_ceiling,
-        percentiles,
+        of_asgiref,
+        of_wsgis,
+        " / ".join(f"{median(each) * 1e3:.1f}" for each in ("p50", "p99", "p99.9")),
         micro(median("cpu")),
+        f"{median('submitted'):g}" if measured.has(view, name, "submitted") else "",
         f"{median('started'):.2f}" if measured.has(view, name, "started") else "",
         f"{median('threads'):.0f}",
         f"{median('rss') / 1e6:.1f} / {median('peak') / 1e6:.1f}",
     ]
 
 
+def title(name: str) -> str:
+    """A contestant's, which can be read by itself."""
+    before = {"keep": "compiled", "django-keep": "django", "gthread-keep": "gthread"}
+    if name in before:
+        return f"{TITLES[before[name]]}, {TITLES[name].partition(', ')[2]}"
+    return TITLES[name]
+
+
 _HEADER = [
-    "view: served by",
+    "view",
+    "served by",
     "requests/s",
     "x asgiref's",
-    "of the ceiling",
+    "x gthread's",
     "p50 / p99 / p99.9, ms",
     "CPU per request, µs",
+    "calls to workers per request",
     "threads started per request",
     "threads alive",
     "memory after it / at most, MB",
 ]
 
 
-def _table(results: Results, measured: Measured) -> Section:
-    rows = [
-        _row(measured, view, name)
-        for view in VIEWS
-        for name in NAMES
-        if measured.has(view, name, "rps")
-    ]
+def _table(results: Results, name: str) -> Section:
+    measured, circumstances = results.passes[name], Circumstances.of(name)
+    rows = []
+    for view in VIEWS:
+        found = [_row(measured, view, each) for each in TITLES if measured.has(view, each, "rps")]
+        if found:
+            found[0][0] = VIEWS[view].title
+            rows += found
     hops = ", ".join(
-        f"{measured.median(view, 'ceiling', 'hops'):.0f}"
+        f"{VIEWS[view].title}: {measured.median(view, 'ceiling', 'hops'):.0f}"
         for view in VIEWS
         if measured.has(view, "ceiling", "hops")
     )
@@ -116,52 +122,19 @@ def _table(results: Results, measured: Measured) -> Section:
         f"{results.conditions['load']}"
     )
     if hops:
-        note += f"; hops per request: {hops}"
-    return Section(f"A Django site under {measured.loop}", note, _HEADER, rows)
+        note += f"; hops per request on asgiref: {hops}"
+    return Section(f"A Django site: {circumstances}", note, _HEADER, rows, texts=2)
 
 
-def verdicts(results: Results) -> Iterator[Verdict]:
-    """The conditions that the results have figures for; of the compiled kernel as it comes, and of
-    kept workers where there is a connection to keep.
-    """
-    for loop in AT_LEAST:
-        measured = results.passes.get(PREFIX + loop)
-        if measured is None:
-            continue
-        for view in JUDGED:
-            title = TITLES[view]
-            yield from _verdicts_of(measured, f"{title}, {loop}", view, "compiled")
-            if view == "orm":
-                yield from _verdicts_of(measured, f"{title}, {loop}, `keep`", view, _KEPT)
-
-
-def _verdicts_of(measured: Measured, title: str, view: str, name: str) -> Iterator[Verdict]:
-    if not measured.has(view, name, "rps"):
-        return
-    factor = AT_LEAST[measured.loop]
-    ratio = _ratio(measured, view, name)
-    yield Verdict(
-        f"{title}: requests per second",
-        f"at least {factor:g}x asgiref's",
-        times(ratio),
-        ratio >= factor,
-    )
-    mine, theirs = (measured.median(view, each, "cpu") for each in (name, "asgiref"))
-    yield Verdict(
-        f"{title}: CPU per request",
-        f"at most half of asgiref's {micro(theirs)} µs",
-        f"{micro(mine)} µs ({mine / theirs:.2f})",
-        mine <= theirs * CPU_PART,
-    )
+def passes(results: Results) -> list[str]:
+    """Those of the site: that with the most views first."""
+    found = [name for name in results.passes if name.startswith(PREFIX)]
+    return sorted(found, key=lambda name: (name != HOME.name, name))
 
 
 def sections(results: Results) -> list[Section]:
-    """A table for each event loop, and one of the targets."""
-    found = [
-        _table(results, results.passes[PREFIX + loop])
-        for loop in AT_LEAST
-        if PREFIX + loop in results.passes
-    ]
+    """A table for all that was the same for all servers, and one of the targets."""
+    found = [_table(results, name) for name in passes(results)]
     judged = list(verdicts(results))
     if judged:
         met = sum(verdict.met for verdict in judged)
@@ -171,7 +144,7 @@ def sections(results: Results) -> list[Section]:
         ]
         note = (
             f"{met} of {len(judged)} met, by the compiled kernel, with nothing set but where "
-            "`keep` is named"
+            "`keep` is named; WSGI is gunicorn's gthread with 20 threads"
         )
         header = ["site", "target", "measured", "met"]
         found.append(Section("The site's targets", note, header, rows))
@@ -183,35 +156,33 @@ def is_of_the_site(results: Results) -> bool:
     return any(name.startswith(PREFIX) for name in results.passes)
 
 
+_IN_README = {
+    "asgiref": "asgiref",
+    "compiled": "asgibridge",
+    "django": "`asgibridge.django`",
+    "gthread": "WSGI gthread",
+    "granian": "WSGI granian",
+}
+_VIEWS_IN_README = ("sync", "async", "query", "five", "template", "form", "large")
+
+
 def readme(results: Results) -> str:
     """The README's short table, and the lines that say how it was made."""
-    rounds = "/".join(dict.fromkeys(str(each.rounds) for each in results.passes.values()))
-    machine, django, load = (results.conditions[name] for name in ("machine", "django", "load"))
+    name = passes(results)[0]
+    measured, circumstances = results.passes[name], Circumstances.of(name)
+    machine, django, load = (results.conditions[each] for each in ("machine", "django", "load"))
     how = filled(
-        f"`make bench-site`: Django {django} with five middlewares under uvicorn; {load}; requests "
-        f"per second, and in parentheses the server's CPU time per request in µs (medians of "
-        f"{rounds} processes each, in turn; {machine}). `keep` is `ASGIBRIDGE_WORKERS=keep` with "
-        "`CONN_MAX_AGE = 60`; the ceiling makes no hop at all, which no site may do. Percentiles, "
-        "threads, memory and the spread: [docs/benchmarks.md](docs/benchmarks.md)."
+        f"`make bench-site`: Django {django} with five middlewares, {circumstances}; {load}; "
+        f"requests per second (CPU µs per request), medians of {measured.rounds} processes each, "
+        f"in turn; {machine}. More: [docs/benchmarks.md](docs/benchmarks.md)."
     )
-    titles = [_HEADINGS.get(name, name) for name in NAMES]
-    lines = ["| " + " | ".join([f"CPython {results.python}", *titles]) + " |"]
-    lines.append("|---" * (len(NAMES) + 1) + "|")
-    for loop in AT_LEAST:
-        measured = results.passes.get(PREFIX + loop)
-        if measured is None:
-            continue
-        for view in measured.cases:
-            cells = [_short(measured, view, name) for name in NAMES]
-            lines.append("| " + " | ".join([f"{loop}, {TITLES[view]}", *cells]) + " |")
+    lines = ["| " + " | ".join([f"CPython {results.python}", *_IN_README.values()]) + " |"]
+    lines.append("|---" * (len(_IN_README) + 1) + "|")
+    for view in _VIEWS_IN_README:
+        if view in measured.cases:
+            cells = [_short(measured, view, each) for each in _IN_README]
+            lines.append("| " + " | ".join([VIEWS[view].title, *cells]) + " |")
     return f"{how}\n\n" + "\n".join(lines)
-
-
-_HEADINGS = {
-    "pure": "pure kernel",
-    "compiled": "compiled kernel",
-    _KEPT: "compiled, `keep`",
-}
 
 
 def _short(measured: Measured, view: str, name: str) -> str:

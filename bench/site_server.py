@@ -1,22 +1,24 @@
 """One server of the site, of one process or more: started, asked what it runs, read from /proc, and
 ended.
 
+uvicorn serves the site on ASGI, gunicorn (with threads) and granian serve it on WSGI. A WSGI server
+has a process beside that which serves; both count.
+
 Whoever starts one must stop it on every way out. It runs in a session of its own, so that a Ctrl-C
 in the terminal reaches it only through `stop`.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implementations import environment
+from site_views import VIEWS, Circumstances
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,10 +35,14 @@ if TYPE_CHECKING:
 SITE = Path(__file__).with_name("site")
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
-LOOPS = {"asyncio": "asyncio", "uvloop": "uvloop"}
+THREADS = 20
+"""Of a WSGI server."""
 _STARTED = "Started server process"
-"""Logged by each process that serves, once it has imported the site."""
-_LISTENING = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
+"""Logged by each process of uvicorn's that serves, once it has imported the site."""
+
+
+OTHER_DJANGO = "BENCHSITE_DJANGO"
+"""The variable that names the folder of another Django than the installed one."""
 
 
 class ServerFailure(Exception):
@@ -51,39 +58,82 @@ class Contestant:
     """Of those that implementations.py names."""
     environment: dict[str, str] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
+    server: str = "uvicorn"
+    views: tuple[str, ...] = tuple(VIEWS)
+    """Those that it is measured with."""
+    everywhere: bool = True
+    """Or at `site_views.HOME` only."""
 
     @property
-    def launcher(self) -> tuple[str, ...]:
-        return () if self.implementation == "asgiref" else ("-m", "asgibridge", "run")
+    def is_wsgi(self) -> bool:
+        return self.server != "uvicorn"
+
+    @property
+    def is_bridged(self) -> bool:
+        """Whether it runs asgibridge.django."""
+        return "BENCHSITE_BRIDGED" in self.environment
+
+    def command(self, loop: str, processes: int) -> list[str]:
+        """To be run in the site's folder. The port is the kernel's choice."""
+        if self.server == "gunicorn":
+            return [
+                *("-m", "gunicorn", "benchsite.wsgi:application", "--bind", "127.0.0.1:0"),
+                *("--worker-class", "gthread", "--threads", str(THREADS)),
+                *("--workers", str(processes), "--no-control-socket"),
+            ]
+        if self.server == "granian":
+            return [
+                *("-m", "granian", "benchsite.wsgi:application", "--interface", "wsgi"),
+                *("--host", "127.0.0.1", "--port", "0", "--no-ws"),
+                *("--blocking-threads", str(THREADS), "--workers", str(processes)),
+            ]
+        launcher = () if self.implementation == "asgiref" else ("-m", "asgibridge", "run")
+        return [
+            *(*launcher, "-m", "uvicorn", "benchsite.asgi:application"),
+            *("--host", "127.0.0.1", "--port", "0", "--loop", loop, "--http", "httptools"),
+            *("--lifespan", "off", "--no-access-log", "--no-use-colors"),
+            *("--workers", str(processes)),
+        ]
 
 
-_UNSAFE = {
-    "BENCHSITE_INLINE": "1",
-    "DJANGO_ALLOW_ASYNC_UNSAFE": "1",
-    "BENCHSITE_CONN_MAX_AGE": "60",
-}
+_PERSISTENT = {"BENCHSITE_CONN_MAX_AGE": "60"}
+_FRESH = {"ASGIBRIDGE_WORKERS": "fresh"}
+_KEEP = {"ASGIBRIDGE_WORKERS": "keep", **_PERSISTENT}
+_BRIDGED = {"BENCHSITE_BRIDGED": "1"}
+_UNSAFE = {"BENCHSITE_INLINE": "1", "DJANGO_ALLOW_ASYNC_UNSAFE": "1", **_PERSISTENT}
+
+
+def _ours(kernel: str, workers: str, handler: str = "django.core.handlers.asgi") -> dict[str, Any]:
+    return {"sync": "asgibridge", "kernel": kernel, "workers": workers, "handler": handler}
+
+
+_HANDLER = "asgibridge.django.handlers"
+_WSGI = {"sync": "asgiref", "handler": "django.core.handlers.wsgi"}
+_GTHREAD = {**_WSGI, "server": "gunicorn"}
+_QUERIES = tuple(name for name, view in VIEWS.items() if view.queries)
+_BRIDGING = ("sync", "async", "orm", "template", "five")
+"""Views of which the ceiling is of interest."""
 
 CONTESTANTS = (
     Contestant("asgiref", "asgiref", {}, {"sync": "asgiref", "inlined": False}),
+    Contestant("pure", "pure", _FRESH, _ours("pure", "fresh"), everywhere=False),
+    Contestant("compiled", "compiled", _FRESH, _ours("speedups", "fresh")),
+    Contestant("keep", "compiled", _KEEP, _ours("speedups", "keep")),
+    Contestant("django", "compiled", {**_FRESH, **_BRIDGED}, _ours("speedups", "fresh", _HANDLER)),
     Contestant(
-        "pure",
-        "pure",
-        {"ASGIBRIDGE_WORKERS": "fresh"},
-        {"sync": "asgibridge", "kernel": "pure", "workers": "fresh"},
+        "django-keep", "compiled", {**_KEEP, **_BRIDGED}, _ours("speedups", "keep", _HANDLER)
     ),
+    Contestant("gthread", "asgiref", {}, _GTHREAD, "gunicorn"),
+    Contestant("gthread-keep", "asgiref", _PERSISTENT, _GTHREAD, "gunicorn", views=_QUERIES),
+    Contestant("granian", "asgiref", {}, {**_WSGI, "server": "granian"}, "granian"),
     Contestant(
-        "compiled",
-        "compiled",
-        {"ASGIBRIDGE_WORKERS": "fresh"},
-        {"sync": "asgibridge", "kernel": "speedups", "workers": "fresh"},
+        "ceiling",
+        "asgiref",
+        _UNSAFE,
+        {"sync": "asgiref", "inlined": True},
+        views=_BRIDGING,
+        everywhere=False,
     ),
-    Contestant(
-        "compiled, keep",
-        "compiled",
-        {"ASGIBRIDGE_WORKERS": "keep", "BENCHSITE_CONN_MAX_AGE": "60"},
-        {"sync": "asgibridge", "kernel": "speedups", "workers": "keep"},
-    ),
-    Contestant("ceiling", "asgiref", _UNSAFE, {"sync": "asgiref", "inlined": True}),
 )
 
 
@@ -101,51 +151,31 @@ class Usage:
     """Alive."""
 
 
-def prepare(directory: Path) -> Path:
-    """The database that all servers read."""
-    database = directory / "site.sqlite3"
-    done = subprocess.run(
-        [sys.executable, "prepare.py"],
-        cwd=SITE,
-        env={**environment("asgiref"), "BENCHSITE_DATABASE": str(database)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ServerFailure(f"the database could not be made:\n{done.stdout}")
-    return database
-
-
 class Server:
-    """The site under uvicorn, on a free port of the loopback."""
+    """The site under a server, on a free port of the loopback."""
 
     def __init__(
         self,
         contestant: Contestant,
-        loop: str,
-        database: Path,
+        circumstances: Circumstances,
+        database: str,
         *,
         counting: bool = False,
         core: int | None = None,
         processes: int = 1,
     ) -> None:
         self.contestant = contestant
-        self.loop = loop
+        self.circumstances = circumstances
         self.processes = processes
         self.base_url = ""
         self._command = [
             *(["taskset", "-c", str(core)] if core is not None else []),
-            *(sys.executable, *contestant.launcher, "-m", "uvicorn", "benchsite.asgi:application"),
-            *("--host", "127.0.0.1", "--port", "0", "--loop", LOOPS[loop], "--http", "httptools"),
-            *("--lifespan", "off", "--no-access-log", "--no-use-colors"),
-            *("--workers", str(processes)),
+            *(sys.executable, *contestant.command(circumstances.loop, processes)),
         ]
         self._environment = {
             **environment(contestant.implementation),
             "DJANGO_SETTINGS_MODULE": "benchsite.settings",
-            "BENCHSITE_DATABASE": str(database),
+            "BENCHSITE_DATABASE": database,
             **contestant.environment,
         }
         if counting:
@@ -180,23 +210,29 @@ class Server:
     def stop(self) -> int | None:
         """End it as Ctrl-C would, and kill it if that does not work; its exit status."""
         process = self._process
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
-        if process.returncode is None:
-            # Its session is its process group too: uvicorn's workers are in it.
-            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    pass
+        finally:
+            # On every way out: a second Ctrl-C interrupts the waiting. And its workers, too, which
+            # are in its session: one that was killed has left them behind.
+            for pid in self._session():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:  # it has just ended
+                    pass
             process.wait()
-        self._printed = self._log_text()
-        self._log.close()
+            self._printed = self._log_text()
+            self._log.close()
         return process.returncode
 
     @property
     def _name(self) -> str:
-        return f"{self.contestant.name} under {self.loop}"
+        return f"{self.contestant.name} ({self.circumstances})"
 
     def _log_text(self) -> str:
         # Not by this descriptor's position, at which the server writes.
@@ -205,24 +241,27 @@ class Server:
 
     def _await_port(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        # The port is the kernel's choice. A lone process names it once it listens; before several
-        # their parent does, and its socket refuses connections until the first of them listens.
         while not self._is_up():
             if self._process.poll() is not None:
                 raise ServerFailure(f"{self._name} ended at once:\n{self._log_text()}")
             if time.monotonic() > deadline:
-                raise ServerFailure(f"{self._name} did not listen within {START_SECONDS:.0f} s")
+                raise ServerFailure(
+                    f"{self._name} did not listen within {START_SECONDS:.0f} s:\n{self._log_text()}"
+                )
             time.sleep(0.02)
 
     def _is_up(self) -> bool:
-        log = self._log_text()
-        listening = _LISTENING.search(log)
-        if listening is None or log.count(_STARTED) < self.processes:
+        # Of several processes of uvicorn's one may listen before another has imported the site.
+        is_asgi = not self.contestant.is_wsgi
+        if is_asgi and self._log_text().count(_STARTED) < self.processes:
             return False
-        self.base_url = listening[1]
+        port = _port_of(self._session())
+        if port is None:
+            return False
+        self.base_url = f"http://127.0.0.1:{port}"
         try:
             self.stats()
-        except urllib.error.URLError:
+        except (OSError, http.client.HTTPException):  # of gunicorn the parent listens, at first
             return False
         return True
 
@@ -238,7 +277,15 @@ class Server:
         return found
 
     def _verify(self) -> None:
-        wanted = {**self.contestant.answers, "loop": self.loop}
+        circumstances = self.circumstances
+        wanted = {
+            "loop": None if self.contestant.is_wsgi else circumstances.loop,
+            "database": {"sqlite": "sqlite3"}.get(circumstances.database, circumstances.database),
+            "server": self.contestant.server,
+            **self.contestant.answers,
+        }
+        if other := os.environ.get(OTHER_DJANGO):
+            wanted["django"] = other
         stats = self.stats()
         for name, value in wanted.items():
             if stats[name] != value:
@@ -254,6 +301,13 @@ class Server:
         with opener.open(f"{self.base_url}/__stats__/", timeout=30) as answer:
             stats: dict[str, Any] = json.load(answer)
             return stats
+
+    def settled_stats(self) -> dict[str, Any]:
+        """The same once its figures stand still: a request may end after its answer."""
+        stats = None
+        while stats != (stats := self.stats()):
+            time.sleep(0.05)
+        return stats
 
     def usage(self) -> Usage:
         """Of all its processes; read from /proc, so that the server does nothing for it."""
@@ -301,3 +355,23 @@ class Server:
         finally:
             ended.set()
             watcher.join()
+
+
+def _port_of(pids: list[int]) -> int | None:
+    # On which these processes listen.
+    sockets = set()
+    for pid in pids:
+        try:
+            for each in Path("/proc", str(pid), "fd").iterdir():
+                sockets.add(os.readlink(each))
+        except OSError:  # it, or what it had open, has just gone
+            pass
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        # The number of the line, both addresses in hexadecimal, the state ...; tenth the inode.
+        fields = line.split()
+        if fields[3] == _LISTENS and f"socket:[{fields[9]}]" in sockets:
+            return int(fields[1].partition(":")[2], 16)
+    return None
+
+
+_LISTENS = "0A"

@@ -1,10 +1,11 @@
-"""The demo: one small Django and Channels site, served on asgiref and on asgibridge.
+"""The demo: one small Django and Channels site, served on asgiref, on asgibridge and on WSGI.
 
-Run it with an interpreter that has ``pip install .[demo]``. The site is started twice under
-uvicorn; the two commands differ by ``-m asgibridge run`` alone. Real clients visit every page of
-both in turn, and the answers are compared; then both are measured under load, in turn. The exit
-status is 0 if every page is the same and both servers ran and ended without trouble, 1 if not, 2 if
-the demo cannot run here. Who is faster does not change it.
+Run it with an interpreter that has ``pip install .[demo]``. The site is started three times under
+uvicorn; the commands differ by ``-m asgibridge run`` and ``--django`` alone. Real clients visit
+every page of all three in turn, and the answers are compared. Then they are measured under load, in
+turn, and so is the site under gunicorn. The exit status is 0 if every page is the same and all
+servers ran and ended without trouble, 1 if not, 2 if the demo cannot run here. Who is faster does
+not change it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from pathlib import Path
 REQUIRED = (
     *("asgibridge", "asgiref", "aiohttp", "channels", "django", "httptools"),
     *("httpx", "matplotlib", "rich", "uvicorn", "websockets"),
+    *(() if sys.platform == "win32" else ("gunicorn",)),
 )
 DEFAULT_OUTPUT = Path(__file__).resolve().parents[2] / "build" / "demo" / "demo.png"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Serve a Django site on asgiref and asgibridge.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds of load")
     parser.add_argument(
         "--output",

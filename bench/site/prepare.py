@@ -1,8 +1,12 @@
-"""Makes the database at BENCHSITE_DATABASE: Django's tables and ten notes."""
+"""Fills the database that BENCHSITE_DATABASE names: Django's tables and ten notes."""
 
 from __future__ import annotations
 
 import os
+
+import benchsite  # noqa: F401 - says where Django is
+
+# isort: split
 
 import django
 from django.core.management import call_command

@@ -1,3 +1,13 @@
+-- Posts its first argument, if there is one, with the cookie that is its second.
+function init(args)
+  if args[1] then
+    wrk.method = "POST"
+    wrk.body = args[1]
+    wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
+    wrk.headers["Cookie"] = args[2]
+  end
+end
+
 -- Prints what wrk measured as one line of JSON, percentiles included that wrk itself does not print.
 function done(summary, latency, requests)
   local errors = summary.errors

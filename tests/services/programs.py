@@ -16,9 +16,10 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 PACKAGES = {"PostgreSQL": "postgresql", "Redis": "redis-server"}
@@ -92,8 +93,11 @@ _SETTINGS = {
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """A new PostgreSQL with an empty database, until the ``with`` block ends."""
+def postgres(more: Mapping[str, str] = MappingProxyType({})) -> Iterator[Postgres]:
+    """A new PostgreSQL with an empty database, until the ``with`` block ends.
+
+    :param more: settings of its own, and others than we have by default.
+    """
     program = find("PostgreSQL")
     assert program is not None
     owner = _unprivileged()
@@ -116,8 +120,8 @@ def postgres() -> Iterator[Postgres]:
         )
 
         def command(port: int) -> list[str]:
-            settings = {**_SETTINGS, "port": str(port), "unix_socket_directories": directory}
-            options = [f"--{name}={value}" for name, value in settings.items()]
+            here = {"port": str(port), "unix_socket_directories": directory}
+            options = [f"--{name}={value}" for name, value in {**_SETTINGS, **more, **here}.items()]
             return [program, "-D", str(data), *options]
 
         with _server(command, log, _postgres_answers, cwd=directory, env=locale, **owner) as port:

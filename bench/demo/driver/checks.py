@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from .load import Results
-from .pages import Answer, differences
-from .servers import ASGIREF, Contestant, DemoFailure, Server
+from .pages import Answer, differences, in_either_mode
+from .servers import ASGIREF, FREE_OF_MODE, VISITED, Contestant, DemoFailure, Server
 
 # The only exception that may be in a log: what the site's error pages raise.
 INTENDED_ERROR = "demosite.views.IntendedError: "
@@ -23,20 +23,39 @@ _ALARM = re.compile(
 
 def library_of(stats: dict[str, Any], contestant: Contestant) -> str:
     """What a server runs on, in words; raises DemoFailure if that is not the contestant's."""
-    name, file = stats["asgiref_sync_name"], stats["asgiref_sync_file"]
+    name, file, handler = (
+        stats[each] for each in ("asgiref_sync_name", "asgiref_sync_file", "handler")
+    )
     if name != contestant.sync_module:
         raise DemoFailure(
             f"WRONG LIBRARY: the server meant to run on {contestant.name} runs on {name} "
             f"({file}). Nothing was compared. Look for an asgibridge.autoinstall in a "
             "sitecustomize or .pth file, or for a PYTHONPATH that hides one of the two."
         )
-    return f"asgiref.sync is {name}, answering for asgiref {stats['asgiref_version']} ({file})"
+    if handler != contestant.handler_module:
+        raise DemoFailure(
+            f"WRONG HANDLER: the server meant to run on {contestant.name} has Django's part from "
+            f"{handler}, not from {contestant.handler_module}. Nothing was compared."
+        )
+    return (
+        f"asgiref.sync is {name}, answering for asgiref {stats['asgiref_version']} ({file}); "
+        f"the handler is {handler}'s"
+    )
 
 
-def page_troubles(first: list[Answer], second: list[Answer], names: tuple[str, str]) -> list[str]:
-    """Where the two visits differ, and which pages are not what they should be on either side."""
-    troubles = differences(first, second, names)
-    for name, answers in zip(names, (first, second)):
+def page_troubles(visits: dict[str, list[Answer]]) -> list[str]:
+    """Where visits differ from the first, and which pages are not what they should be on any side.
+
+    By the name of who was visited.
+    """
+    (first, its_answers), *others = visits.items()
+    troubles = []
+    for name, answers in others:
+        one, other = its_answers, answers
+        if name in FREE_OF_MODE:
+            one, other = in_either_mode(one), in_either_mode(other)
+        troubles += differences(one, other, (first, name))
+    for name, answers in visits.items():
         troubles += [f"{name}: {one.page}: {one.wrong}" for one in answers if one.wrong]
     return troubles
 
@@ -76,6 +95,8 @@ def exit_troubles(servers: list[Server]) -> list[str]:
         elif server.exit_status is None and server.base_url:
             troubles.append(f"{server.name}: did not end when asked to, and was killed")
     statuses = {server.name: server.exit_status for server in servers}
-    if not troubles and len(set(statuses.values())) > 1:
+    # A server of another kind has its own way to end.
+    alike = {server.exit_status for server in servers if server.contestant in VISITED}
+    if not troubles and len(alike) > 1:
         troubles.append(f"the servers ended differently: {statuses}")
     return troubles

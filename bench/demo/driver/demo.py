@@ -26,19 +26,22 @@ from .checks import count_troubles, exit_troubles, library_of, log_troubles, pag
 from .load import FULL, QUICK, Plan, Results, fetch_stats, measure
 from .pages import Answer, visit
 from .report import figures_table, pages_table, plot
-from .servers import ASGIBRIDGE, ASGIREF, UVICORN, DemoFailure, Server
+from .servers import BRIDGED, THREADS, UNDER_LOAD, VISITED, DemoFailure, Server
 
-LOADS = (
-    "README's figures are of another load: wrk, and views that do little else than cross. Here a\n"
-    "client in Python shares the processors with the server, whose pages do more between crossings."
-)
-"""Why a page gains less here than there."""
+LOADS = f"""\
+README's figures are of another load: wrk, and views that do little else than cross. Here a client
+in Python shares the processors with the server, whose pages do more between crossings. WSGI is the
+same site under gunicorn, in {THREADS} threads. One of its middlewares is async-only: for that, WSGI
+starts an event loop for each request. `make bench-site` has none of the kind."""
+"""Why a page gains less here than there, and what it means for WSGI."""
+
+BRIDGE = ("manage.py", "bridge", "--settings=bridged_settings")
 
 SAYS_SO_EVERY = 5.0
 """Seconds between two lines about the load, where there is no terminal. Arbitrary."""
 
 # A pipe has no width of its own.
-PIPE_WIDTH = 120
+PIPE_WIDTH = 150
 
 
 def run(quick: bool, output: Path) -> int:
@@ -46,18 +49,23 @@ def run(quick: bool, output: Path) -> int:
     began = time.monotonic()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     plan = QUICK if quick else FULL
-    names = (ASGIREF.name, ASGIBRIDGE.name)
+    names = [contestant.name for contestant in UNDER_LOAD]
     print(describe())
 
     with tempfile.TemporaryDirectory(prefix="asgibridge-demo-") as directory:
-        servers = [Server(contestant, Path(directory)) for contestant in (ASGIREF, ASGIBRIDGE)]
+        servers = [Server(contestant, Path(directory)) for contestant in UNDER_LOAD]
         try:
             with ExitStack() as stack:
                 for server in servers:
                     stack.callback(server.stop)
                     start(server)
-                one, other = (asyncio.run(visit(server.base_url)) for server in servers)
-                console.print("", pages_table(one, other, names))
+                visits = {
+                    server.name: asyncio.run(visit(server.base_url))
+                    for server in servers
+                    if server.contestant in VISITED
+                }
+                console.print("", pages_table(visits))
+                show_chain(servers)
                 results = put_under_load(console, servers, plan)
         except BaseException as failure:
             # The stack has stopped the servers by now, so that the logs are whole.
@@ -69,8 +77,8 @@ def run(quick: bool, output: Path) -> int:
             reason = f"{type(failure).__name__}: {failure}"
             print("demo: FAILED:", reason, *exit_troubles(servers), sep="\n", file=sys.stderr)
             return 1
-        troubles = page_troubles(one, other, names) + count_troubles(results)
-        if server_troubles := troubles_of(servers, one):
+        troubles = page_troubles(visits) + count_troubles(results)
+        if server_troubles := troubles_of(servers, visits):
             print_log_tails(servers)
         troubles += server_troubles
 
@@ -81,17 +89,26 @@ def run(quick: bool, output: Path) -> int:
     if troubles:
         print("demo: FAILED:", *troubles, sep="\n", file=sys.stderr)
         return 1
-    print(f"All {len(one)} answers are the same; both logs are as they should be.")
+    answers = len(next(iter(visits.values())))
+    print(f"All {answers} answers are the same; all logs are as they should be.")
     return 0
 
 
 def start(server: Server) -> None:
     """Start it, and see that it runs on what it should."""
-    command = ["python", *server.contestant.command(*UVICORN)[1:]]
+    command = ["python", *server.contestant.command(*server.contestant.server)[1:]]
     print(f"\n$ {' '.join(command)}", flush=True)
     server.start()
     stats = asyncio.run(fetch_stats(server.base_url))
     print(library_of(stats, server.contestant), flush=True)
+
+
+def show_chain(servers: list[Server]) -> None:
+    """What asgibridge.django makes of the site's middlewares and views, as it says itself."""
+    for server in servers:
+        if server.contestant is BRIDGED:
+            command = ["python", *server.contestant.command(*BRIDGE)[1:]]
+            print(f"\n$ {' '.join(command)}\n{server.run(*BRIDGE).rstrip()}\n", flush=True)
 
 
 def put_under_load(console: Console, servers: list[Server], plan: Plan) -> Results:
@@ -110,11 +127,11 @@ def put_under_load(console: Console, servers: list[Server], plan: Plan) -> Resul
     return asyncio.run(measure(servers, plan, say))
 
 
-def troubles_of(servers: list[Server], answers: list[Answer]) -> list[str]:
+def troubles_of(servers: list[Server], visits: dict[str, list[Answer]]) -> list[str]:
     """What the servers that gave these answers, now stopped, did wrong besides."""
-    intended = sum(answer.status == 500 for answer in answers)
     troubles = exit_troubles(servers)
     for server in servers:
+        intended = sum(answer.status == 500 for answer in visits.get(server.name, ()))
         troubles += log_troubles(server, intended)
     return troubles
 

@@ -41,6 +41,9 @@ _HEADER_MASKS = {
     ],
 }
 
+MODE = "x-mode"
+"""In which of its forms a middleware of the site ran that can be sync and async."""
+
 Headers = Iterable[tuple[str, str]]
 
 
@@ -69,6 +72,14 @@ class Answer:
             wrong,
         )
 
+    def in_either_mode(self) -> Answer:
+        """The same from a middleware that can be sync and async, whichever of the two it was."""
+        headers = (
+            (name, "(sync or async)" if name == MODE and value in ("sync", "async") else value)
+            for name, value in self.headers
+        )
+        return replace(self, headers=tuple(headers))
+
     def lines(self) -> list[str]:
         """The answer as text, for a diff."""
         headers = [f"{name}: {value}" for name, value in self.headers]
@@ -86,6 +97,11 @@ def _masked_header(name: str, value: str) -> tuple[str, str]:
     for pattern, replacement in _HEADER_MASKS.get(name, ()):
         value = pattern.sub(replacement, value)
     return name, value
+
+
+def in_either_mode(answers: list[Answer]) -> list[Answer]:
+    """These answers, which do not tell in which form a middleware ran."""
+    return [answer.in_either_mode() for answer in answers]
 
 
 def differences(first: list[Answer], second: list[Answer], names: tuple[str, str]) -> list[str]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from .load import Plan, Results, Round
 from .pages import Answer
+from .servers import FREE_OF_MODE
 
 mpl.use("Agg")
 
@@ -21,7 +22,7 @@ from matplotlib import pyplot as plt
 
 # Below it no winner is named.
 FEWEST_ROUNDS = 5
-COLOURS = ("#8c8c8c", "#1f77b4")
+COLOURS = ("#8c8c8c", "#1f77b4", "#8b5cf6", "#d9a441")
 
 
 @dataclass(frozen=True)
@@ -62,22 +63,27 @@ class Spread:
         return self.lowest <= other.highest and other.lowest <= self.highest
 
 
-def pages_table(first: Sequence[Answer], second: Sequence[Answer], names: Sequence[str]) -> Table:
-    """Page by page, whether the two answers are the same."""
+def pages_table(visits: dict[str, list[Answer]]) -> Table:
+    """Page by page, whether all answers are the same; by the name of who gave them."""
     table = Table(title="Every page: status, headers and body", title_justify="left")
     table.add_column("page")
-    for name in names:
+    for name in visits:
         table.add_column(name, justify="right")
     table.add_column("verdict")
     # Pages asked for several times in a row share a line.
-    for page, group in itertools.groupby(zip(first, second), key=lambda pair: pair[0].page):
-        pairs = list(group)
-        wrong = " / ".join({answer.wrong for pair in pairs for answer in pair if answer.wrong})
-        same = all(one == other for one, other in pairs)
+    for page, group in itertools.groupby(zip(*visits.values()), key=lambda row: row[0].page):
+        rows = list(group)
+        wrong = " / ".join({answer.wrong for row in rows for answer in row if answer.wrong})
+        same = all(
+            answer == row[0]
+            or (name in FREE_OF_MODE and answer.in_either_mode() == row[0].in_either_mode())
+            for row in rows
+            for name, answer in zip(visits, row)
+        )
         word = "same" if same else "DIFFERENT"
         table.add_row(
             escape(page),
-            *(in_short(answers) for answers in zip(*pairs)),
+            *(in_short(answers) for answers in zip(*rows)),
             f"{word}, but WRONG: {escape(wrong)}" if wrong else word,
             style="bold red" if wrong or not same else "",
         )
@@ -91,26 +97,27 @@ def in_short(answers: Sequence[Answer]) -> str:
 
 
 def verdict(measure: Measure, names: Sequence[str], spreads: Sequence[Spread], rounds: int) -> str:
-    """Who is better, and by how much; nobody if the rounds' ranges overlap.
+    """Who is best, and how many times better than the first; nobody if the rounds' ranges overlap.
 
     Two servers that are equally good keep apart by chance in 1 of 3 comparisons over two rounds, in
     1 of 126 over five.
     """
-    one, other = spreads
-    if one == other:
+    if all(one == spreads[0] for one in spreads):
         return "equal"
     if rounds < FEWEST_ROUNDS:
         return "too few rounds to say"
-    if one.overlaps(other):
-        return "too close: the ranges overlap"
-    first_wins = (one.median > other.median) is measure.more_is_better
-    winner = names[0] if first_wins else names[1]
-    low, high = sorted((one.median, other.median))
-    return f"{winner}, {high / low:.2f}x" if low > 0 else winner
+    best = (max if measure.more_is_better else min)(spreads, key=lambda one: one.median)
+    near = [name for name, one in zip(names, spreads) if one.overlaps(best)]
+    if len(near) > 1:
+        return f"too close: {', '.join(near)}"
+    low, high = sorted((spreads[0].median, best.median))
+    if best is spreads[0] or low <= 0:
+        return near[0]
+    return f"{near[0]}, {high / low:.2f}x {names[0]}"
 
 
 def figures_table(results: Results, names: Sequence[str], plan: Plan) -> Table:
-    """The measures of both servers, and who wins each."""
+    """The measures of all servers, and who wins each."""
     table = Table(
         title=f"Load: {plan.concurrency} connections, {plan.requests} requests a round, "
         f"{plan.rounds} rounds in turn; median (lowest-highest)",
@@ -120,7 +127,7 @@ def figures_table(results: Results, names: Sequence[str], plan: Plan) -> Table:
     table.add_column("measure")
     for name in names:
         table.add_column(name, justify="right")
-    table.add_column("better")
+    table.add_column("best")
     for page, by_name in results.items():
         for measure in MEASURES:
             spreads = [Spread.of(measure, by_name[name]) for name in names]
@@ -136,13 +143,15 @@ def figures_table(results: Results, names: Sequence[str], plan: Plan) -> Table:
 
 def plot(results: Results, names: Sequence[str], subtitle: str, path: Path) -> None:
     """Save the figures as a PNG: a panel a measure, bars at medians, whiskers over the range."""
-    figure, panels = plt.subplots(1, len(MEASURES), figsize=(13, 4.2), layout="constrained")
+    figure, grid = plt.subplots(2, len(MEASURES) // 2, figsize=(13, 7.6), layout="constrained")
+    panels = list(grid.flat)
     pages = list(results)
-    width = 0.38
+    width = 0.8 / len(names)
     for panel, measure in zip(panels, MEASURES):
         for index, (name, colour) in enumerate(zip(names, COLOURS)):
             spreads = [Spread.of(measure, results[page][name]) for page in pages]
-            places = [number + (index - 0.5) * width for number in range(len(pages))]
+            middle = index - (len(names) - 1) / 2
+            places = [number + middle * width for number in range(len(pages))]
             whiskers = (
                 [spread.median - spread.lowest for spread in spreads],
                 [spread.highest - spread.median for spread in spreads],
@@ -151,15 +160,9 @@ def plot(results: Results, names: Sequence[str], subtitle: str, path: Path) -> N
             bars = panel.bar(
                 places, medians, width * 0.94, yerr=whiskers, label=name, color=colour, capsize=4
             )
-            panel.bar_label(
-                bars,
-                fmt=f"{{:.{measure.digits}f}}",
-                label_type="center",
-                # A label is wider than its bar where that is low: dark on light there, too.
-                bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour},
-                color="black",
-                fontsize=9,
-            )
+            # Above the whiskers: a low bar has no room for it, and dark on white it can be read.
+            panel.bar_label(bars, fmt=f"{{:.{measure.digits}f}}", padding=2, fontsize=9)
+        panel.margins(y=0.1)
         better = "more is better" if measure.more_is_better else "less is better"
         panel.set_title(f"{measure.title}\n({better})", fontsize=11)
         panel.set_xticks(range(len(pages)), pages)

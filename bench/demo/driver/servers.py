@@ -1,4 +1,4 @@
-"""The two contestants and their server processes.
+"""The contestants and their server processes.
 
 Whoever calls ``start`` must see to it that ``stop`` is called on every way out, Ctrl-C included. A
 server runs in a session of its own, so that a Ctrl-C in the terminal reaches it only through
@@ -33,21 +33,21 @@ class DemoFailure(Exception):
 
 @dataclass(frozen=True)
 class Contestant:
-    """One of the two libraries: the words that put it under a program, and how to recognise it.
+    """What serves the site: the words that put a library under a program, and how to recognise it.
 
-    ``sync_module`` is the name of the module that the program gets for ``import asgiref.sync``.
+    ``sync_module`` is the name of the module that the program gets for ``import asgiref.sync``,
+    ``handler_module`` that of Django's part of the application.
     """
 
     name: str
     launcher: tuple[str, ...]
     sync_module: str
+    handler_module: str
+    server: tuple[str, ...]
 
     def command(self, *program: str) -> list[str]:
         return [sys.executable, *self.launcher, *program]
 
-
-ASGIREF = Contestant("asgiref", (), "asgiref.sync")
-ASGIBRIDGE = Contestant("asgibridge", ("-m", "asgibridge", "run"), "asgibridge.sync")
 
 UVICORN = (
     *("-m", "uvicorn", "demosite.asgi:application"),
@@ -55,7 +55,32 @@ UVICORN = (
     *("--loop", "asyncio", "--http", "httptools", "--lifespan", "off"),
     *("--no-access-log", "--no-use-colors"),
 )
-_LISTENING = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
+THREADS = 20
+GUNICORN = (
+    *("-m", "gunicorn", "demosite.wsgi:application", "--bind", "127.0.0.1:0"),
+    *("--worker-class", "gthread", "--threads", str(THREADS), "--no-control-socket"),
+)
+_LISTENING = re.compile(r"(?:Uvicorn running on|Listening at:) (http://127\.0\.0\.1:\d+)")
+
+_ASGI, _WSGI = "django.core.handlers.asgi", "django.core.handlers.wsgi"
+_RUN = ("-m", "asgibridge", "run")
+ASGIREF = Contestant("asgiref", (), "asgiref.sync", _ASGI, UVICORN)
+ASGIBRIDGE = Contestant("asgibridge", _RUN, "asgibridge.sync", _ASGI, UVICORN)
+BRIDGED = Contestant(
+    "asgibridge.django",
+    (*_RUN, "--django"),
+    "asgibridge.sync",
+    "asgibridge.django.handlers",
+    UVICORN,
+)
+WSGI = Contestant("WSGI gthread", (), "asgiref.sync", _WSGI, GUNICORN)
+VISITED = (ASGIREF, ASGIBRIDGE, BRIDGED)
+"""All of their answers are compared."""
+FREE_OF_MODE = {BRIDGED.name}
+"""Who may run a middleware that can be sync and async in the other of its forms: asgibridge.django
+takes the one in which a request crosses less."""
+# gunicorn does not run on Windows.
+UNDER_LOAD = VISITED if sys.platform == "win32" else (*VISITED, WSGI)
 
 
 class Server:
@@ -71,11 +96,12 @@ class Server:
         self.base_url = ""
         self.exit_status: int | None = None
         self.ended_early = False
-        self._log_path = directory / f"{self.name}.log"
+        file_name = re.sub(r"\W+", "-", self.name)
+        self._log_path = directory / f"{file_name}.log"
         self._environment = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "demosite.settings",
-            "DEMOSITE_DATABASE": str(directory / f"{self.name}.sqlite3"),
+            "DEMOSITE_DATABASE": str(directory / f"{file_name}.sqlite3"),
             # As an activated environment has it.
             "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]),
         }
@@ -106,9 +132,9 @@ class Server:
         self._process = None
 
     def _serve(self) -> None:
-        process = self._launch(UVICORN)
+        process = self._launch(self.contestant.server)
         deadline = time.monotonic() + START_SECONDS
-        # The port is the kernel's choice; uvicorn names it once it listens.
+        # The port is the kernel's choice; a server names it once it listens.
         while (listening := _LISTENING.search(self.log)) is None:
             if process.poll() is not None:
                 raise DemoFailure(f"{self.name}: the server ended at once, see its log above")
@@ -116,6 +142,27 @@ class Server:
                 raise DemoFailure(f"{self.name}: no answer within {START_SECONDS:.0f} s")
             time.sleep(0.05)
         self.base_url = listening[1]
+
+    def run(self, *program: str) -> str:
+        """What another program of the site's prints, run by this contestant.
+
+        Raises DemoFailure if it does not succeed.
+        """
+        done = subprocess.run(
+            self.contestant.command(*program),
+            cwd=SITE,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=START_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise DemoFailure(f"{self.name}: `{' '.join(program)}` failed:\n{done.stdout}")
+        return done.stdout
 
     def _launch(self, program: Sequence[str]) -> subprocess.Popen[bytes]:
         with self._log_path.open("ab") as log:

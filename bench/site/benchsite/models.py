@@ -1,4 +1,4 @@
-"""The one table that the async view reads."""
+"""The one table that the views read."""
 
 from __future__ import annotations
 

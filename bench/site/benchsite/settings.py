@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 # Nothing that the site keeps outlives the benchmark, so its key protects nothing.
@@ -30,8 +31,7 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP
 
 DATABASES = {
     "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": os.environ["BENCHSITE_DATABASE"],
+        **json.loads(os.environ["BENCHSITE_DATABASE"]),
         # Connections belong to threads: more than 0 is of use where threads outlive their request.
         "CONN_MAX_AGE": int(os.environ.get("BENCHSITE_CONN_MAX_AGE", "0")),
     }

@@ -113,6 +113,7 @@ class _Exchange:
     response: Any = None
     error: Exception | None = None  # which close() has raised before the response was sent
     _sending: asyncio.Task[None] | None = None  # begun before the generator is over
+    _is_sent_here = False
     _is_over = False
     _has_left = False
 
@@ -156,7 +157,7 @@ class _Exchange:
         return response
 
     def _begin_to_send(self, response: Any) -> None:
-        if not self._is_over:
+        if not (self._is_over or self._is_sent_here):
             sending = self._handler.send_response(response, self._send)
             self._sending = self._loop.create_task(sending)
 
@@ -166,6 +167,9 @@ class _Exchange:
         try:
             self.response = await drive(self._steps())
             if self._sending is None:
+                # The outcome may have overtaken `_begin_to_send`: a wake-up that has begun for
+                # another call's outcome brings this one, too.
+                self._is_sent_here = True
                 await self._handler.send_response(self.response, self._send)
             else:
                 await self._sending

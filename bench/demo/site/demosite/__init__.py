@@ -1,5 +1,5 @@
 """A small notice board on Django and Channels, written for asgiref.
 
-It does not know that asgibridge exists: which of the two serves it is decided by the command that
-starts it, never by the site.
+It does not know that asgibridge exists: what serves it is decided by the command that starts it,
+never by the site.
 """

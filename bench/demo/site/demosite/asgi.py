@@ -23,7 +23,7 @@ from .routing import websocket_urlpatterns  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
-        "http": StatsPage(ASGIStaticFilesHandler(django_application)),
+        "http": StatsPage(ASGIStaticFilesHandler(django_application), django_application),
         "websocket": AllowedHostsOriginValidator(
             AuthMiddlewareStack(URLRouter(websocket_urlpatterns))
         ),
