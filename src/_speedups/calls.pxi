@@ -4,6 +4,7 @@ cdef class TaskContext(list):
     """The tasks that a call's function waits for in `async_to_sync`, innermost last."""
 
     cdef public bint is_cancelled
+    cdef public bint is_abandoned
 
 
 @cython.final

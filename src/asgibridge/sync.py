@@ -39,7 +39,7 @@ from ._bridge import asgirefs, routes, state
 from ._bridge.asgirefs import restore_context as _restore_context  # noqa: F401 - asgiref has it
 from ._bridge.contexts import AsyncSingleThreadContext, ThreadSensitiveContext, executor_of_runs
 from ._bridge.heard import POOL_SUBMIT, handlers
-from ._bridge.options import CallOptions, cancel_inner_task, outwait
+from ._bridge.options import CallOptions, abandon, cancel_inner_task, outwait
 from ._bridge.warned import warn
 from ._kernel import kernel
 from ._loops import kept
@@ -436,12 +436,12 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
                     return result  # type: ignore[no-any-return]
                 raise
             if call.done() or not await cancel_inner_task(loop, task_context):
-                call.revoke()
+                abandon(call)
                 raise
             try:
                 return await call  # type: ignore[no-any-return]
             except asyncio.CancelledError:
-                call.revoke()
+                abandon(call)
                 raise
         except BaseException:
             has_ended = None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._process.handover import call_if_open
 from ..limiters import CapacityLimiter
+from . import state
 
 if TYPE_CHECKING:
     from .._kernel import kernel
@@ -130,6 +131,16 @@ async def cancel_inner_task(
     except asyncio.CancelledError:
         return False
     return True
+
+
+def abandon(call: kernel.SyncCall) -> None:
+    """Nobody waits for the call any more. On the loop's thread."""
+    if call.revoke() or call.done():
+        return
+    assert call.task_context is not None
+    call.task_context.is_abandoned = True
+    if state.abandoned is not None:
+        state.abandoned(call.task_context)
 
 
 async def outwait(loop: asyncio.AbstractEventLoop, call: kernel.SyncCall) -> tuple[bool, Any]:

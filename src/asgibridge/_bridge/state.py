@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -38,3 +39,7 @@ thread_sensitive_context: contextvars.ContextVar[ThreadSensitiveContext] = conte
 executors_of_contexts: weakref.WeakKeyDictionary[ThreadSensitiveContext, Executor] = (
     weakref.WeakKeyDictionary()
 )
+
+abandoned: Callable[[Any], None] | None = None
+"""Told of each call that nobody waits for any more though its function has begun: called with its
+``task_context``, which is marked, on the loop's thread."""

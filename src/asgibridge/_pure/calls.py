@@ -53,6 +53,9 @@ class TaskContext(list[asyncio.Task[Any]]):
     is_cancelled = False
     """Whether the task that awaits the call has been cancelled."""
 
+    is_abandoned = False
+    """Whether nobody waits for the call any more, and its function was not told so."""
+
 
 class SyncCall:
     """A call of ``function()`` on another thread, awaited by a task of ``loop``.

@@ -23,10 +23,12 @@ from .._start.install import install
 
 if TYPE_CHECKING:
     from .handlers import ASGIHandler
+    from .queries import cancel_queries
+    from .transactions import atomic
 
-__all__ = ["ASGIHandler", "get_asgi_application"]
+__all__ = ["ASGIHandler", "atomic", "cancel_queries", "get_asgi_application"]
 
-_HOMES = {"ASGIHandler": "handlers"}
+_HOMES = {"ASGIHandler": "handlers", "atomic": "transactions", "cancel_queries": "queries"}
 
 if "asgiref" not in sys.modules:
     install()

@@ -49,9 +49,10 @@ from django.urls import set_script_prefix, set_urlconf
 from django.utils.log import log_response
 
 from ..iterators import sync_to_async_iterator
-from ..sync import sync_to_async
-from . import _views, configuration
+from ..sync import iscoroutinefunction, sync_to_async
+from . import _views, configuration, queries
 from ._chain import Chain, ChainBuilder, Steps, drive, is_stock
+from .transactions import atomic
 
 __all__ = ["ASGIHandler"]
 
@@ -64,6 +65,8 @@ class Answering(ChainBuilder):
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async)
+        if configuration.current().cancel_queries:
+            queries.watch()
         chain = self._chain
         assert chain is not None
         self._chain_for = chain, chain
@@ -77,6 +80,16 @@ class Answering(ChainBuilder):
                 min(chain, twins, key=lambda each: (each.holds_worker(), each.crossings(True))),
             )
             self._middleware_chain = self._call_chain
+
+    def make_view_atomic(self, view: Any) -> Any:
+        """The view in the transactions that ``ATOMIC_REQUESTS`` asks for. On the worker."""
+        if not (configuration.current().atomic_async_views and iscoroutinefunction(view)):
+            return super().make_view_atomic(view)
+        without: set[str] = getattr(view, "_non_atomic_requests", set())
+        for alias, options in connections.settings.items():
+            if options["ATOMIC_REQUESTS"] and alias not in without:
+                view = atomic(using=alias)(view)
+        return view
 
     async def _call_chain(self, request: Any) -> Any:
         return await self._chain_of_request(request).run(request)
