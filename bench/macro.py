@@ -181,8 +181,10 @@ class Plan:
         for each in self.circumstances:
             views = [len(self.views(each, one)) for one in self.turns(each, 0)]
             seconds += self.servers(each) * START_AND_STOP
-            # A load takes some time to begin and to end; so does counting, which is two of them.
-            seconds += self.rounds(each) * sum(views) * (self.warm_up + self.seconds + 0.3)
+            # A load takes some time to begin and to end, and with wrk a second at least. So does
+            # counting, which is two of them.
+            loaded = max(1, self.warm_up) + max(1, self.seconds) + 0.3
+            seconds += self.rounds(each) * sum(views) * loaded
             seconds += self.counts(each) * sum(views) * 1.5
         return seconds / 60
 

@@ -455,6 +455,34 @@ class TestReport:
         assert "not read here; 'manage.py bridge' shows what it says" in printed
 
 
+@KERNELS
+def test_when_a_request_to_a_sync_view_goes_to_the_worker_once_more(
+    implementation: Implementation,
+) -> None:
+    """As docs/django.md says, by the kind of the response."""
+    settings = {
+        "ROOT_URLCONF": "bridged.responses",
+        "TEMPLATES": [{"BACKEND": "django.template.backends.django.DjangoTemplates"}],
+        "MIDDLEWARE": ["django.middleware.common.CommonMiddleware"],
+    }
+    printed = run("measure_responses.py", implementation=implementation, settings=settings)
+    assert json.loads(printed.splitlines()[-1]) == {
+        "HttpResponse": 1,
+        "JsonResponse": 1,
+        "rendered": 1,
+        "TemplateResponse": 1,
+        "forbidden": 1,
+        "error": 1,
+        "uploaded": 1,
+        "heard": 1,
+        "closed by itself": 2,
+        "streamed, async": 2,
+        # Django's own: it collects what a sync iterator has, in a call of its own.
+        "streamed": 3,
+        "FileResponse": 3,
+    }
+
+
 TEXT = """\
 middleware                     async chain  sync chain  hooks
 bridged.middlewares.both       sync         sync

@@ -45,6 +45,7 @@ from django.core.handlers import asgi, base
 from django.db import close_old_connections, connections, reset_queries
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.template.response import SimpleTemplateResponse
 from django.urls import set_script_prefix, set_urlconf
 from django.utils.log import log_response
 
@@ -329,6 +330,7 @@ class _Streamed:
         return sync_to_async_iterator(iter(self._response), max_size=1)
 
 
+_STOCK_CONTENTS = (HttpResponse.content, SimpleTemplateResponse.content)
 _STOCK_RECEIVERS = {close_old_connections, reset_queries, cache.close_caches, base.reset_urlconf}
 
 
@@ -337,7 +339,7 @@ def _may_close_first(request: Any, response: Any) -> bool:
     cls = type(response)
     return (
         not response.streaming
-        and getattr(cls, "content", None) is HttpResponse.content
+        and getattr(cls, "content", None) in _STOCK_CONTENTS
         and cls.close is HttpResponseBase.close
         and "close" not in vars(response)
         and response._resource_closers == [request.close]
