@@ -27,12 +27,12 @@ worker.
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 from django.core.handlers import base, exception
-from django.core.handlers.exception import response_for_exception
 from django.utils import deprecation
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.module_loading import import_string
@@ -59,7 +59,7 @@ class _View:
         try:
             return (yield from self._respond(request))
         except Exception as error:
-            return response_for_exception(request, error)
+            return exception.response_for_exception(request, error)
 
     def _respond(self, request: Any) -> Steps:
         handler = self._handler
@@ -143,7 +143,7 @@ class Chain(NamedTuple):
             if hasattr(middleware, "process_response"):
                 response = middleware.process_response(request, response)
         except Exception as error:
-            response = response_for_exception(request, error)
+            response = exception.response_for_exception(request, error)
         return response
 
     async def run(self, request: Any) -> Any:
@@ -223,13 +223,18 @@ class Chain(NamedTuple):
         return Chain(self.hooks, _Called(end.path, end.handler, end.is_async, inner))
 
     def can_be_sync(self) -> bool:
-        """Whether a middleware is async in it that could be sync."""
+        """Whether a middleware is async in it that could be sync, and none that is another then."""
+        could = [each for each in self._middlewares() if getattr(each, "sync_capable", True)]
+        return bool(could) and not any(map(_differs_when_sync, could))
+
+    def _middlewares(self) -> Iterator[Any]:
+        # Those that are async, as the setting names them.
         end = self.end
-        if isinstance(end, _View):
-            return False
-        if end.is_async and end.path and getattr(import_string(end.path), "sync_capable", True):
-            return True
-        return end.inner is not None and end.inner.can_be_sync()
+        if isinstance(end, _Called):
+            if end.is_async and end.path:
+                yield import_string(end.path)
+            if end.inner is not None:
+                yield from end.inner._middlewares()
 
     def holds_worker(self) -> bool:
         """Whether a worker is held while an async view awaits."""
@@ -237,6 +242,18 @@ class Chain(NamedTuple):
         if isinstance(end, _View):
             return False
         return not end.is_async or (end.inner is not None and end.inner.holds_worker())
+
+
+def _differs_when_sync(middleware: Any) -> bool:
+    # Django's for REMOTE_USER, since 5.2: it reads the header HTTP_REMOTE_USER if it is async, and
+    # if it is sync what a WSGI server sets, which is never there under ASGI.
+    module: Any = sys.modules.get("django.contrib.auth.middleware")  # no import without the app
+    return (
+        module is not None
+        and isinstance(middleware, type)
+        and hasattr(middleware, "aprocess_request")
+        and issubclass(middleware, module.RemoteUserMiddleware)
+    )
 
 
 def advance(steps: Steps, value: Any, error: BaseException | None) -> tuple[bool, Any]:

@@ -47,7 +47,6 @@ from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import SimpleTemplateResponse
 from django.urls import set_script_prefix, set_urlconf
-from django.utils.log import log_response
 
 from ..iterators import sync_to_async_iterator
 from ..sync import iscoroutinefunction, sync_to_async
@@ -111,7 +110,7 @@ class Answering(ChainBuilder):
         response = yield from self._chain_of_request(request).steps(request)
         response._resource_closers.append(request.close)
         if response.status_code >= 400:
-            log_response(
+            base.log_response(
                 "%s: %s",
                 response.reason_phrase,
                 request.path,
@@ -131,11 +130,19 @@ class _Exchange:
     _is_over = False
     _has_left = False
 
-    def __init__(self, handler: ASGIHandler, scope: Any, body_file: Any, send: Any) -> None:
+    def __init__(
+        self,
+        handler: ASGIHandler,
+        scope: Any,
+        body_file: Any,
+        send: Any,
+        listening: asyncio.Task[None],
+    ) -> None:
         self._handler = handler
         self._scope = scope
         self._body_file = body_file
         self._send = send
+        self._listening = listening  # ends when the client leaves
         self._task: Any = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
         self._end = [True]
@@ -171,15 +178,19 @@ class _Exchange:
         return response
 
     def _begin_to_send(self, response: Any) -> None:
-        if not (self._is_over or self._is_sent_here):
+        if not (self._is_over or self._is_sent_here or self._listening.done()):
             sending = self._handler.send_response(response, self._send)
             self._sending = self._loop.create_task(sending)
 
-    async def answer(self, listening: asyncio.Task[None]) -> None:
-        """Set `response` and send it, unless ``listening`` ends meanwhile."""
-        listening.add_done_callback(self._leave)
+    async def answer(self) -> None:
+        """Set `response` and send it, unless the client leaves meanwhile."""
+        self._listening.add_done_callback(self._leave)
         try:
             self.response = await drive(self._steps())
+            if self._listening.done():
+                # 1. The client left.
+                # 2. The worker was done before the loop came to call `_leave`.
+                return
             if self._sending is None:
                 # The outcome may have overtaken `_begin_to_send`: a wake-up that has begun for
                 # another call's outcome brings this one, too.
@@ -219,6 +230,9 @@ def _cancellations(task: Any) -> int:
     return int(task.cancelling()) if sys.version_info >= (3, 11) else 0
 
 
+_DJANGOS: Any = asgi.ASGIHandler  # somebody may put ours, or another, in its place later
+
+
 class ASGIHandler(Answering, asgi.ASGIHandler):
     """Django's ASGIHandler, with as few crossings a request as there can be.
 
@@ -232,34 +246,46 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
     def _is_customized(self) -> bool:
         cls = type(self)
         return not (
-            cls.run_get_response is ASGIHandler.run_get_response
+            _is_known(cls.run_get_response)
             and cls.get_response_async is ASGIHandler.get_response_async
             and is_stock(base.BaseHandler.get_response_async, base)
         )
 
     @functools.cached_property
     def _sends_itself(self) -> bool:
-        return type(self).send_response is ASGIHandler.send_response
+        is_ours = type(self).send_response is ASGIHandler.send_response
+        return is_ours and "send_response" not in self._replaced
+
+    @functools.cached_property
+    def _replaced(self) -> set[str]:
+        # The methods here that an agent has replaced in Django's class: its own are called.
+        names = ("handle", "read_body", "send_response")
+        return {name for name in names if not is_stock(getattr(_DJANGOS, name), asgi)}
 
     async def handle(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request."""
+        if "handle" in self._replaced:
+            await super().handle(scope, receive, send)
+            return
         try:
             body_file = await self.read_body(receive)
         except RequestAborted:
             return
-        set_script_prefix(asgi.get_script_prefix(scope))
-        exchange = _Exchange(self, scope, body_file, send)
+        set_script_prefix(self.get_script_prefix(scope))
         listening = asyncio.create_task(self.listen_for_disconnect(receive))
+        exchange = _Exchange(self, scope, body_file, send, listening)
         try:
-            await exchange.answer(listening)
-        except Exception:
-            if exchange.response is not None:
-                await exchange.end()
-            raise
+            try:
+                await exchange.answer()
+            except Exception:
+                if exchange.response is not None:
+                    await exchange.end()
+                raise
+            finally:
+                listening.cancel()
+            await exchange.end()
         finally:
-            listening.cancel()
-        await exchange.end()
-        body_file.close()
+            body_file.close()
         try:
             await listening
         except RequestAborted:
@@ -270,23 +296,33 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
         if exchange.error is not None:
             raise exchange.error
 
-    async def listen_for_disconnect(self, receive: Any) -> None:
-        """Wait until the client leaves, and raise RequestAborted."""
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestAborted
-        raise AssertionError(f"Invalid ASGI message after request body: {message['type']}")
+    if not hasattr(_DJANGOS, "get_script_prefix"):  # a method of Django 4.2's alone
 
-    async def run_get_response(self, request: Any) -> Any:
-        """The response to ``request``, ready to be sent."""
-        response = await self.get_response_async(request)
-        response._handler_class = self.__class__
-        if isinstance(response, FileResponse):
-            response.block_size = self.chunk_size
-        return response
+        def get_script_prefix(self, scope: Any) -> str:
+            """What comes before the paths of the site's URLs."""
+            return str(asgi.get_script_prefix(scope))
+
+    if not hasattr(_DJANGOS, "listen_for_disconnect"):  # since Django 5.0
+
+        async def listen_for_disconnect(self, receive: Any) -> None:
+            """Wait until the client leaves, and raise RequestAborted."""
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestAborted
+            raise AssertionError(f"Invalid ASGI message after request body: {message['type']}")
+
+        async def run_get_response(self, request: Any) -> Any:
+            """The response to ``request``, ready to be sent."""
+            response = await self.get_response_async(request)
+            response._handler_class = self.__class__
+            if isinstance(response, FileResponse):
+                response.block_size = self.chunk_size
+            return response
 
     async def read_body(self, receive: Any) -> Any:
         """The request's body as a file: in memory, if it came at once and is small enough."""
+        if "read_body" in self._replaced:
+            return await super().read_body(receive)
         message = await receive()
         body = message.get("body", b"")
         is_whole = message["type"] != "http.disconnect" and not message.get("more_body", False)
@@ -301,7 +337,7 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
 
     async def send_response(self, response: Any, send: Any) -> None:
         """Send a response."""
-        if response.streaming:
+        if response.streaming or "send_response" in self._replaced:
             if configuration.current().stream_sync_iterators and not response.is_async:
                 response = _Streamed(response)
             await super().send_response(response, send)
@@ -315,6 +351,11 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
         await send({"type": "http.response.start", "status": status, "headers": headers})
         for chunk, is_last in self.chunk_bytes(response.content):
             await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
+
+
+def _is_known(method: Any) -> bool:
+    # Whether nobody but Django or this module has made it.
+    return is_stock(method, asgi) or is_stock(method, sys.modules[__name__])
 
 
 class _Streamed:
