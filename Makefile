@@ -3,7 +3,7 @@ PYTHON ?= python3
 
 .PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi
 .PHONY: memcheck asan tsan stress soak load parallel bench-parallel
-.PHONY: test-services test-foreign wheels lint clean
+.PHONY: test-services test-foreign test-django wheels lint clean
 
 help:
 	@echo "make quick        the fast tests that start no process, on both kernels at once: in a minute"
@@ -13,6 +13,9 @@ help:
 	@echo "                  Redis, Flask, Starlette (SERVICESFLAGS=--require-services)"
 	@echo "make test-foreign  CPython's, janus's, culsans's, a2wsgi's, anyio's own suites on our classes"
 	@echo "                  (FOREIGNFLAGS=janus)"
+	@echo "make test-django  Django's own suites, of three versions, on Django's handlers and on those"
+	@echo "                  of asgibridge.django: test by test the same (CPython 3.12 or later;"
+	@echo "                  DJANGOFLAGS='--django 5.2 asgi handlers')"
 	@echo "make demo         a Django and Channels site, on asgiref, on asgibridge and on WSGI"
 	@echo "                  (DEMOFLAGS=--quick)"
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
@@ -56,6 +59,12 @@ test-foreign:
 	@echo "Eight suites of others, two minutes; what is left out of them is named with the reason."
 	$(PYTHON) tests/tools/environment.py .venv/foreign test,foreign
 	.venv/foreign/bin/python tests/tools/foreign.py $(FOREIGNFLAGS)
+
+# On the kernel that ASGIBRIDGE_SPEEDUPS names.
+test-django:
+	@echo "Three versions, each twice: twenty minutes (DJANGOFLAGS='asgi handlers middleware': one)."
+	$(PYTHON) tests/tools/environment.py .venv/django-suites django-suites
+	.venv/django-suites/bin/python tests/tools/django_suites.py $(DJANGOFLAGS)
 
 demo:
 	@echo "A site on asgiref, on asgibridge and on WSGI under the same load: two minutes or three; the"
