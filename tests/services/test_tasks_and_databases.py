@@ -28,7 +28,7 @@ KERNELS = pytest.mark.parametrize("implementation", [COMPILED, PURE], ids=str)
 @pytest.mark.parametrize("client", ["psycopg", "psycopg2", "sqlite"])
 @pytest.mark.parametrize(
     ("tests", "least"),
-    [("transaction_tests", 30), ("query_tests", 10), ("stream_tests", 10)],
+    [("transaction_tests", 30), ("query_tests", 20), ("stream_tests", 12)],
 )
 def test_of_the_board(
     implementation: Implementation,

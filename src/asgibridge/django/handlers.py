@@ -252,9 +252,9 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
         listening = asyncio.create_task(self.listen_for_disconnect(receive))
         try:
             await exchange.answer(listening)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             if exchange.response is not None:
-                await exchange.end()
+                await exchange.end()  # closes a generator, on its thread
             raise
         finally:
             listening.cancel()
@@ -317,6 +317,10 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
             await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
 
 
+_BATCH = 16
+"""Items of a sync stream that are read ahead of the client: of a file, a megabyte."""
+
+
 class _Streamed:
     """A StreamingHttpResponse over a sync iterator, as one over an async one."""
 
@@ -327,7 +331,7 @@ class _Streamed:
         return getattr(self._response, name)
 
     def __aiter__(self) -> Any:
-        return sync_to_async_iterator(iter(self._response), max_size=1)
+        return sync_to_async_iterator(iter(self._response), max_size=_BATCH)
 
 
 _STOCK_CONTENTS = (HttpResponse.content, SimpleTemplateResponse.content)
