@@ -565,6 +565,23 @@ class TestSyncToAsync:
         assert [str(context["exception"]) for context in reported] == ["unheard"]
 
     @pytest.mark.asyncio
+    async def test_a_cancellation_that_nobody_hears_any_more_is_not_reported(self, monkeypatch):
+        """As the iterator's answer to `check_cancelled`, which may come before the loop is left."""
+        monkeypatch.setattr(pulls, "clock", lambda: 0)
+        reported = handled(asyncio.get_running_loop())
+
+        class Ends:
+            def __iter__(self):
+                yield 1
+                raise asyncio.CancelledError
+
+        items = sync_to_async_iterator(Ends())
+        assert await items.__anext__() == 1
+        await sync_to_async(int)()  # the pull is over then
+        await items.aclose()
+        assert reported == []
+
+    @pytest.mark.asyncio
     async def test_an_executor_that_is_shut_down_says_so(self):
         executor = ThreadPoolExecutor(1)
         executor.shutdown()

@@ -298,9 +298,10 @@ class Pulls(Generic[_T]):
             await self._hops.to_the_end(iterator.close)
 
     def _report_error(self) -> None:
-        # It was met while reading ahead of a consumer that did not go so far.
+        # It was met while reading ahead of a consumer that did not go so far. A cancellation is the
+        # iterator's answer to that, as in a call that nobody waits for (`check_cancelled`).
         error = take(self._errors)
-        if error is not None:
+        if error is not None and not isinstance(error, asyncio.CancelledError):
             asyncio.get_running_loop().call_exception_handler(
                 {
                     "message": "an iterator raised after the loop over it was left",

@@ -277,9 +277,9 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
         try:
             try:
                 await exchange.answer()
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 if exchange.response is not None:
-                    await exchange.end()
+                    await exchange.end()  # closes a generator, on its thread
                 raise
             finally:
                 listening.cancel()
@@ -358,6 +358,10 @@ def _is_known(method: Any) -> bool:
     return is_stock(method, asgi) or is_stock(method, sys.modules[__name__])
 
 
+_BATCH = 16
+"""Items of a sync stream that are read ahead of the client: of a file, a megabyte."""
+
+
 class _Streamed:
     """A StreamingHttpResponse over a sync iterator, as one over an async one."""
 
@@ -368,7 +372,7 @@ class _Streamed:
         return getattr(self._response, name)
 
     def __aiter__(self) -> Any:
-        return sync_to_async_iterator(iter(self._response), max_size=1)
+        return sync_to_async_iterator(iter(self._response), max_size=_BATCH)
 
 
 _STOCK_CONTENTS = (HttpResponse.content, SimpleTemplateResponse.content)

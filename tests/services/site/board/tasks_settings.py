@@ -21,3 +21,12 @@ if CLIENT == "sqlite":
         # Not in memory: tests have connections of several threads.
         "TEST": {"NAME": str(DIRECTORY / "test.sqlite3")},
     }
+if "BOARD_OF_TASKS" in os.environ:  # a server
+    ROOT_URLCONF = "board.tasks_urls"
+    ASGIBRIDGE = {
+        "workers": "keep",
+        # By 1, the next request has the same connection.
+        "limit": int(os.environ["BOARD_OF_TASKS"]),
+        "cancel_queries": True,
+        "stream_sync_iterators": True,
+    }
