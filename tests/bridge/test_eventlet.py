@@ -35,6 +35,36 @@ def test_many_calls_at_once(script_output):
     ).splitlines() == ["True []"]
 
 
+def test_the_register_of_threads_is_for_several_real_threads(script_output):
+    """eventlet's lock for it is for one: who lets it go would switch to another's greenlet."""
+    assert (
+        script_output(
+            PATCHED_BY_EVENTLET
+            + PROGRAM
+            + """
+    real = eventlet.patcher.original("threading")
+    held, go_on = real.Event(), real.Event()
+
+    def hold():
+        with threading._active_limbo_lock:
+            held.set()
+            go_on.wait(20)
+
+    async def main():
+        real.Thread(target=hold).start()
+        held.wait(20)
+        real.Timer(0.05, go_on.set).start()
+        return len(threading.enumerate())
+
+    print(async_to_sync(main)() > 0)
+    """,
+            ASGIBRIDGE_SPEEDUPS="auto",
+            **WITH_GIL,
+        )
+        == "True"
+    )
+
+
 @pytest.mark.skipif(
     getattr(sys, "_is_gil_enabled", lambda: True)(), reason="eventlet works with the GIL"
 )

@@ -25,6 +25,7 @@ CPYTHON = PACKAGE / "_process" / "cpython.py"
 NEEDED = {
     "threading._allocate_lock",
     "threading._active",
+    "threading._active_limbo_lock",
     "threading._daemon_threads_allowed",
     "concurrent.futures.thread._threads_queues",
     "asyncio.SelectorEventLoop._run_once",
@@ -68,6 +69,8 @@ elif WHAT == "delete":
 
 import asgibridge
 for module in pkgutil.walk_packages(asgibridge.__path__, "asgibridge."):
+    if module.name.startswith("asgibridge.django"):  # imports Django, which takes longest of all
+        continue
     if module.name.rpartition(".")[2] in ("_speedups", "__main__", "autoinstall", "sitecustomize"):
         continue
     importlib.import_module(module.name)
@@ -102,6 +105,7 @@ async def hop():
     for read in (cpython.loop_of_runner, cpython.future_of_group, cpython.default_executor_of):
         assert read(None) is None
     assert type(cpython.interpreter_flags()) is list  # for a program that begins again
+    cpython.share_register_of_threads()  # under eventlet
     gathering.cancel()
     await asyncio.wait([gathering])
 
@@ -193,6 +197,9 @@ def test_each_name_can_be_missing():
 # --- nobody else names one -----------------------------------------------------------------------
 
 
+NOT_OF_THE_LIBRARY = ("asgibridge", "asgibridge_bootstrap", "django")
+
+
 def private_names(file: Path) -> list[str]:
     """The private attributes, in ``file``, of what it imports from the library."""
     tree = ast.parse(file.read_text("utf-8"))
@@ -203,7 +210,7 @@ def private_names(file: Path) -> list[str]:
                 library.add(each.asname or each.name.partition(".")[0])
                 found += [each.name] * is_private(each.name.rpartition(".")[2])
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module != "__future__":
-            if (node.module or "").partition(".")[0] in ("asgibridge", "asgibridge_bootstrap"):
+            if (node.module or "").partition(".")[0] in NOT_OF_THE_LIBRARY:
                 continue
             library.update(each.asname or each.name for each in node.names)
             found += [each.name for each in node.names if is_private(each.name)]

@@ -31,6 +31,7 @@ PROCESS_WIDE = {
     "test_kept_workers": "which workers are idle",
     "test_layout": "the checkout",
     "test_leaks": "counts the process's objects",
+    "test_missing_names": "children",
     "test_model": "what a program sees goes to one list",
     "test_observers": "observers are the process's",
     "test_processes": "forks, and ends",

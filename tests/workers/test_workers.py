@@ -161,7 +161,7 @@ class TestPolicy:
     )
     def test_from_a_bad_environment(self, variable, text, takes):
         with pytest.raises(ValueError) as caught:
-            workers._policy_of({variable: text})
+            workers.policy_of({variable: text})
         assert str(caught.value) == f"{variable}={text!r}: must be {takes} (or unset)"
 
 

@@ -63,6 +63,19 @@ def follow_patching(thread: threading.Thread) -> None:
         _active_threads[ident] = _active_threads.pop(thread.ident or 0)
 
 
+def share_register_of_threads() -> None:
+    """Let several real threads use `threading`'s register, whose lock eventlet has replaced.
+
+    eventlet's is for the greenlets of one thread: one thread that lets it go would switch to a
+    greenlet of another, which then never goes on. Nobody switches while it holds it.
+
+    Without it: as it is with eventlet alone.
+    """
+    lock = getattr(threading, "_active_limbo_lock", None)
+    if lock is not None and type(lock) is not type(RLock()):
+        threading._active_limbo_lock = RLock()  # type: ignore[attr-defined]
+
+
 # 3.12. Without it: there is no interpreter that forbids daemons.
 DAEMONS_ALLOWED: bool = getattr(threading, "_daemon_threads_allowed", lambda: True)()
 

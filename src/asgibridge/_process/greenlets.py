@@ -348,6 +348,8 @@ def run_in_real_thread(function: Callable[[], object]) -> None:
     Its return value is dropped, and what it raises is raised here. Greenlets that it leaves behind
     in its thread go on there under gevent until they end.
     """
+    if not _is_gevent():
+        cpython.share_register_of_threads()  # each time: a forked child has its own
     thread_ident = _original("get_ident")
     home = _Home()
     errors: list[BaseException] = []
