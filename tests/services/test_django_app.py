@@ -483,6 +483,39 @@ def test_when_a_request_to_a_sync_view_goes_to_the_worker_once_more(
     }
 
 
+def test_what_is_different_from_djangos_handler() -> None:
+    """docs/django.md has a row for each."""
+    settings = {
+        "ROOT_URLCONF": "bridged.seen",
+        "MIDDLEWARE": ["bridged.seen.middleware"],
+        "CACHES": {"default": {"BACKEND": "bridged.seen.Cache"}},
+    }
+    seen = {
+        whose: json.loads(run("differences.py", whose, settings=settings).splitlines()[-1])
+        for whose in ("django", "asgibridge")
+    }
+    assert seen["django"] == {
+        "instances": ["async"],
+        "order": ["sent", "closed"],
+        "caches": [],
+        "body": "SpooledTemporaryFile",
+        "handler500 on the request's worker": False,
+        "create_request on the loop": True,
+        "the server's own task answers": False,
+        "converted": [1, 1],
+    }
+    assert seen["asgibridge"] == {
+        "instances": ["async", "sync"],
+        "order": ["closed", "sent"],
+        "caches": ["closed"],
+        "body": "BytesIO",
+        "handler500 on the request's worker": True,
+        "create_request on the loop": False,
+        "the server's own task answers": True,
+        "converted": [2, 1],  # kept, for the second request to that path
+    }
+
+
 TEXT = """\
 middleware                     async chain  sync chain  hooks
 bridged.middlewares.both       sync         sync
