@@ -143,3 +143,13 @@ def test_own_flags_do_not_turn_off_the_optimizer(given, expected, checkout, tmp_
     )
     flags = [line.split()[-1] for line in printed.splitlines() if "flag: -O" in line]
     assert flags == expected
+
+
+def test_every_module_is_in_the_wheel(checkout, tmp_path):
+    """Also those of packages that nothing imports, such as Django's commands."""
+    build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="off")
+    (wheel,) = tmp_path.glob("*.whl")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    sources = {file.relative_to(ROOT / "src").as_posix() for file in ROOT.glob("src/**/*.py")}
+    assert "asgibridge/django/management/commands/bridge.py" in sources
+    assert names == sources

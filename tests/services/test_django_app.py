@@ -266,6 +266,16 @@ class TestChecks:
         assert list(found) == ["I001"]
         assert messages(check(settings={**settings, "ASGIBRIDGE": {"workers": "keep"}})) == {}
 
+    @pytest.mark.parametrize("kind", ["fresh", "new", "keep"])
+    def test_a_pool_keeps_its_connections(self, postgres: Postgres, kind: str) -> None:
+        """Which the check says is right: under each policy all of them are back in the end."""
+        settings = {
+            "DATABASES": _postgres(postgres.port, OPTIONS={"pool": {"min_size": 2}}),
+            "ASGIBRIDGE": {"workers": kind},
+        }
+        printed = run("pool.py", settings=settings)
+        assert json.loads(printed.splitlines()[-1]) == {"policy": kind, "made": 2, "idle": 2}
+
     @pytest.mark.parametrize(
         ("outer", "crosses"),
         [(["both", "Hooks"], "2 times"), (["async_only"], "4 times, 1 of them because of it")],
@@ -414,7 +424,7 @@ class TestReport:
             "chain": "sync",
             "crossings": 1,
             "crossings_with_django": 6,
-            "routes": ["/"],
+            "routes": ["/", "/query/"],
         }
         assert found["views"]["async"]["chain"] == "async"
         assert found["views"]["async"]["routes"] == ["/api/<int:number>/", "/api/hello/"]
@@ -483,6 +493,39 @@ def test_when_a_request_to_a_sync_view_goes_to_the_worker_once_more(
     }
 
 
+def test_what_is_different_from_djangos_handler() -> None:
+    """docs/django.md has a row for each."""
+    settings = {
+        "ROOT_URLCONF": "bridged.seen",
+        "MIDDLEWARE": ["bridged.seen.middleware"],
+        "CACHES": {"default": {"BACKEND": "bridged.seen.Cache"}},
+    }
+    seen = {
+        whose: json.loads(run("differences.py", whose, settings=settings).splitlines()[-1])
+        for whose in ("django", "asgibridge")
+    }
+    assert seen["django"] == {
+        "instances": ["async"],
+        "order": ["sent", "closed"],
+        "caches": [],
+        "body": "SpooledTemporaryFile",
+        "handler500 on the request's worker": False,
+        "create_request on the loop": True,
+        "the server's own task answers": False,
+        "converted": [1, 1],
+    }
+    assert seen["asgibridge"] == {
+        "instances": ["async", "sync"],
+        "order": ["closed", "sent"],
+        "caches": ["closed"],
+        "body": "BytesIO",
+        "handler500 on the request's worker": True,
+        "create_request on the loop": False,
+        "the server's own task answers": True,
+        "converted": [2, 1],  # kept, for the second request to that path
+    }
+
+
 TEXT = """\
 middleware                     async chain  sync chain  hooks
 bridged.middlewares.both       sync         sync
@@ -495,7 +538,7 @@ crossings a request   sync view  async view
 async chain           3          3, holds its worker
 sync chain            1*         2*, holds its worker
 Django's own handler  8          7
-views of this site    1          2
+views of this site    2          2
 
 A request takes the chain that is marked *, by what its path leads to.
 A crossing is a stay on the worker, or a call from there to the event loop. Rendering
