@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from django.core.handlers import base, exception
 from django.core.handlers.exception import response_for_exception
+from django.http.response import HttpResponseBase
 from django.utils import deprecation
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.module_loading import import_string
@@ -83,6 +84,8 @@ class _View:
                 response = yield from self._call_hook(hook, request, response)
                 name = f"{type(hook.__self__).__name__}.process_template_response"
                 handler.check_response(response, hook, name=name)
+            if not hasattr(response, "render"):
+                yield _nothing  # to be on the worker for the error
             try:
                 response = yield from _call(response.render)
             except Exception as error:
@@ -223,13 +226,18 @@ class Chain(NamedTuple):
         return Chain(self.hooks, _Called(end.path, end.handler, end.is_async, inner))
 
     def can_be_sync(self) -> bool:
-        """Whether a middleware is async in it that could be sync."""
+        """Whether a middleware is async in it that could be sync, and none that is another then."""
+        could = [each for each in self._middlewares() if getattr(each, "sync_capable", True)]
+        return bool(could) and not any(map(_differs_when_sync, could))
+
+    def _middlewares(self) -> Iterator[Any]:
+        # Those that are async, as the setting names them.
         end = self.end
-        if isinstance(end, _View):
-            return False
-        if end.is_async and end.path and getattr(import_string(end.path), "sync_capable", True):
-            return True
-        return end.inner is not None and end.inner.can_be_sync()
+        if isinstance(end, _Called):
+            if end.is_async and end.path:
+                yield import_string(end.path)
+            if end.inner is not None:
+                yield from end.inner._middlewares()
 
     def holds_worker(self) -> bool:
         """Whether a worker is held while an async view awaits."""
@@ -237,6 +245,24 @@ class Chain(NamedTuple):
         if isinstance(end, _View):
             return False
         return not end.is_async or (end.inner is not None and end.inner.holds_worker())
+
+
+def _differs_when_sync(middleware: Any) -> bool:
+    # Django's ``__call__`` knows nothing of an ``__acall__`` of another's, nor of async hooks.
+    return (
+        isinstance(middleware, type)
+        and issubclass(middleware, MiddlewareMixin)
+        and (_has_async_hooks(middleware) or _has_only_acall(middleware))
+    )
+
+
+def _has_only_acall(cls: Any) -> bool:
+    return is_stock(cls.__call__, deprecation) and not is_stock(cls.__acall__, deprecation)
+
+
+def _has_async_hooks(middleware: Any) -> bool:
+    names = ("process_request", "process_response")
+    return any(iscoroutinefunction(getattr(middleware, name, None)) for name in names)
 
 
 def advance(steps: Steps, value: Any, error: BaseException | None) -> tuple[bool, Any]:
@@ -257,6 +283,10 @@ async def _await(call: Call) -> Any:
     return await call()
 
 
+async def _nothing() -> None:
+    """Brings the generator to the worker, if it was on the loop."""
+
+
 _on_loop = async_to_sync(_await)
 
 
@@ -267,7 +297,7 @@ async def drive(steps: Steps, ends_here: bool = False) -> Any:
     """
     value = error = None
     while True:
-        if ends_here and value is not None and not hasattr(value, "render"):
+        if ends_here and isinstance(value, HttpResponseBase) and not hasattr(value, "render"):
             is_over, value = advance(steps, value, error)
         else:
             is_over, value = await _on_worker(steps, value, error)
@@ -348,6 +378,5 @@ def _is_made_of_hooks(middleware: Any, get_response: Any) -> bool:
         and middleware.get_response is get_response
         and is_stock(cls.__call__, deprecation)
         and is_stock(cls.__acall__, deprecation)
-        and not iscoroutinefunction(getattr(middleware, "process_request", None))
-        and not iscoroutinefunction(getattr(middleware, "process_response", None))
+        and not _has_async_hooks(middleware)
     )

@@ -125,7 +125,7 @@ class _Exchange:
     """One request and its response. Made on the loop, in the task that answers."""
 
     response: Any = None
-    error: Exception | None = None  # which close() has raised before the response was sent
+    error: BaseException | None = None  # which close() has raised before the response was sent
     _sending: asyncio.Task[None] | None = None  # begun before the generator is over
     _is_sent_here = False
     _is_over = False
@@ -166,7 +166,7 @@ class _Exchange:
             if self._take_end():
                 try:
                     response.close()
-                except Exception as error:
+                except BaseException as error:
                     self.error = error
         return response
 
@@ -213,6 +213,14 @@ class _Exchange:
             else:
                 await sync_to_async(self.response.close)()
 
+    async def end_quietly(self) -> None:
+        """The same after an error, which is the one to be raised: another is told to the loop."""
+        try:
+            await self.end()
+        except Exception as error:
+            message = "closing a response failed, which could not be sent"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+
 
 def _cancellations(task: Any) -> int:
     # How many there are that have not been taken back; before Python 3.11 nobody counts them.
@@ -254,7 +262,7 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
             await exchange.answer(listening)
         except Exception:
             if exchange.response is not None:
-                await exchange.end()
+                await exchange.end_quietly()
             raise
         finally:
             listening.cancel()
