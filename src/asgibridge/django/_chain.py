@@ -33,6 +33,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 from django.core.handlers import base, exception
+from django.http.response import HttpResponseBase
 from django.utils import deprecation
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.module_loading import import_string
@@ -83,6 +84,8 @@ class _View:
                 response = yield from self._call_hook(hook, request, response)
                 name = f"{type(hook.__self__).__name__}.process_template_response"
                 handler.check_response(response, hook, name=name)
+            if not hasattr(response, "render"):
+                yield _nothing  # to be on the worker for the error
             try:
                 response = yield from _call(response.render)
             except Exception as error:
@@ -245,15 +248,36 @@ class Chain(NamedTuple):
 
 
 def _differs_when_sync(middleware: Any) -> bool:
+    return (
+        isinstance(middleware, type)
+        and issubclass(middleware, MiddlewareMixin)
+        and (
+            _is_remote_users(middleware)
+            or _has_async_hooks(middleware)
+            or _has_only_acall(middleware)
+        )
+    )
+
+
+def _is_remote_users(cls: type) -> bool:
     # Django's for REMOTE_USER, since 5.2: it reads the header HTTP_REMOTE_USER if it is async, and
     # if it is sync what a WSGI server sets, which is never there under ASGI.
     module: Any = sys.modules.get("django.contrib.auth.middleware")  # no import without the app
     return (
         module is not None
-        and isinstance(middleware, type)
-        and hasattr(middleware, "aprocess_request")
-        and issubclass(middleware, module.RemoteUserMiddleware)
+        and hasattr(cls, "aprocess_request")
+        and issubclass(cls, module.RemoteUserMiddleware)
     )
+
+
+def _has_only_acall(cls: Any) -> bool:
+    # Django's ``__call__`` knows nothing of another's ``__acall__``.
+    return is_stock(cls.__call__, deprecation) and not is_stock(cls.__acall__, deprecation)
+
+
+def _has_async_hooks(middleware: Any) -> bool:
+    names = ("process_request", "process_response")
+    return any(iscoroutinefunction(getattr(middleware, name, None)) for name in names)
 
 
 def advance(steps: Steps, value: Any, error: BaseException | None) -> tuple[bool, Any]:
@@ -274,6 +298,10 @@ async def _await(call: Call) -> Any:
     return await call()
 
 
+async def _nothing() -> None:
+    """Brings the generator to the worker, if it was on the loop."""
+
+
 _on_loop = async_to_sync(_await)
 
 
@@ -284,7 +312,7 @@ async def drive(steps: Steps, ends_here: bool = False) -> Any:
     """
     value = error = None
     while True:
-        if ends_here and value is not None and not hasattr(value, "render"):
+        if ends_here and isinstance(value, HttpResponseBase) and not hasattr(value, "render"):
             is_over, value = advance(steps, value, error)
         else:
             is_over, value = await _on_worker(steps, value, error)
@@ -365,6 +393,5 @@ def _is_made_of_hooks(middleware: Any, get_response: Any) -> bool:
         and middleware.get_response is get_response
         and is_stock(cls.__call__, deprecation)
         and is_stock(cls.__acall__, deprecation)
-        and not iscoroutinefunction(getattr(middleware, "process_request", None))
-        and not iscoroutinefunction(getattr(middleware, "process_response", None))
+        and not _has_async_hooks(middleware)
     )

@@ -124,7 +124,7 @@ class _Exchange:
     """One request and its response. Made on the loop, in the task that answers."""
 
     response: Any = None
-    error: Exception | None = None  # which close() has raised before the response was sent
+    error: BaseException | None = None  # which close() has raised before the response was sent
     _sending: asyncio.Task[None] | None = None  # begun before the generator is over
     _is_sent_here = False
     _is_over = False
@@ -173,7 +173,7 @@ class _Exchange:
             if self._take_end():
                 try:
                     response.close()
-                except Exception as error:
+                except BaseException as error:
                     self.error = error
         return response
 
@@ -223,6 +223,14 @@ class _Exchange:
                 await sync_to_async(signals.request_finished.send)(sender=self._handler.__class__)
             else:
                 await sync_to_async(self.response.close)()
+
+    async def end_quietly(self) -> None:
+        """The same after an error, which is the one to be raised: another is told to the loop."""
+        try:
+            await self.end()
+        except Exception as error:
+            message = "closing a response failed, which could not be sent"
+            self._loop.call_exception_handler({"message": message, "exception": error})
 
 
 def _cancellations(task: Any) -> int:
@@ -279,7 +287,7 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
                 await exchange.answer()
             except (Exception, asyncio.CancelledError):
                 if exchange.response is not None:
-                    await exchange.end()  # closes a generator, on its thread
+                    await exchange.end_quietly()  # closes a generator, on its thread
                 raise
             finally:
                 listening.cancel()
