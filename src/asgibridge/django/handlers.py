@@ -167,14 +167,15 @@ class _Exchange:
         response._handler_class = handler.__class__
         if isinstance(response, FileResponse):
             response.block_size = handler.chunk_size
-        if handler._sends_itself and _may_close_first(request, response):
+        if handler._sends_itself and _may_close_first(request, response) and self._take_end():
+            # Taken before it is sent: a client that has its response leaves, and the loop would
+            # take the end then, in a crossing of its own.
             if _takes_time_to_close():
                 self._loop.call_soon_threadsafe(self._begin_to_send, response)
-            if self._take_end():
-                try:
-                    response.close()
-                except BaseException as error:
-                    self.error = error
+            try:
+                response.close()
+            except BaseException as error:
+                self.error = error
         return response
 
     def _begin_to_send(self, response: Any) -> None:
