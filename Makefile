@@ -3,7 +3,7 @@ PYTHON ?= python3
 
 .PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi
 .PHONY: memcheck asan tsan stress soak load parallel bench-parallel
-.PHONY: test-services test-foreign test-django wheels lint clean
+.PHONY: test-services test-foreign test-django test-django-programs wheels lint clean
 
 help:
 	@echo "make quick        the fast tests that start no process, on both kernels at once: in a minute"
@@ -16,6 +16,8 @@ help:
 	@echo "make test-django  Django's own suites, of three versions, on Django's handlers and on those"
 	@echo "                  of asgibridge.django: test by test the same (CPython 3.12 or later;"
 	@echo "                  DJANGOFLAGS='--django 5.2 asgi handlers')"
+	@echo "make test-django-programs  10,000 random chains of middlewares, with views, signals and clients"
+	@echo "                  that leave, the same on both handlers (PROGRAMSFLAGS='--seed 1 --number 500')"
 	@echo "make demo         a Django and Channels site, on asgiref, on asgibridge and on WSGI"
 	@echo "                  (DEMOFLAGS=--quick)"
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
@@ -65,6 +67,12 @@ test-django:
 	@echo "Three versions, each twice: twenty minutes (DJANGOFLAGS='asgi handlers middleware': one)."
 	$(PYTHON) tests/tools/environment.py .venv/django-suites django-suites
 	.venv/django-suites/bin/python tests/tools/django_suites.py $(DJANGOFLAGS)
+
+# On the kernel that ASGIBRIDGE_SPEEDUPS names.
+test-django-programs:
+	@echo "Ten minutes (PROGRAMSFLAGS='--seconds 60': one). What is different on purpose: --help."
+	$(PYTHON) tests/tools/environment.py .venv/django-programs django-programs
+	.venv/django-programs/bin/python tests/tools/django_programs.py $(PROGRAMSFLAGS)
 
 demo:
 	@echo "A site on asgiref, on asgibridge and on WSGI under the same load: two minutes or three; the"

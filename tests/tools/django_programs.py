@@ -1,6 +1,6 @@
 """The same random programs on `asgibridge.django.ASGIHandler` and on Django's own ASGIHandler.
 
-    python tests/tools/django_programs.py [--seed N] [--number 1000] [--seconds S]
+    python tests/tools/django_programs.py [--seed N] [--number 10000] [--seconds S]
     python tests/tools/django_programs.py --program TEXT
 
 Each program is a chain of middlewares with views, receivers of signals and requests, all drawn of
@@ -33,7 +33,7 @@ from collections import Counter
 from typing import Any
 
 import asgibridge
-from django_running import Outcome, Running, Seen, title_of
+from django_running import LEFT, Outcome, Running, Seen, title_of
 
 LIMIT = 60
 """Seconds for one program. Three times as long as any wait in it."""
@@ -63,7 +63,9 @@ request_started    Its sync receivers run before the async ones, as in Signal.se
                    is with request_finished where there is no response.
 leaving            When a client leaves while a sync part runs, the part's neighbours on the worker
                    run on. Django's async chain ends behind the part, and async parts around it are
-                   told. What runs and is sent from then on, but not that request_finished is sent.
+                   told. What runs from then on, but not that request_finished is sent. And nothing
+                   is sent to a client that has left, where Django sends what a part answers that
+                   swallows its cancellation.
 StopIteration      It becomes a RuntimeError where it leaves a generator, and not only where it
                    would cross to another thread. Which of both it is.
 unmarked           A middleware that is async and does not say so (markcoroutinefunction) is called
@@ -309,7 +311,9 @@ def made_alike(result: list[Any], program: Any) -> list[Any]:
                 while parts and _closes(parts[-1]):
                     parts.pop()  # sending has failed
             parts = _receivers_made_alike(parts, asyncs, each.end)
-            messages = [] if each.left_in == "worker" else each.messages
+            messages = each.messages
+            if LEFT in messages:
+                messages = messages[: messages.index(LEFT)]
             if program["debug"]:
                 messages = _page_made_alike(messages)
             each = Outcome(parts, messages, each.end, each.left_in)
@@ -485,7 +489,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=None, help="of the first program")
-    parser.add_argument("--number", type=int, default=1000, help="of programs")
+    parser.add_argument("--number", type=int, default=10_000, help="of programs")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
     parser.add_argument("--failures", type=int, default=5, help="stop after so many")
     parser.add_argument("--program", help="run this one, as one that differs is printed")
@@ -545,7 +549,7 @@ def count(result: list[Any], found: Counter[str]) -> None:
             found["raised to the server"] += bool(each.end)
             found["parts"] += len(each.parts)
             for message in each.messages[:1]:
-                found[f"of status {message['status']}"] += 1
+                found[f"of status {message.get('status')}"] += message is not LEFT
 
 
 if __name__ == "__main__":

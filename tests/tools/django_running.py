@@ -87,6 +87,10 @@ OurHandler = asgibridge.django.ASGIHandler
 warnings.simplefilter("ignore")
 
 
+LEFT = {"type": "the client leaves"}
+"""Stands among the messages that the client got."""
+
+
 class Stop(BaseException):
     """No Exception: neither middlewares nor Django catch it."""
 
@@ -317,6 +321,7 @@ class Running:
             reached.cancel()
             if not task.done():
                 self.see("the client leaves")
+                messages.append(LEFT)
                 left.set()
                 # More turns than it takes to tell whoever waits. A worker is held meanwhile.
                 for _ in range(50):
@@ -672,7 +677,7 @@ class Running:
         running = self
 
         def call(self: Any, request: Any) -> Any:
-            if iscoroutinefunction(self.get_response) or self.async_mode:
+            if iscoroutinefunction(self.get_response):
                 return acall(self, request)
             further = functools.partial(MiddlewareMixin.__call__, self)
             return running.call(name, given, further, request)

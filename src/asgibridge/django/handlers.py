@@ -222,7 +222,7 @@ class _Exchange:
         if self._take_end():
             if self.response is None:
                 await sync_to_async(signals.request_finished.send)(sender=self._handler.__class__)
-            else:
+            elif not (_SENDING_CLOSES and self.response.closed):
                 await sync_to_async(self.response.close)()
 
     async def end_quietly(self) -> None:
@@ -240,6 +240,9 @@ def _cancellations(task: Any) -> int:
 
 
 _DJANGOS: Any = asgi.ASGIHandler  # somebody may put ours, or another, in its place later
+
+_SENDING_CLOSES = not hasattr(_DJANGOS, "listen_for_disconnect")
+"""Whether Django's ``send_response`` closes the response: before Django 5.0."""
 
 
 class ASGIHandler(Answering, asgi.ASGIHandler):
