@@ -314,6 +314,8 @@ def made_alike(result: list[Any], program: Any) -> list[Any]:
             messages = each.messages
             if LEFT in messages:
                 messages = messages[: messages.index(LEFT)]
+                if not messages:
+                    parts = [seen for seen in parts if not _is_sending(seen)]
             if program["debug"]:
                 messages = _page_made_alike(messages)
             each = Outcome(parts, messages, each.end, each.left_in)
@@ -371,6 +373,10 @@ def _left_made_alike(parts: list[Seen]) -> list[Seen]:
     at = names.index("the client leaves")
     finished = [seen for seen in parts[at:] if _signal_of(seen) == "request_finished"]
     return parts[:at] + [seen._replace(critical=None, of_thread=None) for seen in finished]
+
+
+def _is_sending(seen: Seen) -> bool:
+    return seen.part == "send_response" or ", stream" in seen.part or seen.part.endswith(" is read")
 
 
 def _page_made_alike(messages: list[Any]) -> list[Any]:

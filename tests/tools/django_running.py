@@ -344,23 +344,26 @@ class Running:
         thread = "worker" if ident == self.worker else "pool"
         if ident == self.loop_thread:
             thread = "loop"
-        connection = connections["default"]
-        where = f"{thread} {self.number}" if thread == "worker" else thread
-        if id(connection) not in self.known:
-            self.known[id(connection)] = where, connection
+        is_error_page = _makes_error_page()
+        where, is_atomic = "", False
+        if thread == "loop" or not is_error_page:  # else it is on another thread, and may be kept
+            connection = connections["default"]
+            where = f"{thread} {self.number}" if thread == "worker" else thread
+            where, _ = self.known.setdefault(id(connection), (where, connection))
+            is_atomic = connection.in_atomic_block
         self.parts.append(
             Seen(
                 part,
                 thread,
-                self.known[id(connection)][0],
-                connection.in_atomic_block,
+                where,
+                is_atomic,
                 self.variable.get(),
                 getattr(self.local, "value", None),
                 getattr(self.critical, "value", None),
                 getattr(self.of_thread, "value", None),
                 name_of(sys.exc_info()[1]),
                 get_urlconf(),
-                _makes_error_page(),
+                is_error_page,
                 tuple(look_at(each) for each in more),
             )
         )
