@@ -248,14 +248,12 @@ class Chain(NamedTuple):
 
 
 def _differs_when_sync(middleware: Any) -> bool:
-    return (
-        isinstance(middleware, type)
-        and issubclass(middleware, MiddlewareMixin)
-        and (
-            _is_remote_users(middleware)
-            or _has_async_hooks(middleware)
-            or _has_only_acall(middleware)
-        )
+    if not isinstance(middleware, type):
+        return False
+    if _is_remote_users(middleware):  # since Django 5.2 no MiddlewareMixin
+        return True
+    return issubclass(middleware, MiddlewareMixin) and (
+        _has_async_hooks(middleware) or _has_only_acall(middleware)
     )
 
 
