@@ -224,7 +224,9 @@ class BlockTests(QueryCase):
 
         seen: list[Any] = []
         async with cancel_queries():
-            await self.cancel(sync_to_async(outer)())
+            task = asyncio.ensure_future(sync_to_async(outer)())
+            await wait(call.has_begun)  # not the outer function's query
+            await self.cancel(task)
         await self.assert_stopped(call)
         self.assertEqual(seen, [(2,)])
 
