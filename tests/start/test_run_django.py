@@ -107,10 +107,10 @@ class TestGetAsgiApplication:
             archive.writestr("django/core/other.py", "def get_asgi_application(): pass\n")
         (site / "django").rename(site / "elsewhere")
         (site / "zipped.py").write_text(
-            f"import sys; sys.path.insert(0, {str(site / 'site.zip')!r})\n{SHOW}"
-            "from django.core import other\nprint(other.get_asgi_application.__module__)\n"
+            f"{SHOW}from django.core import other\nprint(other.get_asgi_application.__module__)\n"
         )
-        assert output("--django", "zipped.py").splitlines() == [OURS, "django.core.other"]
+        shown = output("--django", "zipped.py", PYTHONPATH=str(site / "site.zip"))
+        assert shown.splitlines() == [OURS, "django.core.other"]
 
     @pytest.mark.parametrize("when", ["before", "after"])
     def test_is_what_a_post_import_hook_finds(self, site, output, when):
