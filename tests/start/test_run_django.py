@@ -109,7 +109,8 @@ class TestGetAsgiApplication:
         (site / "zipped.py").write_text(
             f"{SHOW}from django.core import other\nprint(other.get_asgi_application.__module__)\n"
         )
-        shown = output("--django", "zipped.py", PYTHONPATH=str(site / "site.zip"))
+        path = os.pathsep.join([str(site / "site.zip"), *children.python_path()])
+        shown = output("--django", "zipped.py", PYTHONPATH=path)
         assert shown.splitlines() == [OURS, "django.core.other"]
 
     @pytest.mark.parametrize("when", ["before", "after"])
