@@ -311,14 +311,16 @@ def made_alike(result: list[Any], program: Any) -> list[Any]:
                 while parts and _closes(parts[-1]):
                     parts.pop()  # sending has failed
             parts = _receivers_made_alike(parts, asyncs, each.end)
-            messages = each.messages
+            messages, end = each.messages, each.end
             if LEFT in messages:
                 messages = messages[: messages.index(LEFT)]
                 if not messages:
                     parts = [seen for seen in parts if not _is_sending(seen)]
+                    if "as it streams" in end or "ContentNotRenderedError" in end:
+                        end = ""
             if program["debug"]:
                 messages = _page_made_alike(messages)
-            each = Outcome(parts, messages, each.end, each.left_in)
+            each = Outcome(parts, messages, end, each.left_in)
         alike.append(each)
     if any(isinstance(each, Outcome) and each.left_in == "worker" for each in alike):
         alike.pop()  # what else has run has written
@@ -352,6 +354,7 @@ def _receivers_made_alike(parts: list[Seen], asyncs: set[int], end: str) -> list
         return number in asyncs, number
 
     has_failed = bool(end) and all(_signal_of(seen) == "request_started" for seen in parts)
+    has_left = any(seen.part == "the client leaves" for seen in parts)
     alike: list[Seen] = []
     for signal, grouped in itertools.groupby(parts, key=_signal_of):
         run = list(grouped)
@@ -359,6 +362,8 @@ def _receivers_made_alike(parts: list[Seen], asyncs: set[int], end: str) -> list
             run = sorted(run, key=order)
         if signal == "request_started":
             run = [seen for seen in run if not (has_failed and order(seen)[0])]
+        if signal == "request_finished" and has_left and end:
+            run = [seen for seen in run if not order(seen)[0]]
         alike += run
     return alike
 
@@ -372,7 +377,7 @@ def _left_made_alike(parts: list[Seen]) -> list[Seen]:
     names = [seen.part for seen in parts]
     at = names.index("the client leaves")
     finished = [seen for seen in parts[at:] if _signal_of(seen) == "request_finished"]
-    return parts[:at] + [seen._replace(critical=None, of_thread=None) for seen in finished]
+    return parts[: at + 1] + [seen._replace(critical=None, of_thread=None) for seen in finished]
 
 
 def _is_sending(seen: Seen) -> bool:
