@@ -759,7 +759,8 @@ class Running:
                 response = await asyncio.create_task(get_response(request))
             elif way == "bridge":
                 response = await sync_to_async(async_to_sync(get_response))(request)
-            elif way in ("catch", "catch all"):
+            elif way in ("catch", "catch all") and sys.version_info >= (3, 12):
+                # Before, in a task: what the view sets is not seen then, as it is if this is sync.
                 response = await asyncio.wait_for(get_response(request), SECONDS)
             else:
                 response = await get_response(request)
