@@ -238,6 +238,7 @@ class _Query:
     def settle(self, failure: BaseException | None) -> NoReturn:
         """Raise the CancelledError in place of ``failure``. On the worker."""
         connection, trouble = self._connection, self._trouble
+        _forget_frames(failure)
         if trouble is not None:
             _logger.warning(
                 "a query of %r could not be stopped: its connection is closed",
@@ -253,6 +254,18 @@ class _Query:
             raise asyncio.CancelledError(_WHY) from failure
         finally:
             del failure
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the cursors in the frames of ``error``, which Django's own refers to in a circle.
+
+    1. A garbage collection on the loop's thread finds the circle, and resets the cursor. 2. SQLite
+    waits until the next query of the connection is over, and the collection holds the GIL. 3. The
+    thread that would stop that query waits for the GIL.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _tell_server(connection: Any) -> None:
