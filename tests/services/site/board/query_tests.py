@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 import time
@@ -13,6 +14,7 @@ from unittest import mock
 
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import OperationalError, connection, connections, transaction
+from django.db.backends.utils import CursorWrapper
 from django.db.transaction import TransactionManagementError
 from django.test import TransactionTestCase, override_settings
 
@@ -136,6 +138,19 @@ class BlockTests(QueryCase):
             async with cancel_queries(), asyncio.timeout(0.1):
                 await sync_to_async(call)()
         await self.assert_stopped(call)
+
+    async def test_leaves_no_cursor_to_the_garbage_collector(self) -> None:
+        """On SQLite that waits for the next query, with the GIL, if another thread collects it."""
+        gc.collect()
+        gc.disable()
+        try:
+            async with cancel_queries():
+                await self.cancel(sync_to_async(execute)())
+                await self.assert_works()
+            left = [each for each in gc.get_objects() if isinstance(each, CursorWrapper)]
+        finally:
+            gc.enable()
+        self.assertEqual(left, [])
 
     async def test_the_orm(self) -> None:
         if IS_SQLITE:
