@@ -264,15 +264,19 @@ def _refuse_if_too_late() -> None:
 
 def _change_when_imported(spec: ModuleSpec | None) -> ModuleSpec | None:
     loader: Any = getattr(spec, "loader", None)
-    if loader is not None and not isinstance(loader, type):  # a class would load others, too
-        exec_module = loader.exec_module
+    if loader is None or isinstance(loader, type):  # a class would load others, too
+        return spec
+    name = "exec_module" if hasattr(loader, "exec_module") else "load_module"  # zip files of 3.9
+    load: Any = getattr(loader, name)
 
-        def exec_and_change(module: ModuleType) -> None:
-            exec_module(module)
-            if module.__name__ == _DJANGO:  # a zip file's loader loads others, too
-                _change_django(module)
+    def load_and_change(module: Any) -> Any:
+        # Given the module, or its name. A zip file's loader loads others, too.
+        loaded = load(module)
+        if getattr(module, "__name__", module) == _DJANGO:
+            _change_django(sys.modules[_DJANGO])
+        return loaded
 
-        loader.exec_module = exec_and_change
+    setattr(loader, name, load_and_change)
     return spec
 
 
