@@ -80,6 +80,8 @@ class Contestant:
                 *("-m", "gunicorn", "benchsite.wsgi:application", "--bind", "127.0.0.1:0"),
                 *("--worker-class", "gthread", "--threads", str(THREADS)),
                 *("--workers", str(processes), "--no-control-socket"),
+                # Its threads may be in the middle of what a client no longer waits for.
+                *("--graceful-timeout", "3"),
             ]
         if self.server == "granian":
             return [

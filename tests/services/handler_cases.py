@@ -763,6 +763,32 @@ def test_an_agent_may_replace_what_makes_an_error_a_response(
 # Bodies.
 
 
+class InSmallPieces(ASGIHandler):
+    chunk_size = 1000
+
+
+@pytest.mark.parametrize(
+    ("by", "size", "messages"),
+    [(ASGIHandler, 99_000, 1), (InSmallPieces, 2500, 3), (InSmallPieces, 0, 1)],
+)
+def test_in_how_many_messages_a_response_is_sent(by: type, size: int, messages: int) -> None:
+    sizes: list[int] = []
+
+    class Counting(Client):
+        async def _send(self, message: Any) -> None:
+            if message["type"] == "http.response.body":
+                sizes.append(len(message["body"]))
+            await super()._send(message)
+
+    body = b"x" * size
+
+    async def main() -> bytes:
+        return await Counting(by(), "echo", body, content_length=str(size)).answered()
+
+    assert asyncio.run(main()) == body
+    assert (len(sizes), sum(sizes)) == (messages, size)
+
+
 @pytest.mark.parametrize("size", [0, 1, 1000, 1001, 50_000])
 @pytest.mark.parametrize("pieces", [1, 5])
 def test_a_body_comes_whole(size: int, pieces: int) -> None:

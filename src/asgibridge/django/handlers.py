@@ -269,6 +269,11 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
         return is_ours and "send_response" not in self._replaced
 
     @functools.cached_property
+    def _has_djangos_chunks(self) -> bool:
+        is_stocks = is_stock(getattr(self.chunk_bytes, "__func__", None), asgi)
+        return is_stocks and "chunk_size" not in vars(self) and self.chunk_size == 2**16
+
+    @functools.cached_property
     def _replaced(self) -> set[str]:
         # The methods here that an agent has replaced in Django's class: its own are called.
         names = ("handle", "read_body", "send_response")
@@ -361,7 +366,11 @@ class ASGIHandler(Answering, asgi.ASGIHandler):
             headers.append((b"Set-Cookie", cookie.output(header="").encode("ascii").strip()))
         status = response.status_code
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        for chunk, is_last in self.chunk_bytes(response.content):
+        content = response.content
+        if len(content) <= _AT_ONCE and self._has_djangos_chunks:
+            await send({"type": "http.response.body", "body": content, "more_body": False})
+            return
+        for chunk, is_last in self.chunk_bytes(content):
             await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
 
 
@@ -369,6 +378,10 @@ def _is_known(method: Any) -> bool:
     # Whether nobody but Django or this module has made it.
     return is_stock(method, asgi) or is_stock(method, sys.modules[__name__])
 
+
+_AT_ONCE = 2**20
+"""Bytes of a response that are one message, where Django sends one for each 64 KiB. Arbitrary: it
+is in memory already, and a server waits for its client between messages."""
 
 _BATCH = 16
 """Items of a sync stream that are read ahead of the client: of a file, a megabyte."""
