@@ -69,6 +69,22 @@ async def until_in_query() -> None:
 
 
 @asynccontextmanager
+async def timeout_in_query() -> AsyncIterator[None]:
+    """`asyncio.timeout`, whose time has come when a query runs."""
+
+    async def expire() -> None:
+        await until_in_query()
+        limit.reschedule(asyncio.get_running_loop().time())
+
+    async with asyncio.timeout(SECONDS) as limit:
+        expiring = asyncio.ensure_future(expire())
+        try:
+            yield
+        finally:
+            expiring.cancel()
+
+
+@asynccontextmanager
 async def around_queries(
     before: Callable[[], Any], after: Callable[[], Any]
 ) -> AsyncIterator[None]:
@@ -135,7 +151,7 @@ class BlockTests(QueryCase):
     async def test_a_time_out(self) -> None:
         call = Call()
         with self.assertRaises(TimeoutError):
-            async with cancel_queries(), asyncio.timeout(0.1):
+            async with cancel_queries(), timeout_in_query():
                 await sync_to_async(call)()
         await self.assert_stopped(call)
 
@@ -283,7 +299,7 @@ class TransactionTests(QueryCase):
         async with cancel_queries(), atomic():
             await Message.objects.acreate(room="r", text="stays")
             with self.assertRaises(TimeoutError):
-                async with asyncio.timeout(0.1), atomic():
+                async with timeout_in_query(), atomic():
                     await Message.objects.acreate(room="r", text="goes")
                     await sync_to_async(call)()
             await Message.objects.acreate(room="r", text="too")
@@ -295,7 +311,7 @@ class TransactionTests(QueryCase):
         async with cancel_queries(), atomic():
             await Message.objects.acreate(room="r", text="never")
             with self.assertRaises(TimeoutError):
-                async with asyncio.timeout(0.1):
+                async with timeout_in_query():
                     await sync_to_async(call)()
             await wait(call.is_over)
             with self.assertRaises(TransactionManagementError):
