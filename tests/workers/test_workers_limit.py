@@ -562,13 +562,16 @@ def test_at_exit_who_waits_is_served(script_output):
 def test_a_function_is_asked_for_its_name_under_no_lock():
     """Its class's code may wait for another thread that uses the same worker."""
     used = []
+    contexts = []
 
     class Function:
         def __call__(self):
             return "answered"
 
         def __getattr__(self, name):
-            for executor in list(SyncToAsync.context_to_thread_executor.values()):
+            # Its own context's executor alone: without a GIL other tests' ended ones may be there.
+            for context in contexts:
+                executor = SyncToAsync.context_to_thread_executor[context]
                 other = threading.Thread(target=executor.submit, args=(int,), daemon=True)
                 other.start()
                 other.join(SECONDS)
@@ -576,7 +579,8 @@ def test_a_function_is_asked_for_its_name_under_no_lock():
             raise AttributeError(name)
 
     async def main():
-        async with ThreadSensitiveContext():
+        async with ThreadSensitiveContext() as context:
+            contexts.append(context)
             return await call()
 
     set_policy(Policy(limit=1))
