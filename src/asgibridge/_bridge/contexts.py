@@ -11,13 +11,13 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .. import workers
 from .._kernel import kernel
 from .._loops.persistent import PersistentLoop
 from .._process import fork, greenlets, threads
 from .._process.handover import call_if_open
 from .._process.threads import LoopWorker
 from .._waits import deadlocks
+from .._workers import policy as policies
 from .._workers.leases import Lease
 from .._workers.pool import pool as worker_pool
 from . import state
@@ -25,8 +25,8 @@ from . import state
 if TYPE_CHECKING:
     from typing import Literal
 
+    from .._workers.policy import Policy
     from ..current_thread_executor import CurrentThreadExecutor
-    from ..workers import Policy
 
 
 class AsyncSingleThreadContext:
@@ -159,7 +159,7 @@ class ThreadSensitiveContext:
         if policy is not None:
             if executor is not None:
                 raise TypeError("an executor of your own takes no policy: give one or the other")
-            policy = workers.checked_for_context(policy)  # type: ignore[assignment]
+            policy = policies.checked_for_context(policy)  # type: ignore[assignment]
         self._executor = executor
         self._policy = policy
         self.token: contextvars.Token[ThreadSensitiveContext] | None = None

@@ -1,0 +1,245 @@
+"""What policy workers have: the process's, a context's, and the environment's.
+
+The public names are those of `asgibridge.workers`, which says what a policy is.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .._kernel import kernel
+from .._loops import kept
+from .._process import fork, settings, threads
+from .pool import HOOKS, Hook, pool
+
+if TYPE_CHECKING:
+    from typing import Literal, NoReturn
+
+
+@dataclass(init=False, repr=False, frozen=True)
+class Policy:
+    """What workers keep, how many there are, and their hooks. Immutable; equal if all attributes
+    are.
+
+    :param kind: ``"fresh"``, ``"keep"`` or ``"new"``; see `asgibridge.workers`.
+    :param limit: how many contexts may have a worker at once; None is any number. One more waits
+        for the first that comes free, in order of arrival and without blocking its event loop. A
+        context with a worker never waits for another, nor does a top-level `async_to_sync`.
+    :param wait_timeout: the seconds after which a call that waits so raises `LimitReached`; with
+        None it waits for as long as it takes.
+    :param idle_timeout: the seconds after which an idle worker ends. The default is that of trio's
+        thread cache: a site with a request now and then keeps a warm worker, and the workers of a
+        burst are soon gone.
+    :param on_start: ``on_start(worker)`` is called when a worker starts,
+    :param before_lease: before the first call of each lease,
+    :param after_lease: after the last one, before the context's exit (or the top-level call)
+        returns,
+    :param on_end: and when the worker ends. A fresh worker lives for one lease.
+
+    Hooks are called on the worker's thread, a `threading.Thread`, in an empty context of their own.
+    An error in one is logged ("asgibridge.workers"), and costs that worker: it is not used again.
+    If it was in ``on_start`` or ``before_lease``, the lease's calls run on another, new one; if it
+    fails there too, they run there all the same. ``on_end`` is called if ``on_start`` did not fail,
+    ``after_lease`` if ``before_lease`` did not. A top-level `async_to_sync` call in a hook runs on
+    a fresh worker without hooks. Hooks have to be hashable: equal ones share workers.
+    """
+
+    __slots__ = ("kind", "limit", "wait_timeout", "idle_timeout", *HOOKS)
+
+    kind: Literal["fresh", "keep", "new"]
+    limit: int | None
+    wait_timeout: float | None
+    idle_timeout: float
+    on_start: Hook | None
+    before_lease: Hook | None
+    after_lease: Hook | None
+    on_end: Hook | None
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["fresh", "keep", "new"] = "fresh",
+        limit: int | None = None,
+        wait_timeout: float | None = None,
+        idle_timeout: float = 10.0,
+        on_start: Hook | None = None,
+        before_lease: Hook | None = None,
+        after_lease: Hook | None = None,
+        on_end: Hook | None = None,
+    ) -> None:
+        hooks = (on_start, before_lease, after_lease, on_end)
+        values = (
+            _checked_kind(kind),
+            _checked_limit(limit),
+            None if wait_timeout is None else _seconds(wait_timeout, "wait_timeout"),
+            _seconds(idle_timeout, "idle_timeout"),
+            *hooks,
+        )
+        for name, hook in zip(HOOKS, hooks):
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{name} must be a function of one argument, the worker: {hook!r}")
+            try:
+                hash(hook)
+            except TypeError:
+                raise TypeError(f"{name} must be hashable, like a function: {hook!r}") from None
+        for name, value in zip(Policy.__slots__, values):
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        given = [f"{name}={getattr(self, name)!r}" for name in Policy.__slots__ if self._has(name)]
+        return f"Policy({', '.join(given)})"
+
+    def _has(self, name: str) -> bool:
+        # Whether the attribute says more than the default.
+        return name == "kind" or bool(getattr(self, name) != _DEFAULTS[name])
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Policy can't be pickled or copied: it belongs to this process")
+
+
+Policy.__module__ = "asgibridge.workers"  # not in its body: dataclass() looks names up there
+_DEFAULTS: dict[str, Any] = {**dict.fromkeys(Policy.__slots__), "idle_timeout": 10.0}
+
+
+def _checked_kind(kind: object) -> str:
+    if not isinstance(kind, str) or kind not in settings.KINDS:
+        error = ValueError if isinstance(kind, str) else TypeError
+        raise error(f"kind must be 'fresh', 'keep' or 'new', not {kind!r}")
+    return kind
+
+
+def _checked_limit(limit: object) -> int | None:
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int):
+        raise TypeError(f"limit must be a whole number of workers, or None for any: {limit!r}")
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, or None for any number of workers: {limit!r}")
+    return limit
+
+
+def _seconds(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds: {value!r}")
+    if not 0 <= value <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{name} must be between 0 and {threading.TIMEOUT_MAX:.0f}: {value!r}")
+    return float(value)
+
+
+_lock = threading.RLock()
+_policy = Policy()
+
+
+def get_policy() -> Policy:
+    """The process's policy."""
+    return _policy
+
+
+def set_policy(policy: Policy) -> None:
+    """Make ``policy`` the process's. From any thread.
+
+    It holds for contexts whose first call comes from now on, and for top-level `async_to_sync`
+    calls that do. The limit counts contexts that began under a policy other than the default one; a
+    higher limit lets waiting contexts go on. A new ``idle_timeout`` also holds for idle workers,
+    whose time begins anew. Idle workers that the new policy has no use for end.
+    """
+    global _policy
+    if not isinstance(policy, Policy):
+        raise TypeError(f"set_policy takes an asgibridge.workers.Policy, not {policy!r}")
+    with _lock:
+        old, _policy = _policy, policy
+        if policy.idle_timeout != old.idle_timeout:
+            kept.IDLE_SECONDS = policy.idle_timeout
+            kernel.set_idle_seconds(policy.idle_timeout)
+        pool.set(pool.family_for(policy), policy.limit, policy.wait_timeout)
+
+
+def end_idle_workers() -> None:
+    """End the workers that wait for a next lease. From any thread; waits for none."""
+    _end_idle_workers()
+
+
+def _end_idle_workers() -> list[threads.Worker]:
+    return [*pool.end_idle(), *kernel.end_idle_workers()]
+
+
+def retire_thread() -> None:
+    """Have the current thread end with its lease, and serve nobody else. On a worker's thread.
+
+    For code that changes its thread for ever in a way that nobody else can see, such as by a
+    sandbox: the other calls of the same context still run there. A thread that no context and no
+    top-level call leases is not changed.
+    """
+    thread = threading.current_thread()
+    if isinstance(thread, threads.Worker):
+        thread.retire()
+
+
+def checked_for_context(policy: object) -> Policy | str:
+    """The ``policy`` of a ThreadSensitiveContext, if it is one; or an error that says what it
+    takes."""
+    if isinstance(policy, str):
+        return _checked_kind(policy)
+    if not isinstance(policy, Policy):
+        raise TypeError(
+            f"policy must be 'fresh', 'keep', 'new' or an asgibridge.workers.Policy, not {policy!r}"
+        )
+    for name in ("limit", "wait_timeout", "idle_timeout"):
+        if policy._has(name):
+            raise ValueError(
+                f"{name} is the process's alone: set it by asgibridge.workers.set_policy"
+            )
+    return policy
+
+
+def _before_fork() -> None:
+    # Idle workers are of no use to the child, and Python (3.12) warns whoever forks beside threads.
+    # Their last hooks run, and those may wait for what the forking thread holds: hence the limit.
+    deadline = time.monotonic() + _SECONDS_BEFORE_FORK
+    ending = {*_end_idle_workers(), *filter(_is_ending, threads.workers())}
+    for thread in ending - {threading.current_thread()}:  # an `on_end` hook may fork
+        thread.join(max(0, deadline - time.monotonic()))
+        # Before 3.13 a thread is joined a moment before the system has ended it.
+        place = f"/proc/self/task/{thread.native_id}"
+        while os.path.exists(place) and time.monotonic() < deadline:
+            time.sleep(0.0001)
+
+
+def _is_ending(worker: threads.Worker) -> bool:
+    # It has run all that it had to, and only its end is left.
+    inbox: Any = worker._inbox
+    return type(inbox) is kernel.Inbox and inbox.closed and inbox.posted == inbox.finished
+
+
+_SECONDS_BEFORE_FORK = 1.0
+"""For idle workers to end: arbitrary, an idle thread needs a fraction of a millisecond."""
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+fork.before_fork(_before_fork)
+fork.at_fork(_after_fork_in_child)
+
+
+def policy_of(environment: Mapping[str, str]) -> Policy:
+    values = {
+        name: settings.read(variable, environment)
+        for variable, name in (
+            ("ASGIBRIDGE_WORKERS", "kind"),
+            ("ASGIBRIDGE_WORKERS_LIMIT", "limit"),
+            ("ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "wait_timeout"),
+            ("ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "idle_timeout"),
+        )
+    }
+    return Policy(**{name: value for name, value in values.items() if value is not None})
+
+
+set_policy(policy_of(os.environ))
