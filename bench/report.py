@@ -267,9 +267,10 @@ _HEAD = """\
 
 `make bench` writes this page; do not edit it. Each implementation runs in processes of its own, in
 turn. All called functions do nothing, so the time is that of the bridge. `floor` is the least that
-the job takes without any bridge: `SimpleQueue.put` there and
+the standard library does the job with, without any bridge: `SimpleQueue.put` there and
 `call_soon_threadsafe(future.set_result)` back, `threading.local` for `Local`, and two of asyncio's
-queues for a communicator. `make bench` writes every sample beside the plots, as JSON;
+queues for a communicator. (The compiled kernel can be below it: it wakes threads and loops in
+another way.) `make bench` writes every sample beside the plots, as JSON;
 `python bench/paired.py --compare` compares two such files. `make bench PYTHON=python3.13` measures
 another Python.
 """
