@@ -71,6 +71,11 @@ cdef class SyncCall:
         if self.context is None:
             self.function = functools.partial(caller, self.function)
 
+    def generators(self):
+        """The generators that its function will be called with. Before it is put anywhere."""
+        # Asked of each call in a context that may lose its worker: most have no arguments.
+        return _items.generators_given(self.function) if type(self.function) is _partial else []
+
     def accept(self):
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""
         self.count()

@@ -123,6 +123,7 @@ cdef class _ThreadSensitive:
     cdef Inbox served  # by the worker; `inbox` as soon as that has started
     cdef bint is_shut_down
     cdef _LeaseEnd renewal  # the lease's end, once it has been asked for
+    cdef long long idle_patience  # of its workers' inboxes; of any thread, under the critical section
     # Nothing changes these.
     cdef object avoided  # a worker not to take
     cdef object when_idle
@@ -130,6 +131,7 @@ cdef class _ThreadSensitive:
 
     def __cinit__(self, *args, **kwargs):
         self.generation = _generation
+        self.idle_patience = -1
         self.lock = threading.RLock()
 
     def __init__(self, avoiding=None, when_idle=None, is_new=False):
@@ -218,6 +220,8 @@ cdef class _ThreadSensitive:
         cdef Py_ssize_t old_lease = self.lease
         old_worker = self.current_worker()
         inbox.when_idle = self.when_idle
+        with cython.critical_section(self):
+            inbox.idle_patience = self.idle_patience
         inbox.is_abandoned = self.is_new
         inbox.stack_size = PyThread_get_stacksize()
         inbox.add(item, 0, False)
@@ -293,6 +297,22 @@ cdef class _ThreadSensitive:
         cdef Inbox inbox = self.current_inbox()
         if inbox is not None:
             inbox.look_again()
+
+    def set_patience(self, seconds):
+        """Have the thread ask `when_idle` after so many seconds with nothing to do, from the next
+        time on that it begins to wait; with None, after as many as `set_idle_seconds` says.
+        From any thread.
+        """
+        cdef Inbox inbox
+        cdef long long patience = -1
+        if seconds is not None:
+            patience = <long long>(<double>seconds * 1000000.0)
+        with cython.critical_section(self):
+            self.idle_patience = patience
+            inbox = self.inbox
+        if inbox is not None:
+            with cython.critical_section(inbox):
+                inbox.idle_patience = patience
 
     def retire(self, loop):
         """Refuse further calls, and let the thread go when it has run those it has.
@@ -390,8 +410,8 @@ class ThreadSensitiveExecutor(_ThreadSensitive, _StockNames):
 
     :param avoiding: an executor whose thread this one must not get, though it may be free again.
     :param when_idle: makes the thread the executor's alone, a new one that serves nobody else. It
-        is called there when that has had nothing to do for as long as an idle one waits
-        (`set_idle_seconds`), and says whether to end.
+        is called there, with the seconds, when that has had nothing to do for as long as
+        `set_patience` says, and tells what is next: see `asgibridge._process.items.WhenIdle`.
     :param is_new: whether the thread has to be a new one, which ends with the executor.
     """
 

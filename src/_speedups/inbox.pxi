@@ -149,6 +149,7 @@ cdef class Inbox:
     cdef bint is_resting  # parked, and no longer with a time-out
     cdef bint is_abandoned  # not to be handed on
     cdef object when_idle  # of a worker that its executor keeps; nothing changes it
+    cdef long long idle_patience  # microseconds after which that is asked; -1: IDLE_SECONDS
     cdef Inbox to_wake  # of the owner: whom to unlock when lying down
     cdef bint has_baton  # see wakeups.pxi, to which this and the next belong
     cdef Inbox next_queued
@@ -160,6 +161,7 @@ cdef class Inbox:
 
     def __cinit__(self):
         self.items = []
+        self.idle_patience = -1
         self.sleep_lock = new_sleep_lock()
 
     def __init__(self):

@@ -2,6 +2,9 @@
 #
 # The owner waits for its sleep lock, which whoever puts something in unlocks. It waits without the
 # GIL, in a call that signals interrupt; nothing of the inbox is held meanwhile.
+#
+# An owner that asks `when_idle` may have been woken in that moment, and have the baton (wakeups.pxi):
+# so it must be quick. What takes longer it gives back as an item, which runs like any other.
 
 cdef int get_up(Inbox inbox) except -1:
     # The owner is not going to wait any more; it has been woken, or queues for that.
@@ -18,20 +21,37 @@ cdef int get_up(Inbox inbox) except -1:
         arrive(inbox)
 
 
+cdef long long ask(Inbox inbox, long long waited) except -2:
+    # Do what `when_idle` says after so many microseconds. Returns those after which it is to be asked
+    # again, or -1.
+    answer = inbox.when_idle(waited * 0.000001)
+    if type(answer) is float:
+        return <long long>(<double>answer * 1000000.0)
+    if answer is True:
+        inbox.shut()  # unlocks the sleep lock
+    elif answer is not None:
+        inbox.put(answer)  # so does this; or the inbox is closed, and that has
+    return -1
+
+
 cdef int park(Inbox inbox) except -1:
     cdef PyLockStatus status
-    cdef bint was_woken, has_told = False
+    cdef bint was_woken
     cdef long long patience = ASGIBRIDGE_PATIENCE
     cdef long long left = -1  # of the idle time, when `patience` is over; -1: not asked yet
+    cdef long long waited = 0  # in vain, by an owner that asks `when_idle`
+    cdef bint asks = inbox.when_idle is not None
     cdef Inbox other = inbox.to_wake
     cdef PyThread_type_lock other_sleep_lock = NULL
     if other is not None:
         inbox.to_wake = None
         other_sleep_lock = other.sleep_lock
-    if inbox.fingerprint is not None or inbox.when_idle is not None:
-        if inbox.fingerprint is not None:
-            patience = <long long>(LINGER_SECONDS * 1000000.0)
-        else:
+    if inbox.fingerprint is not None:
+        patience = <long long>(LINGER_SECONDS * 1000000.0)
+    elif asks:
+        with cython.critical_section(inbox):
+            patience = inbox.idle_patience
+        if patience < 0:
             patience = <long long>(IDLE_SECONDS * 1000000.0)
     elif inbox.is_frame:
         # Never for ever: a signal that comes when we have looked for signals, and are not in
@@ -63,12 +83,12 @@ cdef int park(Inbox inbox) except -1:
             patience = -1
             continue
         try:
-            if status == PY_LOCK_FAILURE and inbox.when_idle is not None:
-                patience = ASGIBRIDGE_PATIENCE
-                if not has_told:
-                    has_told = True
-                    if inbox.when_idle():
-                        inbox.shut()
+            if status == PY_LOCK_FAILURE and asks:
+                waited += patience
+                patience = ask(inbox, waited)
+                if patience < 0:
+                    asks = False
+                    patience = ASGIBRIDGE_PATIENCE
                 continue
             PyErr_CheckSignals()
             if status == PY_LOCK_FAILURE and inbox.is_frame:

@@ -146,12 +146,16 @@ async def _iterate_in_thread(
 ) -> AsyncGenerator[_T, None]:
     pulls = Pulls(open_, hops, max_size)
     ready = pulls.ready
+    hops.bind("an iterator that is open")
     try:
         while await pulls.more():
             while ready:
                 yield ready.popleft()
     finally:
-        await pulls.close()
+        try:
+            await pulls.close()
+        finally:
+            hops.unbind()
 
 
 @overload
@@ -322,13 +326,20 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
                 hops.in_context(_exit, manager, given_up[0])
 
         hops.give_context()
+        hops.bind("a context manager that is open")
         try:
             await hops.call(enter)
         except asyncio.CancelledError as error:
             given_up.append(error)
             mine = take(entered)
-            if mine is not None:
-                await hops.to_the_end(functools.partial(_exit, mine[0], error))
+            try:
+                if mine is not None:
+                    await hops.to_the_end(functools.partial(_exit, mine[0], error))
+            finally:
+                hops.unbind()
+            raise
+        except BaseException:
+            hops.unbind()
             raise
         manager, value = entered.pop()
         hops.take_context()
@@ -342,6 +353,7 @@ class _EnteredInThread(AbstractAsyncContextManager[Any]):
             left = await hops.to_the_end(functools.partial(leave, manager, exc, value, tb))
             return bool(left)
         finally:
+            hops.unbind()
             del value, tb
 
 

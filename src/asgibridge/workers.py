@@ -3,6 +3,7 @@
 A *worker* is a thread of ours. It is *leased* to one `ThreadSensitiveContext` (a web framework's
 request) from the context's first call to its exit, or to one top-level `async_to_sync` call, whose
 event loop it runs. A `Policy` says what a worker keeps afterwards; docs/workers.md helps to choose.
+A context that idles, such as a stream, may give its worker back; docs/streams.md says when.
 
 ``fresh`` (the default)
     A lease's worker looks like a new thread, as with asgiref, to all that keeps values by thread.
@@ -18,12 +19,14 @@ No limit and no hook applies to the process's single thread, on which thread-sen
 of contexts runs, nor to executors of a user's own.
 
 The environment sets the policy a process begins with: ``ASGIBRIDGE_WORKERS`` (the kind),
-``ASGIBRIDGE_WORKERS_LIMIT``, ``ASGIBRIDGE_WORKERS_WAIT_TIMEOUT`` and
-``ASGIBRIDGE_WORKERS_IDLE_TIMEOUT``; a bad value is a ValueError.
+``ASGIBRIDGE_WORKERS_LIMIT``, ``ASGIBRIDGE_WORKERS_WAIT_TIMEOUT``,
+``ASGIBRIDGE_WORKERS_IDLE_TIMEOUT`` and ``ASGIBRIDGE_WORKERS_RELEASE_IDLE`` (a number of seconds, or
+``off``); a bad value is a ValueError.
 """
 
 from __future__ import annotations
 
+from ._workers.bindings import bind
 from ._workers.policy import (
     Policy,
     end_idle_workers,
@@ -41,6 +44,7 @@ __all__ = [
     "LimitReached",
     "Policy",
     "Stats",
+    "bind",
     "collect_timings",
     "end_idle_workers",
     "get_policy",

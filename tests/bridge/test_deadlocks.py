@@ -530,7 +530,7 @@ class TestRuns:
 
     def test_waiting_for_a_worker(self, policy):
         """At the limit, a call is held until a context is left; who has that waits meanwhile."""
-        policy(workers.Policy(kind="keep", limit=1))
+        policy(workers.Policy(kind="keep", limit=1, release_idle=None))
 
         async def main():
             go, begun = asyncio.Event(), asyncio.Event()

@@ -507,3 +507,33 @@ def test_kept_workers_are_greenlets(script_output):
     print(any(each.is_alive() for each in workers))
     """
     ).splitlines() == ["12", "2", "False"]
+
+
+def test_contexts_that_idle_give_their_greenlets_back(script_output):
+    assert script_output(
+        SCRIPT
+        + """
+    from asgibridge.workers import Policy, set_policy, stats
+    set_policy(Policy(kind="keep", limit=2, release_idle=0.01))
+
+    async def stream(begun, end):
+        async with ThreadSensitiveContext():
+            await sync_to_async(int)()
+            begun.set()
+            await end.wait()
+            return await sync_to_async(int)("7")
+
+    async def main():
+        end = asyncio.Event()
+        events = [asyncio.Event() for _ in range(6)]
+        tasks = [asyncio.ensure_future(stream(begun, end)) for begun in events]
+        for begun in events:
+            await begun.wait()
+        end.set()
+        return await asyncio.gather(*tasks)
+
+    print(sum(asyncio.run(main())))
+    print(stats().released >= 4)
+    print(len([each for each in threading.enumerate() if "asgibridge" in each.name]))
+    """
+    ).splitlines() == ["42", "True", "2"]

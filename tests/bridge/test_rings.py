@@ -19,7 +19,7 @@ import pytest
 from asgibridge import workers
 from asgibridge._waits import deadlocks
 from asgibridge._workers.pool import pool
-from asgibridge.iterators import async_to_sync_iterator
+from asgibridge.iterators import async_to_sync_iterator, sync_to_async_iterator
 from asgibridge.limiters import CapacityLimiter
 from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, sync_to_async
 
@@ -680,7 +680,7 @@ def test_timers_of_lazy_objects_run_no_code_of_theirs():
 
 KINDS = {
     "fresh": workers.Policy(limit=1),
-    "keep": workers.Policy(kind="keep", limit=1),
+    "keep": workers.Policy(kind="keep", limit=1, release_idle=None),
     "hooks": workers.Policy(before_lease=id, limit=1),
 }
 
@@ -736,8 +736,25 @@ class TestWorkers:
 
         assert run(main()) is not None
 
+    def test_by_way_of_an_iterator(self, policy, often):
+        """Who takes its items waits for a future, and the call that sets it for a worker."""
+        policy(workers.Policy(kind="keep", limit=1, release_idle=None))
+
+        async def in_its_own():
+            async with ThreadSensitiveContext():
+                return [number async for number in sync_to_async_iterator(range(3))]
+
+        async def main():
+            async with ThreadSensitiveContext():
+                await thread()
+                with pytest.raises(RuntimeError, match="would deadlock"):
+                    await elsewhere(in_its_own())
+                return await thread()
+
+        assert run(main()) is not None
+
     def test_two_workers(self, policy, no_look):
-        policy(workers.Policy(kind="keep", limit=2))
+        policy(workers.Policy(kind="keep", limit=2, release_idle=None))
 
         async def main():
             both = []
@@ -761,7 +778,7 @@ class TestWorkers:
         assert count(run(main())) == 1
 
     def test_a_token_and_a_worker(self, policy, no_look):
-        policy(workers.Policy(kind="keep", limit=1))
+        policy(workers.Policy(kind="keep", limit=1, release_idle=None))
         limiter = CapacityLimiter(1)
 
         async def main():
@@ -791,7 +808,7 @@ class TestWorkers:
 
     def test_a_call_that_has_its_worker_by_now(self, policy, no_look):
         """It is in the middle of something on its thread, as any other."""
-        policy(workers.Policy(kind="keep", limit=1))
+        policy(workers.Policy(kind="keep", limit=1, release_idle=None))
 
         async def main():
             release, queued = asyncio.Event(), asyncio.Event()
@@ -860,7 +877,7 @@ class TestWorkersThatComeFree:
 
     @pytest.mark.parametrize("where", ["task", "thread"])
     def test_of_a_context_that_is_left_later(self, policy, where):
-        policy(workers.Policy(kind="keep", limit=2))
+        policy(workers.Policy(kind="keep", limit=2, release_idle=None))
         event = threading.Event()
 
         async def main():
@@ -878,7 +895,7 @@ class TestWorkersThatComeFree:
 
     def test_of_a_context_that_was_left_while_its_worker_is_busy(self, policy):
         """The task that has left it waits itself, but not inside."""
-        policy(workers.Policy(kind="keep", limit=1))
+        policy(workers.Policy(kind="keep", limit=1, release_idle=None))
         event = threading.Event()
 
         async def main():
@@ -921,17 +938,17 @@ class TestWorkersThatComeFree:
                     return await thread()
 
             async with ThreadSensitiveContext():
-                policy(workers.Policy(kind="keep", limit=1))
+                policy(workers.Policy(kind="keep", limit=1, release_idle=None))
                 await thread()
                 task = elsewhere(in_its_own())
-                later(policy, workers.Policy(kind="keep", limit=2))
+                later(policy, workers.Policy(kind="keep", limit=2, release_idle=None))
                 return await task
 
         assert run(main()) is not None
 
     def test_with_a_wait_timeout(self, policy):
         """The wait ends by itself, and says what is going on."""
-        policy(workers.Policy(kind="keep", limit=1, wait_timeout=0.05))
+        policy(workers.Policy(kind="keep", limit=1, wait_timeout=0.05, release_idle=None))
 
         async def main():
             async def in_its_own():
@@ -946,7 +963,7 @@ class TestWorkersThatComeFree:
         run(main())
 
     def test_a_time_out_of_who_is_inside(self, policy):
-        policy(workers.Policy(kind="keep", limit=1))
+        policy(workers.Policy(kind="keep", limit=1, release_idle=None))
 
         async def main():
             async def in_its_own():
@@ -960,6 +977,145 @@ class TestWorkersThatComeFree:
                 return "left"
 
         assert run(main()) == "left"
+
+
+class TestWorkersThatAreReleased:
+    """Who idles gives it back: that is no ring. Who is bound, or in a call, does not."""
+
+    @staticmethod
+    async def in_its_own():
+        async with ThreadSensitiveContext():
+            return await thread()
+
+    @pytest.fixture
+    def released(self, policy):
+        def set_policy(limit=1, release_idle=0.02, **more):
+            policy(workers.Policy(kind="keep", limit=limit, release_idle=release_idle, **more))
+
+        set_policy()
+        return set_policy
+
+    @pytest.mark.parametrize("contexts", [1, 2])
+    def test_a_ring_of_idle_contexts_dissolves(self, released, no_proof, often, contexts):
+        released(limit=contexts)
+
+        async def main():
+            all_have_one, having = asyncio.Event(), []
+
+            async def outer():
+                async with ThreadSensitiveContext():
+                    having.append(await thread())
+                    if len(having) == contexts:
+                        all_have_one.set()
+                    await all_have_one.wait()
+                    return await elsewhere(self.in_its_own()), await thread()
+
+            return await asyncio.gather(*(elsewhere(outer()) for _ in range(contexts)))
+
+        assert len({each for pair in run(main()) for each in pair}) <= contexts
+
+    def test_in_the_middle_of_a_call(self, released, no_look):
+        async def waits():
+            return await elsewhere(self.in_its_own())
+
+        async def main():
+            async with ThreadSensitiveContext():
+                with pytest.raises(RuntimeError, match="would deadlock"):
+                    await in_worker(waits)
+                return await thread()
+
+        assert run(main()) is not None
+
+    def test_bound_by_who_waits(self, released, no_look):
+        released(release_idle=LIMIT)  # or its worker may be looking at it this moment
+
+        async def main():
+            async with ThreadSensitiveContext():
+                with workers.bind():
+                    await thread()
+                    with pytest.raises(RuntimeError, match="would deadlock"):
+                        await elsewhere(self.in_its_own())
+                    return await thread()
+
+        assert run(main()) is not None
+
+    def test_bound_by_nobody_that_is_known(self, released, often):
+        """It is found as soon as it is known to be bound."""
+        released(may_release=lambda _worker: False)
+
+        async def main():
+            async with ThreadSensitiveContext():
+                await thread()
+                with pytest.raises(RuntimeError, match="would deadlock"):
+                    await elsewhere(self.in_its_own())
+                return await thread()
+
+        assert run(main()) is not None
+
+    def test_bound_by_a_task_that_lets_go(self, released, no_proof, often):
+        async def main():
+            bound, let_go = asyncio.Event(), asyncio.Event()
+
+            async def binds():
+                with workers.bind():
+                    await thread()
+                    bound.set()
+                    await let_go.wait()
+
+            async with ThreadSensitiveContext():
+                binding = asyncio.ensure_future(binds())
+                await bound.wait()
+                waiting = elsewhere(self.in_its_own())
+                await turns()
+                later(let_go.set)
+                await waiting
+                await binding
+                return await thread()
+
+        assert run(main()) is not None
+
+    def test_in_the_middle_of_a_call_that_ends(self, released, no_proof, often):
+        event = threading.Event()
+
+        async def main():
+            async with ThreadSensitiveContext():
+                await thread()
+                busy = asyncio.ensure_future(sync_to_async(event.wait)(LIMIT))
+                await turns()
+                waiting = elsewhere(self.in_its_own())
+                await turns()
+                later(event.set)
+                await waiting
+                await busy
+                return await thread()
+
+        assert run(main()) is not None
+
+    def test_whose_next_call_waits_for_who_has_it_now(self, released, often):
+        """It gave its worker to a context that keeps it, and waits for it."""
+
+        async def main():
+            idle, has_it = asyncio.Event(), asyncio.Event()
+
+            async def gives():
+                async with ThreadSensitiveContext():
+                    await thread()
+                    idle.set()
+                    await has_it.wait()
+                    return await thread()
+
+            async def takes(task):
+                async with ThreadSensitiveContext():
+                    with workers.bind():
+                        await thread()
+                        has_it.set()
+                        return await task
+
+            task = elsewhere(gives())
+            await idle.wait()
+            return await asyncio.gather(elsewhere(takes(task)), task, return_exceptions=True)
+
+        assert count(run(main())) == 2
 
 
 class TestLeaving:
@@ -1051,7 +1207,7 @@ class TestLeaving:
 
     def test_a_worker_that_is_another_leases_by_now(self, policy):
         """What holds it then is nothing that the former one waits for."""
-        policy(workers.Policy(kind="keep", limit=1))
+        policy(workers.Policy(kind="keep", limit=1, release_idle=None))
 
         async def main():
             begun, event, leases = asyncio.Event(), asyncio.Event(), []
@@ -1123,11 +1279,12 @@ class TestPartnersOfClosedLoops:
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize("release_idle", [None, 0.01])
 @pytest.mark.parametrize("has_rings", [False, True])
-def test_random_programs(policy, often, has_rings):
+def test_random_programs(policy, often, has_rings, release_idle):
     """Where the second limiter is only wanted by who has the first, and is given back without any,
     nothing can deadlock, and nothing says so; else nothing hangs. With time-outs and by hand."""
-    policy(workers.Policy(kind="keep", limit=2))
+    policy(workers.Policy(kind="keep", limit=2, release_idle=release_idle))
     first, second = CapacityLimiter(2), CapacityLimiter(2)
     rnd = random.Random(7)
     errors = []
@@ -1151,6 +1308,8 @@ def test_random_programs(policy, often, has_rings):
     async def in_context():
         async with ThreadSensitiveContext():
             await thread()
+            if rnd.random() < 0.2:  # it idles
+                await asyncio.sleep(rnd.random() / 30)
             await in_worker(middle)
 
     async def by_hand():

@@ -38,6 +38,7 @@ PROCESS_WIDE = {
     "test_public_api": "imports",
     "test_pytest_run": "children",
     "test_refleaks": "counts the process's objects",
+    "test_release": "the policy, and which workers are idle",
     "test_stats": "counts the process's calls",
     "test_typed_applications": "children",
     "test_wake_ways": "builds",

@@ -34,6 +34,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import asgibridge
+from asgibridge import workers
 from asgibridge.iterators import (
     async_to_sync_context_manager,
     async_to_sync_iterator,
@@ -51,6 +52,9 @@ from asgibridge.sync import (
 
 PATIENCE = 60
 """Seconds for what an actor does last, with everybody else at it."""
+
+RELEASED = workers.Policy(kind="keep", release_idle=0)
+"""Of contexts that give their worker back as soon as that may be, after a hundredth of a second."""
 
 variable = contextvars.ContextVar("variable")
 local = Local()
@@ -296,6 +300,21 @@ class Storm:
             ensure(len({call.thread for call in calls}) == 1, "a context has one thread")
             if chance.random() < 0.2:
                 await self.cancelled(chance)
+
+    async def released(self, chance):
+        """A context that idles gives its worker back, and one that is bound does not."""
+        async with ThreadSensitiveContext(policy=RELEASED):
+            for _ in range(chance.randrange(1, 4)):
+                before = workers.stats().released
+                calls = [Call(self) for _ in range(2)]
+                with workers.bind():
+                    for call in calls:
+                        outside = variable.get(None)
+                        call.check(await sync_to_async(call)(call.argument), outside)
+                        await sync_to_async(int, thread_sensitive=False)()
+                ensure(calls[0].thread is calls[1].thread, "a bound context has one thread")
+                while workers.stats().released == before and not self.over.is_set():
+                    await sync_to_async(int, thread_sensitive=False)()
 
     async def there_and_back(self, chance):
         depth = chance.randrange(1, 5)
@@ -586,6 +605,7 @@ class Storm:
         failing,
         many,
         context,
+        released,
         there_and_back,
         cancelled,
         cancelled_inside,

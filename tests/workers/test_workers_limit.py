@@ -96,7 +96,7 @@ def test_never_more_than_the_limit_and_in_order_of_arrival(kind):
     async def main():
         return await asyncio.gather(*(request(number) for number in range(200)))
 
-    set_policy(Policy(kind=kind, limit=8))
+    set_policy(Policy(kind=kind, limit=8, release_idle=None))
     watch = watched_pool()
     try:
         assert run(main) == list(range(200))
@@ -209,7 +209,7 @@ def test_a_top_level_run_does_not_wait():
         return await current_thread()
 
     async def main():
-        set_policy(Policy(kind="keep", limit=1))
+        set_policy(Policy(kind="keep", limit=1, release_idle=None))
         assert len(await one(runs)) == 1
 
     run(main)
@@ -481,14 +481,15 @@ def test_a_thread_that_can_not_be_started(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", start)
 
     async def main():
-        set_policy(Policy(kind="keep", limit=1))
+        set_policy(Policy(kind="keep", limit=1, release_idle=None))
         fails.append(1)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             await one()
         assert not pool.in_use
-        set_policy(Policy(kind="keep", limit=1, after_lease=print_nothing))
+        set_policy(Policy(kind="keep", limit=1, release_idle=None, after_lease=print_nothing))
         async with Holder() as blocker:
-            set_policy(Policy(kind="keep", limit=1))  # for which there is no worker yet
+            # There is no worker for that yet.
+            set_policy(Policy(kind="keep", limit=1, release_idle=None))
             tasks = [asyncio.ensure_future(one()) for _ in range(2)]
             await until_waiting(2)
             fails.append(1)
@@ -542,7 +543,7 @@ def test_at_exit_who_waits_is_served(script_output):
             import asyncio, threading
             from asgibridge.sync import ThreadSensitiveContext, sync_to_async
             from asgibridge.workers import Policy, set_policy
-            set_policy(Policy(kind="keep", limit=1))
+            set_policy(Policy(kind="keep", limit=1, release_idle=None))
             results = []
 
             async def one():

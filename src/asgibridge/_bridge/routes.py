@@ -116,7 +116,8 @@ def _executor_of(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
         if policy is None and worker_pool.is_plain:
             executor = _kernel.kernel.ThreadSensitiveExecutor(left)
         else:
-            executor = leases.executor_of_context(policy, left, getattr(context, "_owner", None))
+            owner = getattr(context, "_owner", None)
+            executor = leases.executor_of_context(policy, left, owner, context)
         wrapper.context_to_thread_executor[context] = executor
     return executor
 
@@ -137,6 +138,10 @@ def _send_to_executor(
         elif type(executor) is Lease:
             if executor.owns_current_thread():
                 raise _would_deadlock("Single thread executor already being used")
+            if executor.release is not None:
+                generators = call.generators()  # before `heard` has another function called
+                if generators:
+                    executor.note_generators(generators)
             if handlers:
                 heard.tell_pool(call, executor)
             sent = executor.send(call, loop)

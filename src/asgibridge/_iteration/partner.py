@@ -73,6 +73,7 @@ from .._process import cpython, fork
 from .._process.handover import take
 from .._process.items import Item
 from .._waits import names
+from .._workers import bindings
 from ..sync import AsyncToSync, SyncToAsync
 from .blocks import Block, forget_ended
 from .variables import Side
@@ -113,6 +114,7 @@ class Partner:
         self._on: PersistentLoop | None = None
         self._lent: LentThread | None = None
         self._in_block: list[Block] = []
+        self._binding: bindings.Binding | None = None  # the thread has to be the same to the end
         self._home: Any = None
         self._context: contextvars.Context | None = None  # until it begins
         self._is_held = False
@@ -190,6 +192,7 @@ class Partner:
     def _finish(self) -> None:
         # The partner is over: let its frame go, and raise what it raised.
         self._has_finished = True
+        self._unbind()
         _unfinished.discard(self)
         error, self._error = self._error, None
         try:
@@ -278,6 +281,7 @@ class Partner:
     def _leave_behind(self) -> None:
         # It goes on to its end, and nobody waits for that. It is a run still, so its loop waits.
         self._has_finished = True
+        self._unbind()
         _unfinished.discard(self)
         if self._lent is None:
             self._frame.quit()
@@ -287,6 +291,11 @@ class Partner:
             self._lent.end_wait()
         self._leave_block(None)
         self._lent.let_go()
+
+    def _unbind(self) -> None:
+        binding, self._binding = self._binding, None
+        if binding is not None:
+            binding.__exit__()
 
     def _would_block_a_loop(self) -> bool:
         running = cpython.running_loop()
@@ -322,6 +331,7 @@ class Partner:
             self._loop = loop
             try:
                 kernel.call_soon(loop, self._begin_on, loop)
+                self._binding = bindings.held(_OPEN)
                 return
             except RuntimeError:  # it was closed this moment
                 self._loop = None
@@ -347,6 +357,7 @@ class Partner:
                 lent.let_go()
             raise
         _unfinished.add(self)
+        self._binding = bindings.held(_OPEN)
 
     def _set_frame(self, frame: Any) -> None:
         self._frame = frame
@@ -553,6 +564,7 @@ _LOOP_HAS_ENDED = (
     "AsyncSingleThreadContext that it belongs to"
 )
 
+_OPEN = "what is open on an event loop"
 _unfinished: weakref.WeakSet[Partner] = weakref.WeakSet()
 
 

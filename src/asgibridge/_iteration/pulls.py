@@ -39,6 +39,7 @@ from typing import Any, Generic, TypeVar
 
 from .. import _kernel
 from .._process.handover import take
+from .._workers import bindings
 from ..sync import SyncToAsync
 from .variables import Side
 
@@ -63,6 +64,7 @@ class HopContext:
         self._executor = executor
         self._shown = shown  # the user's function, or object
         self._context: contextvars.Context | None = None
+        self._binding: bindings.Binding | None = None
         self._here = Side()  # the task's
         self._there = Side()
 
@@ -73,6 +75,17 @@ class HopContext:
             self._here.agreed = self._there.agreed = self._context.copy()
         else:
             self._here.tell()
+
+    def bind(self, what: str) -> None:
+        """Keep the thread to which the calls go, if that is a context's, until `unbind`."""
+        if self._thread_sensitive:
+            self._binding = bindings.held(what)
+
+    def unbind(self) -> None:
+        """What was open there is closed."""
+        binding, self._binding = self._binding, None
+        if binding is not None:
+            binding.__exit__()
 
     def take_context(self) -> None:
         """Set in the task's context what the sync code has changed. In the task."""
@@ -187,11 +200,12 @@ class Pulls(Generic[_T]):
     async def _wait(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         # For an item, or for the end of the pull.
         if not task.done():
-            woken = loop.create_future()
+            woken: Any = loop.create_future()
             self._asked.append(woken)
             if not self.ready:
                 wake = functools.partial(_set_if_waiting, woken)
                 task.add_done_callback(wake)
+                woken.asgibridge_pull = task  # for the proof of a deadlock, and for dumps
                 try:
                     await woken
                 except asyncio.CancelledError:
@@ -204,6 +218,7 @@ class Pulls(Generic[_T]):
                         raise
                 finally:
                     task.remove_done_callback(wake)
+                    woken.asgibridge_pull = None
             self._asked.clear()
         if task.done():
             self._task = None

@@ -183,6 +183,10 @@ class Queue:
         """Whether there is nothing. From any thread."""
         return not self._items
 
+    def qsize(self) -> int:
+        """How many there are. From any thread."""
+        return len(self._items)
+
 
 class Event:
     """`threading.Event`, between greenlets of different threads."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from types import GeneratorType
+from typing import Any, Literal, Protocol
 
 
 class Item(Protocol):
@@ -22,6 +24,32 @@ class Item(Protocol):
     def cancel(self) -> None:
         """It will not run: let `deliver` say so."""
         return
+
+
+class WhenIdle(Protocol):
+    """What an idle thread that serves an inbox asks: what next, after so many seconds with nothing
+    to do? True: it ends. A float: it asks again after so many seconds more. None: it waits. Else an
+    item, which it runs.
+
+    On the thread. It must be quick, and run no code of the program's: others may be woken after.
+    """
+
+    def __call__(self, idle: float, /) -> Item | float | Literal[True] | None: ...
+
+
+def generators_given(function: Callable[..., Any]) -> list[Any]:
+    """The generators among the arguments of a partial; none of any other function's.
+
+    In `thread_handler`'s partial, they are in the one that comes last.
+    """
+    if type(function) is not functools.partial:
+        return []
+    found = [each for each in function.args if type(each) is GeneratorType]
+    if function.keywords:
+        found += [each for each in function.keywords.values() if type(each) is GeneratorType]
+    if function.args and type(function.args[-1]) is functools.partial:
+        found += generators_given(function.args[-1])
+    return found
 
 
 class Passing(threading.local):

@@ -15,6 +15,7 @@ from typing import Any
 PREFIX = "ASGIBRIDGE_"
 KINDS = ("fresh", "keep", "new")
 SPEEDUPS = ("auto", "require", "off")
+OFF = "off"
 
 # What runs this project's tests and benchmarks reads these.
 _OF_TOOLS = {
@@ -94,6 +95,10 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _seconds_or_off(text: str) -> float | str:
+    return text if text == OFF else _seconds(text)
+
+
 def _seconds_above_0(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds < float("inf"):
@@ -107,6 +112,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "ASGIBRIDGE_WORKERS_LIMIT": (_count, "a whole number from 1 on"),
     "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT": (_seconds, "seconds, from 0 on"),
     "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT": (_seconds, "seconds, from 0 on"),
+    "ASGIBRIDGE_WORKERS_RELEASE_IDLE": (_seconds_or_off, f"seconds, from 0 on, or {OFF}"),
     "ASGIBRIDGE_WATCH": (_seconds_above_0, "a number of seconds above 0"),
     "ASGIBRIDGE_TIMINGS": (_one_of("0", "1"), "0 or 1"),
     "ASGIBRIDGE_DJANGO": (_one_of("0", "1"), "0 or 1"),

@@ -37,6 +37,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from .._process import fork
+from .._process.items import generators_given
 from . import tally
 from .channel import call_soon, wake_channel
 from .drive import begin_task
@@ -142,6 +143,10 @@ class SyncCall:
         """Have ``caller(function)`` called, if the call has no context. As `call_instead`."""
         if self._context is None:
             self._work = [functools.partial(caller, self._work[0])]
+
+    def generators(self) -> list[Any]:
+        """The generators that its function will be called with. Before it is put anywhere."""
+        return generators_given(self._work[0])
 
     def accept(self) -> None:
         """Count it as submitted, if it was not yet. By who puts it into an inbox, before that."""

@@ -24,7 +24,7 @@ from concurrent.futures import Executor, Future
 from typing import Any, TypeVar
 
 from .._process import fork, threads
-from .._process.items import FutureCall, Item, passing
+from .._process.items import FutureCall, Item, WhenIdle, passing
 from .._process.stock import Look, StockNames
 from .._process.threads import Worker
 from .calls import SyncCall, TaskContext
@@ -128,18 +128,19 @@ class ThreadSensitiveExecutor(StockNames):
 
     :param avoiding: an executor whose thread this one must not get, though it may be free again.
     :param when_idle: makes the thread the executor's alone, a new one that serves nobody else. It
-        is called there when that has had nothing to do for as long as an idle one waits
-        (`set_idle_seconds`), and says whether to end.
+        is called there, with the seconds, when that has had nothing to do for as long as
+        `set_patience` says, and tells what is next: see `asgibridge._process.items.WhenIdle`.
     :param is_new: whether the thread has to be a new one, which ends with the executor.
     """
 
     def __init__(
         self,
         avoiding: ThreadSensitiveExecutor | None = None,
-        when_idle: Callable[[], bool] | None = None,
+        when_idle: WhenIdle | None = None,
         is_new: bool = False,  # it is without, too
     ) -> None:
         self._when_idle = when_idle
+        self._idle_seconds: float | None = None
         self._make_worker = Worker
         self._generation = fork.generation
         self._lock = threading.RLock()
@@ -170,6 +171,7 @@ class ThreadSensitiveExecutor(StockNames):
             if self._inbox is None or not self._inbox.put(item):
                 inbox = Inbox()
                 inbox._when_idle = self._when_idle
+                inbox._idle_seconds = self._idle_seconds
                 inbox.put(item)
                 old_worker = self._worker
                 # Known before it runs: the item may ask who owns the thread it is on. But nobody
@@ -238,6 +240,16 @@ class ThreadSensitiveExecutor(StockNames):
         inbox = self._inbox
         if inbox is not None:
             inbox.look_again()
+
+    def set_patience(self, seconds: float | None) -> None:
+        """Have the thread ask `when_idle` after so many seconds with nothing to do, from the next
+        time on that it begins to wait; with None, after as many as `set_idle_seconds` says.
+        From any thread.
+        """
+        self._idle_seconds = seconds
+        inbox = self._inbox
+        if inbox is not None:
+            inbox._idle_seconds = seconds
 
     def let_go(self, when_over: Callable[[], object]) -> None:
         """Refuse further calls, and let the thread go when it has run those it has.

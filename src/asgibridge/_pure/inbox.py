@@ -23,12 +23,11 @@ from __future__ import annotations
 import queue
 import sys
 import threading
-from collections.abc import Callable
 from types import BuiltinFunctionType
 from typing import Any
 
 from .._process import cpython, greenlets, threads
-from .._process.items import Item
+from .._process.items import Item, WhenIdle
 from .._waits import deadlocks
 from .calls import SyncCall, TaskContext
 from .home import this_thread
@@ -51,6 +50,7 @@ class Inbox:
 
     __slots__ = (
         "_blocker",
+        "_idle_seconds",
         "_is_frame",
         "_lock",
         "_loop",
@@ -71,7 +71,8 @@ class Inbox:
             if type(threading.get_ident) is BuiltinFunctionType  # asked here: one is made a call
             else greenlets.make_queue()
         )
-        self._when_idle: Callable[[], bool] | None = None  # set before anybody else knows us
+        self._when_idle: WhenIdle | None = None  # set before anybody else knows us
+        self._idle_seconds: float | None = None  # after which it is asked; None: IDLE_SECONDS
         self._lock = cpython.RLock()
         self.closed = False
         self.posted = 0
@@ -193,7 +194,9 @@ class Inbox:
 
     def _take(self) -> Item | None:
         """The first item; waits for one. None at the end. On the owning thread."""
-        patience = _PATIENCE if self._when_idle is None else IDLE_SECONDS
+        asks = self._when_idle is not None
+        patience = self._idle_patience() if asks else _PATIENCE
+        waited = 0.0
         if self._is_frame:
             # Never for ever: a signal that comes when the interpreter has looked for signals, and
             # is not in the system call yet, does not interrupt that.
@@ -205,13 +208,14 @@ class Inbox:
                 if self._is_frame:
                     patience = self._patience = _LONG_PATIENCE
                     self._look()
-                elif patience is not _PATIENCE:
-                    patience = _PATIENCE
-                    if self._when_idle is not None and self._when_idle():
-                        self.close()
+                elif asks:
+                    waited += patience or 0.0
+                    further = self._ask(waited)
+                    asks = further is not None
+                    patience = further if asks else _PATIENCE
                 continue
             if item is _AGAIN:
-                patience = IDLE_SECONDS
+                asks, patience, waited = True, self._idle_patience(), 0.0
             elif item is not None:
                 return item  # type: ignore[no-any-return]
             else:
@@ -219,6 +223,21 @@ class Inbox:
                     if self._queue.empty():
                         return None
                     self._queue.put(None)  # it stood before the last item: see above
+
+    def _idle_patience(self) -> float:
+        return IDLE_SECONDS if self._idle_seconds is None else self._idle_seconds
+
+    def _ask(self, waited: float) -> float | None:
+        # Does what `when_idle` says. Returns the seconds after which it is to be asked again.
+        assert self._when_idle is not None
+        answer = self._when_idle(waited)
+        if isinstance(answer, float):
+            return answer
+        if answer is True:
+            self.close()
+        elif answer is not None:
+            self.put(answer)  # or it is closed, and the owner ends
+        return None
 
 
 def set_idle_seconds(seconds: float) -> None:

@@ -3,7 +3,8 @@
 Nothing registers an `Edge`; `of_task` reads it from the task. A task's ``_fut_waiter`` is the
 future that it has yielded. A future that one of our calls has made, also of asyncio's own class,
 has the call in ``asgibridge_call``. A `Wait` is its task's ``asgibridge_wait``. Only the task
-writes it.
+writes it. What waits for a sync iterator's next item has the task that makes the call for it in
+``asgibridge_pull``.
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ def of_task(task: Any) -> Edge:
         return Edge("call", call, blocker)
     if isinstance(waiter, asyncio.Task):
         return Edge("task", waiter)
+    pull = getattr(waiter, "asgibridge_pull", None)
+    if pull is not None:
+        return Edge("task", pull)
     gathered = cpython.children_of(waiter)
     if gathered is not None:
         children = [child for child in gathered if not child.done()]

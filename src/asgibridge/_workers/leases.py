@@ -5,7 +5,8 @@ Otherwise a `Lease` takes a kernel executor's place: it is the worker that a Thr
 or one top-level `async_to_sync`, has for a while. ::
 
     NEW --first call--> [WAITING -->] [BEGINNING -->] READY --end--> ENDED
-         at the limit, in order .'     `. hooks, on the worker
+     ^   at the limit, in order .'     `. hooks, on the worker
+     '---------------------released while it idles----'
 
 In WAITING and BEGINNING the lease holds its calls (``_pending``). It posts them when it gets READY.
 
@@ -14,10 +15,30 @@ accepted. The worker itself gives back the slot, and itself if it is kept, in it
 the hooks; so a listener hears of the end but nobody has to wait, and a cancelled wait loses
 nothing. A worker without a last item is given back at once, without a hop.
 
+**Release.** A context that has had no call for a while, and that nothing binds to its thread, gives
+its worker back, with all that a lease's end has; its next call begins like a new context's. On the
+worker's thread, as an item in its inbox (`Lease._release_from`):
+
+1. Without a lock, it asks what binds the context, which may run code of the program's.
+2. Under the lock, if no call has come and the lease is still this worker's: the lease is NEW. A
+   call that comes from here on takes another worker, or waits in line.
+3. Without the lock: the last hooks; then the worker is free, or ends; then its slot.
+
+An end that comes before 2 finds a worker that is busy with this item, and is posted behind it. One
+that comes between 2 and 3 has no worker, but its listeners hear of it only after 3. What binds: see
+`Lease._bound_by`. A bound lease asks again after the same time.
+
+That it idles, the worker notices by itself (`Lease.when_idle`): its calls pay nothing for it. While
+others wait in line a context is released sooner, above all one that has been already: what it had
+in `threading.local` is gone, and it is likely to idle again. Else each message of a stream would
+hold a worker for a second.
+
 **Deadlocks.** The tasks of a lease in WAITING wait for it (`_WorkerWait`). A worker comes free when
 the task that has entered its context leaves it. If each such task waits, in the end, for the very
 same call, none ever does, unless the wait has a time-out: see `asgibridge._waits.deadlocks`. Such a
-ring need have no thread in it, so a task that waits also searches once in a while.
+ring need have no thread in it, so a task that waits also searches once in a while. A worker that
+may be released comes free without anybody, so it is part of a ring only if it is in the middle of a
+call that is, or was bound when it was last asked (`Lease.holders`).
 
 **The lock** guards the lease's state. A thread that needs the pool's too takes this one first. It
 is re-entrant: a finalizer may use this very lease.
@@ -31,22 +52,33 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
+import logging
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from .._kernel import kernel
-from .._process import fork, greenlets
+from .._process import connections, fork, greenlets
 from .._process.handover import take
-from .._process.items import FutureCall, Item
+from .._process.items import FutureCall, Item, generators_given
 from .._process.stock import Look, StockNames
 from .._waits import deadlocks
-from .pool import Family, LimitReached, Slot, Worker, pool
+from .bindings import tasks_of, words_of
+from .pool import Family, LimitReached, ReleaseAfter, Slot, Worker, pool
 
 _R = TypeVar("_R")
 _NEW, _WAITING, _BEGINNING, _READY, _ENDED = range(5)
+
+_logger = logging.getLogger("asgibridge.workers")
+
+# While others wait, of a context that was released before. Arbitrary: longer than a task needs from
+# one call to its next, if its loop is not late; short for those who wait.
+_AGAIN_SECONDS = 0.01
+
+_ABOUT = 0.0005  # seconds: microseconds are rounded on the way to the kernel and back
 
 
 class Held(Item, Protocol):
@@ -79,11 +111,11 @@ class _LeaseEnd:
 
 
 class _LeaseItem:
-    """The first item of a lease with hooks, or the last one of a lease."""
+    """An item of a lease's own: for its hooks, for its end or release."""
 
     __slots__ = ("cancel", "run")
 
-    def __init__(self, run: Callable[[], Any], cancel: Callable[[], Any]) -> None:
+    def __init__(self, run: Callable[[], Any], cancel: Callable[[], Any] = lambda: None) -> None:
         self.run = run
         self.cancel = cancel
 
@@ -117,6 +149,7 @@ class _WorkerWait:
         self._timer: Any = None
 
     def __await__(self) -> Generator[Any, None, Any]:
+        pool.press()
         task = deadlocks.begin_wait(self)
         if self._timeout is not None:
             self._timer = self.loop.call_later(self._timeout, self._give_up)
@@ -142,7 +175,9 @@ class _WorkerWait:
 
     @property
     def what(self) -> str:
-        return f"a worker for its context, at the limit of {pool.limit}"
+        kept = pool.kept_by_idle()
+        of_those = f" ({kept})" if kept else ""
+        return f"a worker for its context, at the limit of {pool.limit}{of_those}"
 
     @property
     def call(self) -> kernel.SyncCall:
@@ -201,7 +236,16 @@ class Lease(StockNames):
     :param is_counted: whether it counts towards the limit, and waits at it.
     :param avoiding: a former lease's executor, whose thread a fresh lease must not get.
     :param owner: the task that has entered the context, if that is known.
+    :param release: when it gives its worker back while it idles; None: never.
+    :param context: the context, if there is a ``release``.
     """
+
+    # Of one with a ``release``.
+    _reference: weakref.ref[Lease] | None = None
+    _binds: weakref.ref[Any] | None = None  # the context, which knows what binds it
+    _generators: Iterable[weakref.ref[Any]] = ()  # that its calls were given; under the lock
+    _giving_back: _LeaseEnd | None = None  # its last release
+    _is_resuming = False  # it was released, and has had no call since
 
     def __init__(
         self,
@@ -210,6 +254,8 @@ class Lease(StockNames):
         is_counted: bool,
         avoiding: kernel.ThreadSensitiveExecutor | None = None,
         owner: weakref.ref[asyncio.Task[Any]] | None = None,
+        release: ReleaseAfter | None = None,
+        context: Any = None,
     ) -> None:
         self._family = family
         self._is_counted = is_counted
@@ -228,9 +274,15 @@ class Lease(StockNames):
         self._over: _LeaseEnd | None = None  # None until it is told to end
         self._has_tried = False  # a first worker's hook has failed
         self._abandoned = False
-        # A kept worker's calls run in these, unless they bring their own.
+        # Calls on a worker that serves others, too, run in these, unless they bring their own; so
+        # do those of a context that may change its worker.
+        self._has_context = family.keeps or release is not None
         self._home = kernel.Home()
         self._context = contextvars.Context()
+        self.release = release
+        if release is not None:
+            self._reference = weakref.ref(self)
+            self._binds = None if context is None else weakref.ref(context)
 
     # Calls.
 
@@ -243,7 +295,7 @@ class Lease(StockNames):
         what = ""
         if pool.limit is not None:  # outside the lock: this may run the program's code
             what = getattr(call.shown, "__qualname__", None) or type(call.shown).__name__
-        if self._family.keeps:
+        if self._has_context:
             call.call_by(functools.partial(kernel.at_home, self._home, self._context.run))
         self._renew_after_fork()
         with self._lock:
@@ -255,9 +307,18 @@ class Lease(StockNames):
                     return _WorkerWait(self, call, loop)
             elif self._worker is None or not self._worker.executor.post(call):
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if what and self._slot is not None:
-                self._slot.what = what
+            slot = self._slot
+            if what and slot is not None:
+                slot.what = what
+                slot.seen = None
         return call
+
+    def note_generators(self, generators: Iterable[Any]) -> None:
+        """Calls are given these: the context is bound while one of them is suspended."""
+        self._renew_after_fork()
+        with self._lock:
+            known = {each for each in self._generators if each() is not None}
+            self._generators = known.union(map(weakref.ref, generators))
 
     def post(self, item: Held) -> None:
         """Have a run's ``item`` run on the worker."""
@@ -271,14 +332,21 @@ class Lease(StockNames):
         """
         future: Future[_R] = Future()
         call = functools.partial(fn, *args, **kwargs)
-        if self._family.keeps:  # nothing stays in the thread's own contextvars.Context
+        if self._has_context:  # nothing stays in the thread's own contextvars.Context
             call = functools.partial(kernel.at_home, self._home, self._context.run, call)
         item = FutureCall(future, call, (), {})
         self._renew_after_fork()
+        if self.release is not None:
+            generators = generators_given(functools.partial(fn, *args, **kwargs))
+            if generators:
+                self.note_generators(generators)
         with self._lock:
             self._hold(item)
             is_waiting = self._state == _WAITING
+            if self._slot is not None:
+                self._slot.seen = None
         if is_waiting:
+            pool.press()
             future.add_done_callback(
                 functools.partial(_forget_if_cancelled, weakref.ref(self), item)
             )
@@ -330,8 +398,7 @@ class Lease(StockNames):
                 pool.leave(self)
                 self._state = _NEW
                 if self._over is not None:
-                    self._state = _ENDED
-                    self._over()
+                    self._end_without_worker(self._over)
             return item in held
 
     def fail(self, error: BaseException) -> None:
@@ -367,7 +434,12 @@ class Lease(StockNames):
     def _begin(self, slot: Slot | None) -> None:
         # Under the lock.
         self._has_tried = False
-        self._worker = worker = pool.take(self._family, self._avoiding)
+        release = self.release
+        self._worker = worker = pool.take(self._family, self._avoiding, release is not None)
+        if release is not None:
+            worker.begin_for(self._reference, release.pressed)
+        elif worker.patience is not None:
+            worker.begin_for(None, None)
         self._slot = slot
         if slot is not None:
             slot.worker = worker
@@ -410,6 +482,10 @@ class Lease(StockNames):
         assert self._worker is not None
         executor = self._worker.executor
         self._state = _READY
+        if self._is_resuming:
+            if connections.are_possible():
+                executor.post(_LeaseItem(connections.renew_connections))
+            self._is_resuming = False
         while self._pending:  # the first may fail to start a thread, none after it
             held = _item_of(self._pending[0])
             if held is not None:
@@ -434,11 +510,16 @@ class Lease(StockNames):
             if over is None:
                 over = self._over = _LeaseEnd()
                 if self._state == _NEW:
-                    self._state = _ENDED
-                    over()
+                    self._end_without_worker(over)
                 elif self._state == _READY:
                     self._finish()
         return over.listen(listener)
+
+    def _end_without_worker(self, over: _LeaseEnd) -> None:
+        # Under the lock. The worker that it had may be in its last hooks still.
+        self._state = _ENDED
+        if self._giving_back is None or not self._giving_back.listen(over):
+            over()
 
     def end_here(self) -> None:
         """End on the worker, in its last item."""
@@ -475,6 +556,113 @@ class Lease(StockNames):
             over()
         else:
             executor.let_go(over)
+
+    # Release.
+
+    def when_idle(self, worker: Worker, idle: float) -> Item | float | None:
+        """What ``worker`` does after so many seconds with nothing to do: see `items.WhenIdle`. None
+        if it is not ours. On its thread.
+        """
+        release = self.release
+        if release is None or not self._has(worker) or self._generation != fork.generation:
+            return None
+        idle += _ABOUT
+        if idle < release.pressed:
+            return release.pressed - idle + _ABOUT
+        slot = self._slot
+        is_bound = slot is not None and bool(slot.seen)
+        if idle >= release.idle or (pool.waiting and not is_bound):
+            return self.release_item(worker)
+        # Without a wait for the lock: who has it posts a call, or ends us.
+        if slot is not None and self._lock.acquire(blocking=False):
+            if slot.seen is None and not worker.executor._look()[1]:
+                slot.seen = ""
+            self._lock.release()
+        return release.idle - idle + _ABOUT
+
+    def release_item(self, worker: Worker) -> Item:
+        """For ``worker``'s inbox: has it given back if nothing binds us. It does not hold us."""
+        return _LeaseItem(functools.partial(_release, weakref.ref(self), worker))
+
+    def _has(self, worker: Worker) -> bool:
+        # Whether it is ours, and is to stay that.
+        return self._worker is worker and self._state == _READY and self._over is None
+
+    def _release_from(self, worker: Worker) -> None:
+        # On the worker: see the header.
+        if self._generation != fork.generation or not self._has(worker):
+            return
+        why = self._bound_by(worker)
+        if self._generation != fork.generation:  # a hook has forked, and the lock is the parent's
+            return
+        with self._lock:
+            if not self._has(worker) or worker.executor._look()[1]:
+                return
+            slot = self._slot
+            why = why or words_of(self._binds)  # `workers.bind` takes no lock
+            if why is not None:
+                if slot is not None:
+                    slot.seen = why
+            else:
+                pool.count_release()
+                over = self._giving_back = _LeaseEnd()
+                over.slot = slot
+                if slot is not None:
+                    slot.owner = None
+                worker.is_doomed |= self._abandoned
+                self._state, self._worker, self._slot = _NEW, None, None
+                self._is_resuming = True
+                assert self.release is not None
+                idle, pressed = self.release
+                self.release = ReleaseAfter(idle, min(pressed, _AGAIN_SECONDS))
+        if why is not None:
+            if pool.waiting:
+                pool.press()  # then another
+            return
+        try:
+            if self._family.keeps:
+                connections.renew_connections()
+            else:
+                connections.close_connections()  # before another gets the slot
+            _finish_with(worker, over)
+        except BaseException:  # raised in this thread from outside
+            over()
+            raise
+
+    def _bound_by(self, worker: Worker) -> str | None:
+        # What binds us to our worker, in words; None if nothing does. On the worker, under no lock.
+        bound = words_of(self._binds)
+        if bound is not None:
+            return bound
+        for reference in self._generators:
+            generator = reference()
+            if generator is not None and inspect.getgeneratorstate(generator) in _IN_THE_MIDDLE:
+                return f"the generator {generator.__qualname__}, which is suspended"
+        try:
+            bound = connections.transaction()
+        except Exception:
+            _logger.exception("looking for transactions failed on a worker: it is not released")
+            return "database connections that can't be looked at"
+        if bound is not None:
+            return bound
+        return None if worker.family.lets_go(threading.current_thread()) else "may_release"
+
+    def holders(self, slot: Slot) -> list[list[asyncio.Task[Any]]] | None:
+        """Who keeps us from giving our worker and ``slot`` back, as `Wait.owners` tells it; None if
+        nobody does, or that is not known. From any thread.
+        """
+        worker = self._worker
+        if worker is None or self._slot is not slot:
+            return None
+        blocker = worker.executor.blocked_by()
+        if blocker is not None:
+            return [blocker]
+        if not worker.executor.is_idle():
+            return None
+        tasks = tasks_of(self._binds)
+        if tasks is not None:
+            return [[task] for task in tasks]
+        return [] if slot.seen else None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """`end`.
@@ -540,7 +728,9 @@ class Lease(StockNames):
                 return
             self._lock = threading.RLock()
             self._pending = []
-            self._worker = self._slot = None
+            self._worker = self._slot = self._giving_back = None
+            self._is_resuming = False
+            self._generators = ()
             if self._state != _ENDED:
                 self._state = _NEW
             self._generation = fork.generation  # last: who finds it so takes the new lock
@@ -555,8 +745,19 @@ class Lease(StockNames):
                 item.cancel()
                 item.deliver()
         elif state == _READY:
-            self._over = _LeaseEnd()
-            self._finish()
+            with self._lock:  # the worker may have found us this moment, to release us
+                if self._state == _READY and self._over is None:
+                    self._over = _LeaseEnd()
+                    self._finish()
+
+
+def _release(reference: weakref.ref[Lease], worker: Worker) -> None:
+    lease = reference()
+    if lease is not None:
+        lease._release_from(worker)
+
+
+_IN_THE_MIDDLE = (inspect.GEN_SUSPENDED, inspect.GEN_RUNNING)
 
 
 def _item_of(entry: Held | weakref.ref[Held]) -> Held | None:
@@ -574,9 +775,14 @@ def executor_of_context(
     policy: Any,
     former: kernel.ThreadSensitiveExecutor | None,
     owner: weakref.ref[asyncio.Task[Any]] | None = None,
+    context: Any = None,
 ) -> kernel.ThreadSensitiveExecutor | Lease:
     """The executor that a context's first call makes."""
-    family = pool.family if policy is None else pool.family_for(policy)
-    if pool.limit is None and not (family.keeps or family.has_hooks):
+    family, release = pool.family, pool.release_policy
+    if policy is not None:
+        family, release = pool.family_for(policy), pool.release_for(policy)
+    if pool.limit is None and release is None and not (family.keeps or family.has_hooks):
         return kernel.ThreadSensitiveExecutor(former, None, family.kind == "new")
-    return Lease(family, is_counted=True, avoiding=former, owner=owner)
+    return Lease(
+        family, is_counted=True, avoiding=former, owner=owner, release=release, context=context
+    )

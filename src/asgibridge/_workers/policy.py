@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from .._kernel import kernel
 from .._loops import kept
 from .._process import fork, settings, threads
-from .pool import HOOKS, Hook, pool
+from .pool import HOOKS, Hook, pool, release_by_default
 
 if TYPE_CHECKING:
     from typing import Literal, NoReturn
+
+_NAMES = ("kind", "limit", "wait_timeout", "idle_timeout", "release_idle", *HOOKS)
+"""What a Policy has, in the order in which it shows it."""
 
 
 @dataclass(init=False, repr=False, frozen=True)
@@ -35,30 +38,46 @@ class Policy:
     :param idle_timeout: the seconds after which an idle worker ends. The default is that of trio's
         thread cache: a site with a request now and then keeps a warm worker, and the workers of a
         burst are soon gone.
+    :param release_idle: the seconds after which a context that has had no call gives its worker
+        back, if nothing binds it to its thread: an open transaction, an open iterator,
+        ``may_release``, `bind`. Its next call gets a worker like a new context's. None: it keeps
+        its worker to its end. The default is None, but for ``keep`` with a limit: there it is 1,
+        and 0.25 while others wait for a worker. A context that has been released once is released
+        after 0.01 while others wait, whatever is given here. Less than 0.01 is 0.01. Under
+        ``fresh`` and ``new`` the `threading.local` values of the context are lost, and its worker
+        is a new thread: give it there only if that may be. The worker of a top-level
+        `async_to_sync` is never released.
     :param on_start: ``on_start(worker)`` is called when a worker starts,
     :param before_lease: before the first call of each lease,
     :param after_lease: after the last one, before the context's exit (or the top-level call)
         returns,
     :param on_end: and when the worker ends. A fresh worker lives for one lease.
+    :param may_release: ``may_release(worker)`` is asked before a worker is released, each
+        ``release_idle`` seconds. False, or an error, which is logged, keeps it where it is.
 
     Hooks are called on the worker's thread, a `threading.Thread`, in an empty context of their own.
-    An error in one is logged ("asgibridge.workers"), and costs that worker: it is not used again.
+    An error in one is logged ("asgibridge.workers") and, but for ``may_release``, costs that
+    worker: it is not used again.
     If it was in ``on_start`` or ``before_lease``, the lease's calls run on another, new one; if it
     fails there too, they run there all the same. ``on_end`` is called if ``on_start`` did not fail,
     ``after_lease`` if ``before_lease`` did not. A top-level `async_to_sync` call in a hook runs on
     a fresh worker without hooks. Hooks have to be hashable: equal ones share workers.
     """
 
-    __slots__ = ("kind", "limit", "wait_timeout", "idle_timeout", *HOOKS)
+    __slots__ = (*_NAMES, "_is_release_given")
 
     kind: Literal["fresh", "keep", "new"]
     limit: int | None
     wait_timeout: float | None
     idle_timeout: float
+    release_idle: float | None
     on_start: Hook | None
     before_lease: Hook | None
     after_lease: Hook | None
     on_end: Hook | None
+    may_release: Hook | None
+    if TYPE_CHECKING:  # it is no field: Policies are equal whether somebody has given the default
+        _is_release_given: bool
 
     def __init__(
         self,
@@ -67,18 +86,22 @@ class Policy:
         limit: int | None = None,
         wait_timeout: float | None = None,
         idle_timeout: float = 10.0,
+        release_idle: float | Literal["default"] | None = "default",
         on_start: Hook | None = None,
         before_lease: Hook | None = None,
         after_lease: Hook | None = None,
         on_end: Hook | None = None,
+        may_release: Hook | None = None,
     ) -> None:
-        hooks = (on_start, before_lease, after_lease, on_end)
+        hooks = (on_start, before_lease, after_lease, on_end, may_release)
         values = (
             _checked_kind(kind),
             _checked_limit(limit),
             None if wait_timeout is None else _seconds(wait_timeout, "wait_timeout"),
             _seconds(idle_timeout, "idle_timeout"),
+            _checked_release(release_idle, kind, limit),
             *hooks,
+            release_idle != "default",
         )
         for name, hook in zip(HOOKS, hooks):
             if hook is not None and not callable(hook):
@@ -89,21 +112,33 @@ class Policy:
                 raise TypeError(f"{name} must be hashable, like a function: {hook!r}") from None
         for name, value in zip(Policy.__slots__, values):
             object.__setattr__(self, name, value)
+        if self.release_idle is not None:
+            pool.any_releases = True
 
     def __repr__(self) -> str:
-        given = [f"{name}={getattr(self, name)!r}" for name in Policy.__slots__ if self._has(name)]
+        given = [f"{name}={getattr(self, name)!r}" for name in _NAMES if self._has(name)]
         return f"Policy({', '.join(given)})"
 
     def _has(self, name: str) -> bool:
         # Whether the attribute says more than the default.
-        return name == "kind" or bool(getattr(self, name) != _DEFAULTS[name])
+        default: object = {"idle_timeout": 10.0}.get(name)
+        if name == "release_idle":
+            default = _default_release(self.kind, self.limit)
+        return name == "kind" or bool(getattr(self, name) != default)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Policy can't be pickled or copied: it belongs to this process")
 
 
 Policy.__module__ = "asgibridge.workers"  # not in its body: dataclass() looks names up there
-_DEFAULTS: dict[str, Any] = {**dict.fromkeys(Policy.__slots__), "idle_timeout": 10.0}
+
+
+def changed(policy: Policy, values: Mapping[str, Any]) -> Policy:
+    """A Policy that differs in these values. What nobody has said of ``policy`` goes with them."""
+    of_policy = {name: getattr(policy, name) for name in _NAMES}
+    if not policy._is_release_given:
+        del of_policy["release_idle"]
+    return Policy(**{**of_policy, **values})
 
 
 def _checked_kind(kind: object) -> str:
@@ -121,6 +156,19 @@ def _checked_limit(limit: object) -> int | None:
     if limit < 1:
         raise ValueError(f"limit must be at least 1, or None for any number of workers: {limit!r}")
     return limit
+
+
+def _checked_release(seconds: object, kind: str, limit: int | None) -> float | None:
+    if seconds is None:
+        return None
+    if seconds == "default":
+        return _default_release(kind, limit)
+    return _seconds(seconds, "release_idle")
+
+
+def _default_release(kind: str, limit: int | None) -> float | None:
+    release = release_by_default(kind, limit)
+    return None if release is None else release.idle
 
 
 def _seconds(value: object, name: str) -> float:
@@ -155,8 +203,9 @@ def set_policy(policy: Policy) -> None:
         old, _policy = _policy, policy
         if policy.idle_timeout != old.idle_timeout:
             kept.IDLE_SECONDS = policy.idle_timeout
+            pool.set_idle_timeout(policy.idle_timeout)  # first: the next one has them ask for it
             kernel.set_idle_seconds(policy.idle_timeout)
-        pool.set(pool.family_for(policy), policy.limit, policy.wait_timeout)
+        pool.set(policy)
 
 
 def end_idle_workers() -> None:
@@ -172,8 +221,9 @@ def retire_thread() -> None:
     """Have the current thread end with its lease, and serve nobody else. On a worker's thread.
 
     For code that changes its thread for ever in a way that nobody else can see, such as by a
-    sandbox: the other calls of the same context still run there. A thread that no context and no
-    top-level call leases is not changed.
+    sandbox: the other calls of the same context still run there, unless it gives the thread back
+    while it idles (``release_idle``), which ends that. A thread that no context and no top-level
+    call leases is not changed.
     """
     thread = threading.current_thread()
     if isinstance(thread, threads.Worker):
@@ -237,9 +287,15 @@ def policy_of(environment: Mapping[str, str]) -> Policy:
             ("ASGIBRIDGE_WORKERS_LIMIT", "limit"),
             ("ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "wait_timeout"),
             ("ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "idle_timeout"),
+            ("ASGIBRIDGE_WORKERS_RELEASE_IDLE", "release_idle"),
         )
     }
-    return Policy(**{name: value for name, value in values.items() if value is not None})
+    return Policy(**{name: as_told(value) for name, value in values.items() if value is not None})
+
+
+def as_told(value: Any) -> Any:
+    """What a Policy takes, for the value of a variable of the environment."""
+    return None if value == settings.OFF else value
 
 
 set_policy(policy_of(os.environ))

@@ -5,6 +5,11 @@ its leases it lies in ``_Pool.idle``, last in, first out. Only leases of the sam
 hooks) take it: a fresh lease never gets one. It ends itself when it has been idle for too long.
 Under fresh, each lease has a new kernel executor, and the kernel finds a thread for it.
 
+**Release.** A context that idles gives its worker back (`asgibridge._workers.leases`). The worker's
+own thread notices: when it has had nothing to do for a while, it asks `_when_idle`, and its lease
+says what is next. What a slot's holder was found to do then is noted in the slot (``seen``): a
+lease that begins to wait asks one that idles to look once more (`_Pool.press`).
+
 **The limit** counts leases of contexts (``_Pool.in_use``). A lease that comes at the limit, or
 while others wait, goes to the end of ``waiting``; a lease that ends passes its slot on, on whatever
 thread. The pool refers to waiting leases weakly, and skips those that nobody waits for any more. It
@@ -24,21 +29,26 @@ import contextvars
 import functools
 import logging
 import threading
+import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._kernel import kernel
 from .._process import cpython, fork, threads
 
 if TYPE_CHECKING:
+    from typing import Literal
+
+    from .._process.items import Item
     from .leases import Lease
 
 Hook = Callable[[threading.Thread], object]
-HOOKS = ("on_start", "before_lease", "after_lease", "on_end")
-"""The names of a policy's hooks, in the order in which they are called."""
+HOOKS = ("on_start", "before_lease", "after_lease", "on_end", "may_release")
+"""The names of a policy's hooks: those of a worker's life in the order in which they are called,
+and the one that is asked."""
 
 # A top-level run in a hook gets a worker without hooks: its hook would start the next run,
 # endlessly.
@@ -69,6 +79,7 @@ class Family:
     before_lease: Hook | None
     after_lease: Hook | None
     on_end: Hook | None
+    may_release: Hook | None
 
     @property
     def keeps(self) -> bool:
@@ -76,14 +87,16 @@ class Family:
         return self.kind == "keep"
 
     @property
-    def hooks(self) -> tuple[Hook | None, Hook | None, Hook | None, Hook | None]:
-        """In the order in which they are called."""
-        return self.on_start, self.before_lease, self.after_lease, self.on_end
+    def hooks(self) -> tuple[Hook | None, ...]:
+        """In the order of `HOOKS`."""
+        return self.on_start, self.before_lease, self.after_lease, self.on_end, self.may_release
 
     @property
     def has_hooks(self) -> bool:
-        """Whether there is any."""
-        return self.hooks != (None, None, None, None)
+        """Whether there is one of a worker's life."""
+        return not (
+            self.on_start is self.before_lease is self.after_lease is None and self.on_end is None
+        )
 
     def call(self, name: str, thread: threading.Thread) -> bool:
         """Call a hook on ``thread``, which is the current one. Returns whether it went well."""
@@ -91,13 +104,28 @@ class Family:
         if hook is None:
             return True
         try:
-            context = contextvars.Context()
-            context.run(is_in_hook.set, True)
-            kernel.at_home(kernel.Home(), context.run, hook, thread)
+            _call(hook, thread)
         except BaseException:
             _logger.exception("%s hook %r failed on worker %r", name, hook, thread.name)
             return False
         return True
+
+    def lets_go(self, thread: threading.Thread) -> bool:
+        """What ``may_release`` says on ``thread``, which is the current one. An error is a no."""
+        hook = self.may_release
+        if hook is None:
+            return True
+        try:
+            return bool(_call(hook, thread))
+        except Exception:
+            _logger.exception("may_release hook %r failed on worker %r", hook, thread.name)
+            return False
+
+
+def _call(hook: Hook, thread: threading.Thread) -> object:
+    context = contextvars.Context()
+    context.run(is_in_hook.set, True)
+    return kernel.at_home(kernel.Home(), context.run, hook, thread)
 
 
 _families: weakref.WeakValueDictionary[tuple[Any, ...], Family] = weakref.WeakValueDictionary()
@@ -110,13 +138,16 @@ def family_of(kind: str, *hooks: Hook | None) -> Family:
 
 
 class Worker:
-    """A kernel executor with its thread, and what is known of that."""
+    """A kernel executor with its thread, and what is known of that.
 
-    def __init__(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> None:
+    :param asks: whether its thread is its alone, and asks what to do when it is idle.
+    """
+
+    def __init__(
+        self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None, asks: bool
+    ) -> None:
         self.family = family
-        when_idle = None
-        if family.keeps:
-            when_idle = functools.partial(_is_time_up, weakref.ref(self))
+        when_idle = functools.partial(_when_idle, weakref.ref(self)) if asks else None
         self.executor = kernel.ThreadSensitiveExecutor(avoiding, when_idle, family.kind == "new")
         self.thread: threading.Thread | None = None  # known if there are hooks
         self.stack_size = cpython.stack_size() if family.keeps else 0
@@ -124,6 +155,22 @@ class Worker:
         self.is_in_lease = False  # before_lease has been called, and went well
         self.is_doomed = False  # it ends with its lease
         self.is_resting = False  # its idle time ran out while it was leased: it waits without one
+        self.lease: weakref.ref[Lease] | None = None  # the one that may give it back while it idles
+        self.patience: float | None = None  # seconds after which it asks that
+        self.idle_since = 0.0  # if it has a patience, and is in the pool
+
+    def begin_for(self, lease: weakref.ref[Lease] | None, patience: float | None) -> None:
+        """It is leased: ask ``lease`` when it has idled for ``patience``. Before the first call."""
+        self.lease = lease
+        if patience is not None and patience > pool.idle_timeout:
+            patience = pool.idle_timeout  # it has that when it lies in the pool, too
+        if self.patience != patience:
+            self.set_patience(patience)
+
+    def set_patience(self, seconds: float | None) -> None:
+        """After what time it asks what to do; None: after its idle time. From any thread."""
+        self.patience = seconds
+        self.executor.set_patience(seconds)
 
     def needs_to_begin(self) -> bool:
         """Whether a lease's first hooks are to be called. From any thread."""
@@ -191,10 +238,52 @@ def thread_of(worker: Worker) -> threads.Worker | None:
     return None if details is None else details["worker"]
 
 
-def _is_time_up(reference: weakref.ref[Worker]) -> bool:
-    # On its thread, which has had nothing to do for long.
+def _when_idle(reference: weakref.ref[Worker], idle: float) -> Item | float | Literal[True] | None:
+    # On its thread, which has had nothing to do for so long. See `items.WhenIdle`.
     worker = reference()
-    return worker is None or pool.retire(worker)
+    if worker is None:
+        return True
+    lease = None if worker.lease is None else worker.lease()
+    answer = None if lease is None else lease.when_idle(worker, idle)
+    if answer is None:
+        return pool.retire(worker)
+    if isinstance(answer, float) and answer > pool.idle_timeout:
+        # By then it may have been given back, and have been idle for too long.
+        given_back = pool.retire(worker)
+        return answer if given_back is None else given_back
+    return answer
+
+
+class ReleaseAfter(NamedTuple):
+    """When a context that idles gives its worker back."""
+
+    idle: float
+    """Seconds since its last call has ended."""
+    pressed: float
+    """The same while others wait for a worker."""
+
+
+# Both are arbitrary. A request that waits for a slow answer of somebody else's, between two calls,
+# is no stream: most get it within a second. A stream that holds its worker for longer keeps a site
+# at its limit from starting more of them: 80 a second at a limit of 20.
+_BY_DEFAULT = ReleaseAfter(1.0, 0.25)
+
+# Arbitrary: a context that is bound is looked at again after that, which must not keep its thread
+# busy.
+_LEAST_SECONDS = 0.01
+
+
+def release_by_default(kind: str, limit: int | None) -> ReleaseAfter | None:
+    """What holds where nobody has said anything."""
+    return _BY_DEFAULT if kind == "keep" and limit is not None else None
+
+
+def release_after(seconds: float | None) -> ReleaseAfter | None:
+    """What holds where somebody has said ``seconds``."""
+    if seconds is None:
+        return None
+    seconds = max(seconds, _LEAST_SECONDS)
+    return ReleaseAfter(seconds, seconds)
 
 
 @dataclass(eq=False)
@@ -204,6 +293,23 @@ class Slot:
     what: str = "nothing yet"  # the function it ran last
     worker: Worker | None = None
     owner: weakref.ref[asyncio.Task[Any]] | None = None
+    seen: str | None = None
+    """Of a context that may give its worker back: what binds it, in words; "" if it idles and
+    nothing is known to; None if nobody has looked since its last call."""
+
+    def givers(self) -> list[list[asyncio.Task[Any]]] | None:
+        """For each task (or call) without which it cannot come free, what that is about, as `Wait`
+        tells it; None if that is not known, or it may come free without any. From any thread.
+        """
+        owner = None if self.owner is None else self.owner()
+        worker = self.worker
+        if owner is None or worker is None:
+            return None
+        lease = None if worker.lease is None else worker.lease()
+        if lease is None:
+            return [[owner]]  # its context has to be left
+        holders = lease.holders(self)
+        return None if holders is None else [[owner], *holders]
 
 
 class _Pool:
@@ -214,20 +320,42 @@ class _Pool:
         self.idle: list[Worker] = []
         self.in_use: set[Slot] = set()
         self.waiting: OrderedDict[int, weakref.ref[Lease]] = OrderedDict()
-        self.family = family_of("fresh", None, None, None, None)
+        self.family = family_of("fresh", *[None] * len(HOOKS))
         self.limit: int | None = None
         self.wait_timeout: float | None = None
+        self.idle_timeout = 10.0
+        self.release_policy: ReleaseAfter | None = None
+        self.is_release_given = False
+        self.any_releases = False  # whether any context may have had a reason to give one back
+        self.released = 0  # how often one has
         self.is_plain_run = self.is_plain = True
 
-    def set(self, family: Family, limit: int | None, wait_timeout: float | None) -> None:
+    def set(self, policy: Any) -> None:
         """Set the policy of leases that begin from now on. Other families' idle workers end."""
-        self.family = family
-        self.limit = limit
-        self.wait_timeout = wait_timeout
+        self.family = family = self.family_for(policy)
+        self.limit = policy.limit
+        self.wait_timeout = policy.wait_timeout
+        self.is_release_given = policy._is_release_given
+        self.release_policy = (
+            release_after(policy.release_idle)
+            if policy._is_release_given
+            else release_by_default(policy.kind, policy.limit)
+        )
+        # With a limit a context may choose `keep` for itself.
+        self.any_releases |= policy.limit is not None or self.release_policy is not None
         self.is_plain_run = not (family.kind != "fresh" or family.has_hooks)
-        self.is_plain = self.is_plain_run and limit is None
+        self.is_plain = self.is_plain_run and policy.limit is None and self.release_policy is None
         self.end_idle(but=family)
         self.grant()
+
+    def set_idle_timeout(self, seconds: float) -> None:
+        """How long an idle worker lives; that of those that are idle begins anew."""
+        with self._lock:
+            self.idle_timeout = seconds
+            for worker in self.idle:
+                worker.idle_since = time.monotonic()
+                if worker.patience is not None and worker.patience > seconds:
+                    worker.set_patience(seconds)
 
     def family_for(self, policy: Any) -> Family:
         """The family of a Policy, or of a kind with the hooks of the process's policy."""
@@ -235,10 +363,25 @@ class _Pool:
             return family_of(policy, *self.family.hooks)
         return family_of(policy.kind, *(getattr(policy, name) for name in HOOKS))
 
+    def release_for(self, policy: Any) -> ReleaseAfter | None:
+        """When a context with that Policy, or kind, gives its worker back. What its Policy says
+        counts, then what the process's says: for `fresh` and `new` only if that is about them, for
+        they have to be told that it does not matter. Without any it depends on kind and limit.
+        """
+        kind = policy if isinstance(policy, str) else policy.kind
+        if kind is not policy and policy._is_release_given:
+            return release_after(policy.release_idle)
+        if not self.is_release_given:
+            return release_by_default(kind, self.limit)
+        return self.release_policy if kind in ("keep", self.family.kind) else None
+
     # Workers.
 
-    def take(self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None) -> Worker:
-        """The worker of ``family`` that has become idle last, or a new one."""
+    def take(
+        self, family: Family, avoiding: kernel.ThreadSensitiveExecutor | None, is_released: bool
+    ) -> Worker:
+        """The worker of ``family`` that has become idle last, or a new one; for a lease that may
+        give it back, or not."""
         if family.keeps and not threads.exiting:
             stack_size = cpython.stack_size()
             while worker := self._pop_idle(family):
@@ -246,7 +389,7 @@ class _Pool:
                     worker.executor.shutdown(wait=False)
                 elif worker.thread is None or worker.thread.is_alive():
                     return worker
-        return Worker(family, None if family.keeps else avoiding)
+        return Worker(family, None if family.keeps else avoiding, family.keeps or is_released)
 
     def _pop_idle(self, family: Family) -> Worker | None:
         with self._lock:
@@ -261,20 +404,33 @@ class _Pool:
         if worker.must_end():
             worker.executor.shutdown(wait=False)
             return
+        must_look = False
+        if worker.patience is not None:  # it waits for that, and not for its idle time
+            worker.lease = None
+            worker.idle_since = time.monotonic()
+            if worker.patience > self.idle_timeout:  # that has changed
+                worker.set_patience(self.idle_timeout)
+                must_look = True
         with self._lock:
-            is_resting, worker.is_resting = worker.is_resting, False
+            must_look |= worker.is_resting
+            worker.is_resting = False
             self.idle.append(worker)
-        if is_resting:
+        if must_look:
             worker.executor.look_again()
 
-    def retire(self, worker: Worker) -> bool:
-        """Take it out if it is idle. On its thread. Returns whether it was."""
+    def retire(self, worker: Worker) -> float | Literal[True] | None:
+        """Take it out if its idle time is up, and return True; else the seconds that are left.
+        None, and it waits without a time-out, if it is leased. On its thread.
+        """
         with self._lock:
-            try:
-                self.idle.remove(worker)
-            except ValueError:
+            if worker not in self.idle:
                 worker.is_resting = True
-                return False
+                return None
+            if worker.patience is not None:
+                left = worker.idle_since + self.idle_timeout - time.monotonic()
+                if left > 0:
+                    return left
+            self.idle.remove(worker)
         return True
 
     def end_idle(self, *, but: Family | None = None) -> list[threads.Worker]:
@@ -307,7 +463,7 @@ class _Pool:
             return None
 
     def blocked_by(self, lease: Lease) -> list[list[asyncio.Task[Any]]] | None:
-        """For each worker that ``lease`` could get, the task that has it, in a list of one.
+        """What has each worker that ``lease`` could get, as `Wait.owners` tells it.
 
         None unless all are known, or if ``lease`` does not wait in line. From any thread.
         """
@@ -320,9 +476,14 @@ class _Pool:
                 or len(self.in_use) < max(1, self.limit)
             ):
                 return None
-            owners = [slot.owner for slot in self.in_use]
-        tasks = [None if owner is None else owner() for owner in owners]
-        return None if None in tasks else [[task] for task in tasks if task is not None]
+            slots = list(self.in_use)
+        found: list[list[asyncio.Task[Any]]] = []
+        for slot in slots:
+            givers = slot.givers()
+            if givers is None:
+                return None
+            found += givers
+        return found
 
     def borrowers(self) -> list[object]:
         """For each worker in use the task that is inside its context, or else its executor.
@@ -335,6 +496,32 @@ class _Pool:
             task = None if owner is None else owner()
             found.append(task or (slot if worker is None else worker.executor))
         return found
+
+    def press(self) -> None:
+        """A lease waits: ask a context that idles whether it gives its worker back. From any
+        thread, under no lock: it may let go of a lease.
+        """
+        with self._lock:
+            slot = next((each for each in self.in_use if each.seen == ""), None)
+            worker = None if slot is None else slot.worker
+            if slot is not None:
+                slot.seen = None  # the next one asks another
+        lease = None if worker is None or worker.lease is None else worker.lease()
+        if worker is not None and lease is not None and not threads.exiting:
+            worker.executor.post(lease.release_item(worker))
+
+    def count_release(self) -> None:
+        """A context gives its worker back."""
+        with self._lock:
+            self.released += 1
+
+    def kept_by_idle(self) -> str:
+        """What binds contexts that idle to their workers, in words; "" if nothing does. It takes no
+        lock, for a dump. From any thread.
+        """
+        bound = Counter(each.seen for each in list(self.in_use) if each.seen)
+        what = ", ".join(f"{count} by {words}" for words, count in bound.most_common(5))
+        return f"some are kept by contexts that idle: {what}" if bound else ""
 
     def leave(self, lease: Lease) -> None:
         """The lease does not wait any longer."""
@@ -372,11 +559,19 @@ class _Pool:
             uses = Counter(slot.what for slot in self.in_use)
             in_use, waiting = len(self.in_use), len(self.waiting)
         by = ", ".join(f"{count} by {what}" for what, count in uses.most_common(5))
+        kept = self.kept_by_idle()
+        idle = f" Of those in use {kept}." if kept else ""
+        if not kept and self.release_policy is None:
+            idle = (
+                " A stream or socket that idles has its worker all the while, unless Policy("
+                "release_idle=...) or ASGIBRIDGE_WORKERS_RELEASE_IDLE says after how many seconds "
+                "it gives that back."
+            )
         return (
             f"no worker came free within {self.wait_timeout} seconds: {in_use} of {self.limit} are "
             f"in use ({by or 'none'}; named is what each ran last), and {waiting} other contexts "
             "wait. Raise the limit (ASGIBRIDGE_WORKERS_LIMIT, or asgibridge.workers.set_policy) or "
-            "wait_timeout, have fewer requests at once, or see what those do for so long."
+            f"wait_timeout, have fewer requests at once, or see what those do for so long.{idle}"
         )
 
 
@@ -386,6 +581,7 @@ pool = _Pool()
 def _after_fork_in_child() -> None:
     pool._lock = threading.RLock()
     pool.idle, pool.in_use, pool.waiting = [], set(), OrderedDict()
+    pool.released = 0
 
 
 fork.at_fork(_after_fork_in_child)

@@ -79,6 +79,8 @@ class Stats:
     """From being accepted to the first line of the function; empty if not collected."""
     run_time: Histogram
     """In the function; empty if not collected."""
+    released: int
+    """How often a context has given its worker back because it idled."""
 
     @property
     def queued(self) -> int:
@@ -115,6 +117,7 @@ def stats() -> Stats:
         cancelled=cancelled,
         queue_time=Histogram(BOUNDS, tuple(queue_time[1]), queue_time[0]),
         run_time=Histogram(BOUNDS, tuple(run_time[1]), run_time[0]),
+        released=pool.released,
     )
 
 
@@ -193,6 +196,12 @@ def prometheus(prefix: str = "asgibridge") -> str:
         ("cancelled", "Calls given up before they had begun.", now.cancelled),
     ):
         metric(f"calls_{name}_total", "counter", text, {"": value})
+    metric(
+        "workers_released_total",
+        "counter",
+        "Workers that contexts gave back because they idled.",
+        {"": now.released},
+    )
     for name, text, times in (
         ("queue_time", "From being accepted to the beginning.", now.queue_time),
         ("run_time", "In the function.", now.run_time),

@@ -23,6 +23,7 @@ from django.core.signals import setting_changed
 
 from .. import debug, workers
 from .._process import settings as environment
+from .._workers import policy as policies
 from .._workers import stats
 
 VARIABLES = {
@@ -30,6 +31,7 @@ VARIABLES = {
     "limit": "ASGIBRIDGE_WORKERS_LIMIT",
     "wait_timeout": "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT",
     "idle_timeout": "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT",
+    "release_idle": "ASGIBRIDGE_WORKERS_RELEASE_IDLE",
     "watch": "ASGIBRIDGE_WATCH",
     "timings": "ASGIBRIDGE_TIMINGS",
 }
@@ -40,6 +42,7 @@ _OF_POLICY = {
     "limit": "limit",
     "wait_timeout": "wait_timeout",
     "idle_timeout": "idle_timeout",
+    "release_idle": "release_idle",
 }
 
 
@@ -102,11 +105,13 @@ def apply() -> None:
         for word, value in asked.items()
         if not is_overridden(word) and (word not in _applied or _applied[word] != value)
     }
-    of_policy = {_OF_POLICY[word]: value for word, value in new.items() if word in _OF_POLICY}
+    of_policy = {
+        _OF_POLICY[word]: policies.as_told(value)
+        for word, value in new.items()
+        if word in _OF_POLICY
+    }
     if of_policy:
-        policy = workers.get_policy()
-        as_it_is = {name: getattr(policy, name) for name in workers.Policy.__slots__}
-        workers.set_policy(workers.Policy(**{**as_it_is, **of_policy}))
+        workers.set_policy(policies.changed(workers.get_policy(), of_policy))
     if "timings" in new:
         stats.collect_timings(new["timings"] == "1")
     if "watch" in new:
