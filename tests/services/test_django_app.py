@@ -72,6 +72,11 @@ class TestSetting:
             ({"wait_timeout": 0.5}, "kind='fresh', wait_timeout=0.5"),
             ({"wait_timeout": "0"}, "kind='fresh', wait_timeout=0.0"),
             ({"idle_timeout": 60}, "kind='fresh', idle_timeout=60.0"),
+            ({"release_idle": 2}, "kind='fresh', release_idle=2.0"),
+            (
+                {"workers": "keep", "limit": 2, "release_idle": "off"},
+                "kind='keep', limit=2, release_idle=None",
+            ),
             ({"workers": None, "limit": None, "idle_timeout": None}, "kind='fresh'"),
             ({}, "kind='fresh'"),
         ],
@@ -111,6 +116,10 @@ class TestSetting:
             ({"limit": [20]}, "'limit' is [20]: must be a whole number from 1 on"),
             ({"wait_timeout": -1}, "'wait_timeout' is -1: must be seconds, from 0 on"),
             ({"idle_timeout": "5s"}, "'idle_timeout' is '5s': must be seconds, from 0 on"),
+            (
+                {"release_idle": "never"},
+                "'release_idle' is 'never': must be seconds, from 0 on, or off",
+            ),
             ({"watch": 0}, "'watch' is 0: must be a number of seconds above 0"),
             ({"watch": True}, "'watch' is True: must be a number of seconds above 0"),
             ({"timings": "yes"}, "'timings' is 'yes': must be True or False"),

@@ -7,6 +7,7 @@ which the requests' first sync code ran. Neither path below takes a thread or a 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
 import json
 import sys
@@ -30,6 +31,11 @@ def _note_lease(**_: Any) -> None:
 request_started.connect(_note_lease)
 
 
+def _workers() -> dict[str, int]:
+    stats = importlib.import_module("asgibridge.workers").stats()
+    return {"alive": stats.alive, "leased": stats.leased, "released": stats.released}
+
+
 def _state() -> dict[str, Any]:
     # asgiref has no such attribute; asgibridge's modules stand in asgiref's place.
     implementation = sys.modules.get("asgibridge")
@@ -39,6 +45,7 @@ def _state() -> dict[str, Any]:
         "loop": type(asyncio.get_running_loop()).__module__.split(".")[0],
         "threads": threading.active_count(),
         "leased": leased,
+        "workers": None if implementation is None else _workers(),
     }
 
 

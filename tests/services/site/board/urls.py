@@ -12,4 +12,6 @@ urlpatterns = [
     path("rows/<slug:room>/", views.rows),
     path("announce/<slug:room>/", views.announce),
     path("upload/", views.upload),
+    path("events/<slug:room>/", views.events),
+    path("publish/<slug:room>/", views.publish),
 ]

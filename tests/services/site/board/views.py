@@ -49,6 +49,35 @@ async def rows(request: HttpRequest, room: str) -> StreamingHttpResponse:
     return StreamingHttpResponse(lines(), content_type="text/plain")
 
 
+_listening: dict[str, set[asyncio.Queue[str]]] = {}
+
+
+async def events(request: HttpRequest, room: str) -> StreamingHttpResponse:
+    """Server-sent events: it asks the database when it begins, and for each event."""
+    await Message.objects.filter(room=room).aexists()
+    queue: asyncio.Queue[str] = asyncio.Queue()
+
+    async def lines() -> AsyncIterator[str]:
+        _listening.setdefault(room, set()).add(queue)
+        try:
+            yield ": open\n\n"
+            while True:
+                text = await queue.get()
+                yield f"data: {text} {await sync_to_async(backend)()}\n\n"
+        finally:
+            _listening[room].discard(queue)
+
+    return StreamingHttpResponse(lines(), content_type="text/event-stream")
+
+
+async def publish(request: HttpRequest, room: str) -> JsonResponse:
+    """Tell all who listen. How many these are; it asks the database nothing."""
+    listening = _listening.get(room, set())
+    for queue in listening:
+        queue.put_nowait(request.GET["text"])
+    return JsonResponse({"listening": len(listening)})
+
+
 @csrf_exempt
 async def upload(request: HttpRequest) -> HttpResponse:
     return HttpResponse(str(len(request.body)))
