@@ -8,6 +8,8 @@ them; in a ping-pong, a tenth as many round trips through two. Every implementat
 of its own, in turn, A B C A B C …, pinned to one core unless told otherwise. Minima are compared,
 since noise only ever adds. ``floor`` is no queue but the least a round trip can be:
 `SimpleQueue.put` there, ``call_soon_threadsafe(future.set_result)`` back.
+
+Broadcasts, rings, channels and waits for several queues are in queue_shapes.py.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import queue_shapes
 from implementations import has_compiled_kernel
 
 ROOM = 100
@@ -99,6 +102,7 @@ def of_asyncio(room: int) -> Ends:
 
 IMPLEMENTATIONS: dict[str, Make | None] = {
     "asgibridge": ours,
+    "asgibridge, queues": ours,  # by hand what the other shapes are for
     "janus": partial(two_views, "janus"),
     "culsans": partial(two_views, "culsans"),
     "aiologic.SimpleQueue": partial(aiologic, "SimpleQueue"),
@@ -106,10 +110,13 @@ IMPLEMENTATIONS: dict[str, Make | None] = {
     "asyncio.Queue": of_asyncio,
     "queue.SimpleQueue": partial(of_threads, queue.SimpleQueue),
     "queue.Queue": partial(of_threads, queue.Queue),
+    "anyio": None,
+    "trio": None,
     "floor": None,
 }
 
 ONE_LOOP = {"janus", "asyncio.Queue"}
+ONLY_SHAPES = {"asgibridge, queues", "anyio", "trio"}
 
 
 class Missing(Exception):
@@ -266,6 +273,12 @@ def times_of(name: str, items: int, samples: int) -> dict[str, list[float]]:
     """Seconds per item (per round trip) of each case that the implementation can do."""
     make = IMPLEMENTATIONS[name]
     times: dict[str, list[float]] = {}
+    for case, (body, part) in queue_shapes.cases_of(name, IMPLEMENTATIONS).items():
+        n = max(10, items // part)
+        body(n // 10)  # to warm up
+        times[case] = [body(n) / n for _ in range(samples)]
+    if name in ONLY_SHAPES:
+        return times
     for case, (run, room) in CASES.items():
         n = items // 10 if run is ping_pong else items
         if make is None:
@@ -291,7 +304,7 @@ def turns() -> list[tuple[str, dict[str, str]]]:
     """The arguments and environments of one round's processes."""
     found: list[tuple[str, dict[str, str]]] = []
     for name in IMPLEMENTATIONS:
-        if name == "asgibridge":
+        if name.startswith("asgibridge"):
             found += [(name, {"ASGIBRIDGE_SPEEDUPS": choice}) for choice in ("require", "off")]
         else:
             found.append((name, {}))
@@ -351,7 +364,7 @@ def table(times: Times, title: str) -> Any:
                 cells.append("")
                 continue
             cell = f"{min(samples) * 1e6:.2f} ({statistics.median(samples) * 1e6:.2f})"
-            if name.startswith("asgibridge"):
+            if name.startswith("asgibridge") and others:
                 cell += f"  {min(others.values()) / min(samples):.1f}x"
             cells.append(cell)
         result.add_row(*cells)
@@ -370,7 +383,7 @@ def main() -> None:
     if options.only:
         name = options.only
         times = times_of(name, options.items, options.samples)
-        if name == "asgibridge":
+        if name.startswith("asgibridge"):
             name += f" {importlib.import_module('asgibridge').IMPLEMENTATION}"
         json.dump({"implementation": name, "times": times}, sys.stdout)
         return

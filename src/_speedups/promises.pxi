@@ -37,6 +37,11 @@ cdef enum:
     _HOOKED = 2
     _SIZED = 3
 
+cdef enum:  # what `enlist` says: it gets something never, later, now
+    _NEVER = 0
+    _WAITS = 1
+    _MAY = 2
+
 cdef enum:
     # Places of items that were taken before anything is moved. Arbitrary: a move costs a call, and
     # these places cost half a kilobyte for each queue.
@@ -119,6 +124,7 @@ cdef class _Promises:
     cdef Py_ssize_t kept_slots
     cdef Py_ssize_t unfinished
     cdef bint is_down
+    cdef bint has_batches  # whether any get has ever waited for several items
     cdef _Line getters
     cdef _Line putters
     cdef _Line joiners
@@ -290,21 +296,33 @@ cdef class _Promises:
         # Said in this way round, because the sum may be too large for a number of C's.
         return self.limit <= 0 or self.count + self.extra + self.kept_slots <= self.limit - units
 
+    cdef bint are_enough(self, Py_ssize_t least) noexcept:
+        # Whether no more can come for a batch.
+        return (
+            self.count - self.kept_items >= least
+            or self.is_down
+            or (self.limit > 0 and self.count + self.extra >= self.limit)
+        )
+
     cdef _Waiter promise(self):
         # Returns the next waiter to be woken, for which something is kept now, or None.
         cdef _Waiter waiter = self.getters.first
         if waiter is not None:
             if self.has_item():
-                if waiter.kind == _PEEK:
-                    waiter.item = self.front()
-                self.getters.remove(waiter)
-                if waiter.kind == _PEEK:
-                    waiter.state = _OVER
-                else:
-                    self.keep_for(waiter)
-                    self.kept_items += 1
-                return waiter
-            if self.is_down:
+                if waiter.least <= 1 or self.are_enough(waiter.least):
+                    if waiter.kind == _PEEK:
+                        waiter.item = self.front()
+                    self.getters.remove(waiter)
+                    if waiter.kind == _PEEK:
+                        waiter.state = _OVER
+                    else:
+                        waiter.units = 1
+                        if waiter.least > 1:
+                            waiter.units = min(waiter.least, self.count - self.kept_items)
+                        self.keep_for(waiter)
+                        self.kept_items += waiter.units
+                    return waiter
+            elif self.is_down:
                 return _tell(self.getters)
         waiter = self.putters.first
         if waiter is not None:
@@ -332,9 +350,20 @@ cdef class _Promises:
         self.promised.remove(waiter)
         waiter.state = _OVER
         if waiter.kind == _GET:
-            self.kept_items -= 1
+            self.kept_items -= waiter.units
         else:
             self.kept_slots -= waiter.units
+        return 0
+
+    cdef int revoke(self, _Line line) except -1:
+        # The newest promise to one of this line, which there is, is broken: it is the first of the
+        # line again.
+        cdef _Waiter waiter = self.promised.last
+        while (waiter.kind == _PUT) != (line is self.putters):
+            waiter = waiter.before
+        self.keep_no_more(waiter)
+        waiter.state = _WAITING
+        line.prepend(waiter)
         return 0
 
     cdef int forget(self) except -1:
@@ -466,19 +495,36 @@ cdef class _Promises:
 
     cdef bint reclaim(self) except -1:
         # Takes back what was promised to a task whose loop was closed before the task could take
-        # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon.
+        # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon. Or at
+        # the batch to which all items belong.
         cdef _Waiter waiter
         with cython.critical_section(self):
             waiter = self.promised.first
-        if waiter is None or waiter.sleep_lock is not NULL or not waiter.loop.is_closed():
+        if waiter is None and self.has_batches:
+            waiter = self.batch()
+        if waiter is None or waiter.loop is None or not waiter.loop.is_closed():  # None: a thread's
             return False
         self.withdraw(waiter)
         return True
 
+    cdef _Waiter batch(self):
+        # The first of the line, if it waits for several items.
+        cdef _Waiter waiter
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                waiter = self.getters.first
+                if waiter is not None and waiter.least <= 1:
+                    waiter = None
+        finally:
+            self.unlock()
+        return waiter
+
     cdef bint advance(self, _Waiter waiter) except -1:
         # Does what the waiter is for, if it may: the outcome is in its `item` then. True: it must
         # wait.
-        cdef bint may = False, must_wait = False, is_down = False
+        cdef bint may = False, must_wait = False, is_down = False, is_over = False
+        cdef bint was_first = False
         cdef _Waiter woken = None
         cdef _Line line
         cdef list many = None
@@ -494,10 +540,13 @@ cdef class _Promises:
             with cython.critical_section(self):
                 waiter.is_rung = False
                 if waiter.state == _OVER:
-                    pass
-                elif waiter.state == _WAITING:
+                    is_over = True
+                elif waiter.state == _WAITING and waiter.least >= 0:
                     must_wait = True
                 else:
+                    if waiter.state == _WAITING:
+                        was_first = self.getters.first is waiter
+                        self.getters.remove(waiter)
                     is_down = self.is_down
                     if waiter.kind == _PUT:
                         line = self.putters
@@ -512,7 +561,11 @@ cdef class _Promises:
                         is_down = False
                     else:
                         line = self.getters
-                        may = waiter.state == _PROMISED or (line.first is None and self.has_item())
+                        may = waiter.state == _PROMISED or (
+                            (line.first is None or was_first)
+                            and self.has_item()
+                            and (waiter.least <= 1 or self.are_enough(waiter.least))
+                        )
                         is_down = is_down and not may
                     if waiter.state == _PROMISED:
                         self.keep_no_more(waiter)
@@ -520,9 +573,12 @@ cdef class _Promises:
                     if is_down:
                         pass
                     elif not may:
-                        waiter.state = _WAITING
-                        line.append(waiter)
-                        must_wait = True
+                        if waiter.least >= 0:
+                            waiter.state = _WAITING
+                            line.append(waiter)
+                            must_wait = True
+                            if waiter.least > 1:
+                                self.has_batches = True
                     elif waiter.kind == _GET:
                         item = self.pull()
                         if many is not None:
@@ -538,8 +594,10 @@ cdef class _Promises:
                         woken = self.promise()
         finally:
             self.unlock()
-        if many is not None and not must_wait:
-            waiter.item = many
+        if is_over or must_wait:
+            return must_wait
+        if many is not None:
+            waiter.item = many  # empty, if its time is over
         elif waiter.kind == _GET or (waiter.kind == _PEEK and item is not None):
             waiter.item = item
         if woken is not None:
@@ -549,7 +607,69 @@ cdef class _Promises:
         if is_down:
             waiter.item = None
             raise _QueueShutDown()
-        return must_wait
+        return False
+
+    cdef int expire(self, _Waiter waiter) except -1:
+        # The time of a batch is over: it takes what is there. On the thread that waits.
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                waiter.least = -1
+        finally:
+            self.unlock()
+        waiter.woken(False)
+        return 0
+
+    cdef int dismiss(self, _Waiter waiter) except -1:
+        # Ends a wait to which nothing is promised: its outcome is NOTHING. From any thread.
+        cdef bint is_asleep = False, is_over = False
+        item = waiter.item  # let go of outside of the section
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                is_asleep = waiter.state == _WAITING
+                if is_asleep:
+                    waiter.line.remove(waiter)
+                if is_asleep or waiter.state == _NEW:
+                    waiter.state = _OVER
+                    waiter.item = _NOTHING
+                    is_over = True
+        finally:
+            self.unlock()
+        if is_asleep:  # else its thread is about to look
+            waiter.ring()
+        if is_over:
+            self.wake(self.next_waiter())
+        return 0
+
+    cdef int enlist(self, _Waiter waiter) except -1:
+        # For one of several waits, instead of `advance`, as which it is to be called next: nothing
+        # is taken yet.
+        cdef int chance = _WAITS
+        if not waiter.has_begun:
+            waiter.has_begun = True
+            while self.reclaim():
+                pass
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                if waiter.state == _WAITING:
+                    pass
+                elif waiter.state == _PROMISED:
+                    chance = _MAY
+                elif self.getters.first is None and self.has_item():
+                    self.keep_for(waiter)
+                    self.kept_items += 1
+                    chance = _MAY
+                elif self.is_down:
+                    waiter.state = _OVER
+                    chance = _NEVER
+                else:
+                    waiter.state = _WAITING
+                    self.getters.append(waiter)
+        finally:
+            self.unlock()
+        return chance
 
     cdef int wake_or_put_back(self, _Waiter woken, object item, list many) except -1:
         # A KeyboardInterrupt can strike in the Python code of the loop that is woken: the caller

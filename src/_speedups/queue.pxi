@@ -6,6 +6,7 @@ cdef extern from "Python.h":
 cdef object _QueueEmpty = _queue_errors.QueueEmpty
 cdef object _QueueFull = _queue_errors.QueueFull
 cdef object _check_timeout = _queue_errors.check_timeout
+cdef object _either_number = _queue_errors.either_number
 cdef object _may_block = _queue_errors.may_block
 cdef object _most_items = _queue_errors.most_items
 
@@ -62,7 +63,7 @@ cdef class QueueCore(_Promises):
                             woken = self.promise()
                     else:
                         is_down = self.is_down
-                    is_promised = self.promised.first is not None
+                    is_promised = self.promised.first is not None or self.has_batches
             finally:
                 self.unlock()
             if item is not _NOTHING:
@@ -73,6 +74,39 @@ cdef class QueueCore(_Promises):
                 if is_down:
                     raise _QueueShutDown()
                 return _NOTHING
+
+    cdef int overwrite(self, object item) except -1:
+        cdef _Waiter woken = None
+        cdef bint is_down = False
+        cdef list dropped = []  # let go of outside of the section: their end may run anybody's code
+        if self.order != _FIFO:
+            raise _UnsupportedOperation(
+                f"{type(self).__name__} cannot overwrite: only a queue whose items come first in, "
+                "first out, without sizes and hooks, knows its oldest item"
+            )
+        self.lock()
+        try:
+            with cython.critical_section(self):
+                is_down = self.is_down
+                if not is_down:
+                    while self.count > 0 and not self.has_room(1):
+                        dropped.append(self.pull())
+                        if self.unfinished > 0:
+                            self.unfinished -= 1
+                    while self.kept_slots > 0 and not self.has_room(1):
+                        self.revoke(self.putters)
+                    self.push(item)
+                    self.unfinished += 1
+                    while self.kept_items > self.count:
+                        self.revoke(self.getters)
+                    woken = self.promise()
+        finally:
+            self.unlock()
+        if is_down:
+            raise _QueueShutDown()
+        if woken is not None:
+            self.wake(woken)
+        return 0
 
     cdef object look(self):
         # The same, left where it is.
@@ -130,6 +164,10 @@ cdef class QueueCore(_Promises):
         """Take the first item if there is one now, else return NOTHING."""
         return self.fetch()
 
+    def _overwrite(self, item):
+        """Put ``item``; where there is no room, the oldest items are dropped."""
+        self.overwrite(item)
+
     def _fetch_many(self, n):
         """Take up to ``n`` items (None: all), as many as there are now."""
         return self.fetch_many(_most(n))
@@ -146,6 +184,30 @@ cdef class QueueCore(_Promises):
         """To be awaited: wait for an item and take up to ``n`` (None: all)."""
         return self.new_waiter(_GET, None, _most(n))
 
+    def _getting_batch(self, n):
+        """To be awaited: wait for ``n`` items (None: all that come) and take them.
+
+        Fewer, when there is no room for more, or `_expire` is called, which may be none.
+        """
+        return self.new_batch(_most(n))
+
+    cdef _Waiter new_batch(self, Py_ssize_t most):
+        cdef _Waiter waiter = self.new_waiter(_GET, None, most)
+        waiter.least = most
+        return waiter
+
+    def _expire(self, _Waiter waiter not None):
+        """The time of a batch is over: it takes what is there. On the thread that waits."""
+        self.expire(waiter)
+
+    def _dismiss(self, _Waiter waiter not None):
+        """End a wait to which nothing is promised: its outcome is NOTHING. From any thread."""
+        self.dismiss(waiter)
+
+    def _wait_for(self, _Waiter waiter not None, timeout):
+        """What awaiting ``waiter`` returns, on a thread; NOTHING if ``timeout`` is over before."""
+        return waiter.wait(timeout)
+
     def _peeking(self):
         """To be awaited: wait for an item and leave it where it is."""
         self.check_peekable()
@@ -155,12 +217,16 @@ cdef class QueueCore(_Promises):
         """To be awaited: wait until nothing is unfinished."""
         return self.new_waiter(_JOIN, None, -1)
 
-    def put_nowait(self, item):
+    def put_nowait(self, item, overwrite=False):
         """Put ``item``; QueueFull if there is no room, QueueShutDown after `shutdown`.
 
-        From any thread, and from a signal handler or a finalizer, too.
+        With ``overwrite``, the oldest items are dropped where there is no room;
+        UnsupportedOperation if the queue is not plainly first in, first out. From any thread, and
+        from a signal handler or a finalizer, too.
         """
-        if not self.offer(item):
+        if overwrite:
+            self.overwrite(item)
+        elif not self.offer(item):
             raise _QueueFull()
 
     def get_nowait(self):
@@ -236,9 +302,22 @@ cdef class QueueCore(_Promises):
             raise _QueueEmpty()
         return many
 
-    def sync_get_many(self, n=None, block=True, timeout=None, *, blocking=None):
-        """Wait for an item as in `sync_get`, and take all that are there, ``n`` at most."""
-        cdef Py_ssize_t most = _most(n)
+    def sync_get_many(
+        self, n=None, block=True, timeout=None, *, blocking=None, max_items=None, max_wait=None
+    ):
+        """Wait for an item as in `sync_get`, and take all that are there, ``n`` at most.
+
+        With ``max_wait``, take as many as come within so many seconds, which may be none; sooner if
+        ``n`` are there, or there is no room for more. ``max_items`` is another name of ``n``.
+        """
+        cdef Py_ssize_t most
+        if max_items is not None:
+            n = _either_number(n, max_items)
+        most = _most(n)
+        if max_wait is not None:
+            _check_timeout(max_wait)
+            many = self.new_batch(most).wait(max_wait)
+            return [] if many is _NOTHING else many
         if blocking is not None:
             block = _may_block(block, blocking)
         if timeout is not None and block:
@@ -265,6 +344,8 @@ cdef class QueueCore(_Promises):
         if self.generation != _generation:
             self.forget()
         with cython.critical_section(self):
+            if self.has_batches and self.getters.first is not None:
+                return 0  # they are the first batch's
             return max(0, self.count - self.kept_items)
 
     def _size(self):

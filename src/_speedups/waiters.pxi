@@ -18,6 +18,7 @@ cdef enum:  # what a waiter is for
     _PEEK = 1
     _PUT = 2
     _JOIN = 3
+    _SELECT = 4
 
 cdef enum:  # a waiter's state
     _NEW = 0
@@ -90,7 +91,9 @@ cdef class _Waiter(_Wait):
     cdef char kind
     cdef object item  # to be put; of the waiting side
     cdef Py_ssize_t most  # to be got; -1: a single item, not a list
-    cdef Py_ssize_t units  # places that the item to be put takes; in the section
+    cdef Py_ssize_t units  # places that its item takes, or items that are kept for it; in the section
+    cdef Py_ssize_t least  # items that it waits for; below 0: its time is over; in the section
+    cdef _Waiter master  # who waits, if this is one of several waits: see selection.pxi
     cdef unsigned long ident
     cdef unsigned long generation
     cdef bint has_begun  # of the owner
@@ -145,6 +148,8 @@ cdef class _Waiter(_Wait):
         # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
         # that the task will never look.
         cdef bint must_ring
+        if self.master is not None:
+            return self.master.ring()
         if self.sleep_lock is not NULL:
             with cython.critical_section(self.queue):
                 must_ring = not self.is_rung
@@ -217,8 +222,11 @@ cdef class _Waiter(_Wait):
             while self.queue.advance(self):
                 if timeout != 0 and _running_loop() is not None:
                     raise _would_block_loop(self.kind)
-                if not self.sleep(deadline) and self.queue.leave(self, True):
-                    return _NOTHING
+                if not self.sleep(deadline):
+                    if self.least > 1:
+                        self.queue.expire(self)
+                    elif self.queue.leave(self, True):
+                        return _NOTHING
         except BaseException:
             self.queue.withdraw(self)
             raise
@@ -227,4 +235,4 @@ cdef class _Waiter(_Wait):
     cdef object take_outcome(self):
         item = self.item
         self.item = None
-        return None if self.kind == _PUT else item
+        return None if self.kind == _PUT and item is not _NOTHING else item

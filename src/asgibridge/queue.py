@@ -8,6 +8,9 @@ methods of `queue.Queue` and of `asyncio.Queue`. culsans's other names are furth
 ``green_`` methods of the ``sync_`` ones, the ``async_`` methods of those without a prefix, and the
 protocols and proxies of the views.
 
+For other shapes there are `Broadcast` (each reader gets every item), `RingQueue` and `Latest` (the
+newest only), `open_channel` (ends that close) and `select` (the first of several).
+
 **Guarantees**, for any number of threads and event loops at once:
 
 * First in, first out (or as the variant says), and each item is got exactly once.
@@ -40,12 +43,21 @@ from ._kernel import kernel
 from ._process.queue_errors import (
     NOTHING,
     AsyncQueueShutDown,
+    BrokenResourceError,
+    ClosedResourceError,
+    EndOfChannel,
     QueueEmpty,
     QueueFull,
     QueueShutDown,
+    ReaderLagged,
+    SelectTimeout,
     SyncQueueShutDown,
     UnsupportedOperation,
+    either_number,
 )
+from ._queues.broadcast import Broadcast, Latest, Reader, get_batch
+from ._queues.channel import Receiver, Sender, open_channel
+from ._queues.select import select, sync_select
 
 __all__ = [
     "AsyncQueue",
@@ -55,9 +67,14 @@ __all__ = [
     "AsyncQueueShutDown",
     "BaseQueue",
     "BaseQueueProxy",
+    "Broadcast",
+    "BrokenResourceError",
+    "ClosedResourceError",
+    "EndOfChannel",
     "GreenQueue",
     "GreenQueueProxy",
     "Grouper",
+    "Latest",
     "LifoQueue",
     "MessageQueue",
     "MixedQueue",
@@ -67,12 +84,21 @@ __all__ = [
     "QueueFull",
     "QueueShutDown",
     "RWLock",
+    "Reader",
+    "ReaderLagged",
+    "Receiver",
+    "RingQueue",
+    "SelectTimeout",
+    "Sender",
     "SyncQueue",
     "SyncQueueEmpty",
     "SyncQueueFull",
     "SyncQueueProxy",
     "SyncQueueShutDown",
     "UnsupportedOperation",
+    "open_channel",
+    "select",
+    "sync_select",
 ]
 
 
@@ -157,17 +183,31 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
 
         Raises QueueShutDown if the queue is empty and was shut down, or is so meanwhile.
         """
-        item = self._fetch()
+        item: T = self._fetch()  # a `cast` would be a call
         if item is NOTHING:
             item = await self._getting()
-        return cast("T", item)
+        return item
 
     async def peek(self) -> T:
         """The first item, which stays where it is, waiting for one as `get` does."""
         return cast("T", await self._peeking())
 
-    async def get_many(self, n: int | None = None) -> list[T]:
-        """Wait for an item as `get` does, and take all that are there, ``n`` at most."""
+    async def get_many(
+        self,
+        n: int | None = None,
+        *,
+        max_items: int | None = None,
+        max_wait: float | None = None,
+    ) -> list[T]:
+        """Wait for an item as `get` does, and take all that are there, ``n`` at most.
+
+        With ``max_wait``, take as many as come within so many seconds, which may be none; sooner if
+        ``n`` are there, or there is no room for more. ``max_items`` is another name of ``n``.
+        """
+        if max_items is not None:
+            n = either_number(n, max_items)
+        if max_wait is not None:
+            return await get_batch(self, n, max_wait)
         return self._fetch_many(n) or cast("list[T]", await self._getting_many(n))
 
     async def join(self) -> None:
@@ -188,7 +228,7 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
 
     if TYPE_CHECKING:  # the kernel's methods, with the item's type
 
-        def put_nowait(self, item: T) -> None: ...
+        def put_nowait(self, item: T, overwrite: bool = False) -> None: ...
         def get_nowait(self) -> T: ...
         def peek_nowait(self) -> T: ...
         def get_many_nowait(self, n: int | None = None) -> list[T]: ...
@@ -221,6 +261,8 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
             timeout: float | None = None,
             *,
             blocking: bool | None = None,
+            max_items: int | None = None,
+            max_wait: float | None = None,
         ) -> list[T]: ...
 
     def __iter__(self) -> Iterator[T]:
@@ -431,6 +473,41 @@ class PriorityQueue(MessageQueue[T]):
         return cast("T", first)
 
 
+class RingQueue(MessageQueue[T]):
+    """A `MessageQueue` of the newest ``maxsize`` items: a put never waits, and drops the oldest.
+
+    An item that is dropped so counts as done with (`MessageQueue.task_done`).
+    """
+
+    __slots__ = ()
+
+    def __init__(self, maxsize: float) -> None:
+        if not maxsize > 0:
+            raise ValueError(f"maxsize={maxsize!r}: a ring has room for at least 1 item")
+        super().__init__(maxsize)
+
+    async def put(self, item: T) -> None:
+        """Put ``item``, in place of the oldest if there is no room."""
+        self._overwrite(item)
+
+    async_put = put
+
+    def put_nowait(self, item: T, overwrite: bool = True) -> None:
+        """Put ``item``, in place of the oldest if there is no room. From any thread."""
+        super().put_nowait(item, overwrite)
+
+    def sync_put(
+        self,
+        item: T,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        blocking: bool | None = None,
+    ) -> None:
+        """`put_nowait`: there is nothing to wait for."""
+        self._overwrite(item)
+
+
 class BaseQueue(Generic[T]):
     """What the two views of a queue have in common; the queue itself does the work."""
 
@@ -438,6 +515,10 @@ class BaseQueue(Generic[T]):
 
     def __init__(self, wrapped: MessageQueue[T]) -> None:
         self.wrapped = wrapped
+
+    @property
+    def _selected(self) -> MessageQueue[T]:
+        return self.wrapped
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.wrapped!r}>"

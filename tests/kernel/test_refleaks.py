@@ -262,8 +262,51 @@ def queue_core(kernel):
     queue.get_many_nowait()
     raises(Exception, queue.get_nowait)
     queue.put_nowait(queue)
+    for _ in range(3):
+        queue.put_nowait(object(), overwrite=True)
+    queue.sync_get_many(3, max_wait=0)
+    assert queue.sync_get_many(3, max_wait=0) == []
+    queue.put_nowait(queue)
     queue.clear()
     queue.shutdown(immediate=True)
+
+
+@plain
+def broadcast_core(kernel):
+    broadcast = kernel.BroadcastCore(2, "drop_oldest", 1)
+    reader, late = (kernel.ReaderCore(broadcast, 1) for _ in range(2))
+    for _ in range(3):
+        broadcast.put_nowait(object())
+    broadcast.sync_put(broadcast)
+    reader.get_nowait()
+    reader.sync_get_many(3)
+    raises(Exception, reader.get_nowait)
+    raises(Exception, reader.sync_get, True, 0)
+    assert reader.sync_get_many(2, max_wait=0) == []
+    assert late.missed == 2
+    reader.close()
+    late.close()
+    blocking = kernel.BroadcastCore(1)
+    lagging = kernel.ReaderCore(blocking)
+    blocking.put_nowait(lagging)
+    raises(Exception, blocking.sync_put, None, True, 0)
+    blocking.shutdown(immediate=True)
+    lagging.close()
+
+
+@with_loop
+async def selection(kernel, loop):
+    queue, broadcast = kernel.QueueCore(), kernel.BroadcastCore()
+    reader = kernel.ReaderCore(broadcast)
+    for put in (queue.put_nowait, broadcast.put_nowait):
+        waiting = kernel.Selection([queue, reader])
+        loop.call_soon(put, object())
+        await waiting._waiting()
+    waiting = kernel.Selection([queue, reader])
+    waiter = waiting._waiting()
+    loop.call_soon(waiting._expire, waiter)
+    await waiter
+    reader.close()
 
 
 def wrappers(kernel):
@@ -327,7 +370,9 @@ EXERCISES = {
     "Home at_home current_home": homes,
     "Inbox": inbox,
     "PoolInbox": pool_inbox,
+    "BroadcastCore ReaderCore": broadcast_core,
     "QueueCore": queue_core,
+    "Selection": selection,
     "SyncCall": sync_call,
     "TaskContext": task_context,
     "awaiting": awaiting,

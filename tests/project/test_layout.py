@@ -20,7 +20,7 @@ PLAN = [
     ["_waits"],
     ["_pure", "_speedups"],
     ["_kernel"],
-    ["current_thread_executor", "queue", "_groupers", "local", "observers", "pools"],
+    ["current_thread_executor", "queue", "_queues", "_groupers", "local", "observers", "pools"],
     ["_bridge.state"],
     ["limiters", "_loops"],
     ["_workers"],

@@ -52,11 +52,24 @@ class Model:
             return heapq.heappop(self.items)
         return self.items.pop(-1 if self.kind is LifoQueue else 0)
 
+    def has_enough(self, wait):
+        """Whether who waits to get may do so, as the first in line, of some items."""
+        return (
+            wait.how != "get_batch"
+            or self.full()
+            or self.is_down
+            or len(self.items) >= wait.argument
+        )
+
+    def for_newcomers(self):
+        """How many items nobody waits for."""
+        return 0 if self.getting else len(self.items)
+
     def settle(self):
         """Who can go on now, with the outcome."""
         done = []
         while True:
-            if self.getting and self.items:
+            if self.getting and self.items and self.has_enough(self.getting[0]):
                 wait = self.getting.pop(0)
                 if wait.how == "peek":
                     outcome = self.first()
@@ -89,10 +102,13 @@ class Wait:
     def __init__(self, queue, how, argument, loop):
         self.how, self.argument, self.loop = how, argument, loop
         arguments = () if argument is None else (argument,)
+        options = {}
+        if how == "get_batch":
+            how, options = "get_many", {"max_wait": 10 * SECONDS}
         if loop is None:
-            self.future = in_thread(getattr(queue, f"sync_{how}"), *arguments)
+            self.future = in_thread(getattr(queue, f"sync_{how}"), *arguments, **options)
         else:
-            self.future = on_loop(loop, getattr(queue, how)(*arguments))
+            self.future = on_loop(loop, getattr(queue, how)(*arguments, **options))
 
     def __repr__(self):
         return f"{self.how}({self.argument})"
@@ -126,11 +142,11 @@ class QueueMachine(RuleBasedStateMachine):
         model = self.model
         until(lambda: self.queue.getting == len(model.getting))
         until(lambda: self.queue.putting == len(model.putting))
-        assert self.queue.qsize() == len(model.items)
-        assert self.queue.empty() == (not model.items)
+        assert self.queue.qsize() == model.for_newcomers()
+        assert self.queue.empty() == (not model.for_newcomers())
         assert self.queue.full() == model.full()
         assert self.queue.unfinished_tasks == model.unfinished
-        if model.items:
+        if model.for_newcomers():
             assert self.queue.peek_nowait() == model.first()
 
     def start(self, line, how, argument, place):
@@ -147,16 +163,22 @@ class QueueMachine(RuleBasedStateMachine):
     def put(self, place):
         self.start(self.model.putting, "put", self.next_item(), place)
 
+    def nobody_waits_for_a_batch(self):
+        return not any(wait.how == "get_batch" for wait in self.model.getting)
+
+    # Who gets at the same moment gets in any order: so nobody comes behind a batch, which leaves
+    # many items to them when it is cancelled.
+    @precondition(nobody_waits_for_a_batch)
     @rule(how=st.sampled_from(["get", "peek"]), place=places)
     def get(self, how, place):
         self.start(self.model.getting, how, None, place)
 
     # Who may put at the same moment does so in any order, which no model foresees: hence the
     # conditions of those that make room for many.
-    @precondition(lambda self: len(self.model.putting) <= 1)
-    @rule(most=st.integers(1, 3), place=places)
-    def get_many(self, most, place):
-        self.start(self.model.getting, "get_many", most, place)
+    @precondition(lambda self: len(self.model.putting) <= 1 and self.nobody_waits_for_a_batch())
+    @rule(how=st.sampled_from(["get_many", "get_batch"]), most=st.integers(1, 3), place=places)
+    def get_many(self, how, most, place):
+        self.start(self.model.getting, how, most, place)
 
     @rule(place=places)
     def join(self, place):
@@ -176,10 +198,23 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.outcome(self.queue.put_nowait, item) == expected
         self.settle()
 
+    @precondition(lambda self: self.model.kind is MessageQueue)
+    @rule()
+    def overwrite(self):
+        item, model = self.next_item(), self.model
+        expected = QueueShutDown if model.is_down else None
+        if not model.is_down:
+            while model.full() and model.items:
+                model.get()
+                model.unfinished -= 1
+            model.put(item)
+        assert self.outcome(self.queue.put_nowait, item, True) == expected
+        self.settle()
+
     @rule()
     def get_nowait(self):
         model = self.model
-        if model.items:
+        if model.for_newcomers():
             expected = model.get()
         else:
             expected = QueueShutDown if model.is_down else QueueEmpty

@@ -1,7 +1,8 @@
 """What both kernels' message queues and the shell have in common: errors, no item, arguments.
 
 Each error is one of `queue` and one of `asyncio` at once, so either ``except`` works, whichever
-side of a queue the code was written for. Python has the two shut-down errors since 3.13 only;
+side of a queue the code was written for. Those of a channel are trio's and anyio's, too, in a
+program that uses these. Python has the two shut-down errors since 3.13 only;
 below, they are ours.
 """
 
@@ -58,6 +59,63 @@ class QueueShutDown(SyncQueueShutDown, AsyncQueueShutDown):
     __module__ = "asgibridge.queue"
 
 
+class SelectTimeout(QueueEmpty, TimeoutError):
+    """No queue of a `select` has had an item in time."""
+
+    __module__ = "asgibridge.queue"
+
+
+class ReaderLagged(Exception):
+    """A `Broadcast` went on without this reader, which was too far behind: it has ended."""
+
+    __module__ = "asgibridge.queue"
+
+
+class EndOfChannel(QueueShutDown):
+    """All senders of the channel are closed, and nothing is left to receive."""
+
+    __module__ = "asgibridge.queue"
+
+
+class BrokenResourceError(QueueShutDown):
+    """All receivers of the channel are closed: nobody would get what is sent."""
+
+    __module__ = "asgibridge.queue"
+
+
+class ClosedResourceError(QueueShutDown):
+    """This end of the channel is closed; others may be open."""
+
+    __module__ = "asgibridge.queue"
+
+
+# What trio and anyio raise in the same place.
+_THEIRS: dict[type[Exception], tuple[str, str]] = {
+    EndOfChannel: ("EndOfChannel", "EndOfStream"),
+    BrokenResourceError: ("BrokenResourceError", "BrokenResourceError"),
+    ClosedResourceError: ("ClosedResourceError", "ClosedResourceError"),
+    QueueFull: ("WouldBlock", "WouldBlock"),
+    QueueEmpty: ("WouldBlock", "WouldBlock"),
+}
+_combined: dict[tuple[type[Exception], ...], type[Exception]] = {}
+
+
+def of_channel(error: type[Exception]) -> Exception:
+    """An error of a channel: as well trio's and anyio's, where the program has imported these."""
+    parents = [error]
+    for library, name in zip(("trio", "anyio"), _THEIRS[error]):
+        theirs = getattr(sys.modules.get(library), name, None)
+        if isinstance(theirs, type) and issubclass(theirs, Exception):
+            parents.append(theirs)
+    if len(parents) == 1:
+        return error()
+    key = tuple(parents)
+    if key not in _combined:
+        names = {"__module__": error.__module__, "__doc__": error.__doc__}
+        _combined[key] = type(error.__name__, key, names)
+    return _combined[key]()
+
+
 class UnsupportedOperation(ValueError):
     """The queue's own way of storing items cannot do this."""
 
@@ -83,6 +141,13 @@ def most_items(n: int) -> int:
     return min(most, sys.maxsize)
 
 
+def either_number(n: int | None, max_items: int) -> int:
+    """What ``max_items=`` says, another name of ``n=``; ValueError if both are given."""
+    if n is not None:
+        raise ValueError("n= and max_items= are the same: give one of them")
+    return max_items
+
+
 def may_block(block: bool, blocking: bool | None) -> bool:
     """What ``blocking=`` says, culsans's name of ``block=``; ValueError if both are given."""
     if blocking is None:
@@ -92,15 +157,16 @@ def may_block(block: bool, blocking: bool | None) -> bool:
     return blocking
 
 
-_SYNC_NAMES = "get", "peek", "put", "join"  # by what a waiter is for
+_SYNC_NAMES = "get", "peek", "put", "join", "select"  # by what a waiter is for
 
 
 def would_block_loop(kind: int) -> RuntimeError:
     """The error of a wait on a thread whose event loop would stand still meanwhile."""
     name = _SYNC_NAMES[kind]
+    call = "select(...)" if name == "select" else f"queue.{name}()"
     return RuntimeError(
         f"sync_{name}() would have to wait here, and block the event loop that runs on this "
-        f"thread: use 'await queue.{name}()', or call it in another thread, with sync_to_async"
+        f"thread: use 'await {call}', or call it in another thread, with sync_to_async"
     )
 
 

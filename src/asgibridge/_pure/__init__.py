@@ -6,6 +6,7 @@ kernel `asgibridge._kernel` chose.
 
 from __future__ import annotations
 
+from .broadcast import BroadcastCore, ReaderCore
 from .calls import AsyncCall, SyncCall, TaskContext, awaiting
 from .channel import WakeChannel, attach_reader, call_soon
 from .context import are_same, restore_context
@@ -17,6 +18,7 @@ from .inbox import Inbox, set_idle_seconds
 from .local import ContextStorage, ThreadStorage, peek
 from .pool import PoolInbox
 from .queue import QueueCore
+from .selection import Selection
 from .tally import collect_timings, counts, now, report_slow, running
 from .workers import end_idle_workers, start_run
 from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
@@ -24,12 +26,15 @@ from .wrappers import AsyncWrapper, SyncWrapper, adopt, is_async_def
 __all__ = [
     "AsyncCall",
     "AsyncWrapper",
+    "BroadcastCore",
     "ContextStorage",
     "CurrentThreadExecutor",
     "Home",
     "Inbox",
     "PoolInbox",
     "QueueCore",
+    "ReaderCore",
+    "Selection",
     "SyncCall",
     "SyncWrapper",
     "TaskContext",

@@ -44,6 +44,16 @@ holds.
 this Python code, may come too late to keep the item in the queue; the compiled kernel has no such
 moment. A put that is interrupted while it wakes somebody has put its item.
 
+**Batches.** A get that waits for several items at once (``max_wait=``) stands in the line like any
+other, and what comes belongs to it while it is the first: the items gather in the queue, with
+nothing promised, until there are as many as it wants (`_are_enough`), or its time is over
+(`_expire`). So one that ends in any other way has nothing to give back, either. A batch of a loop
+that was closed is found by the next get that finds nothing, as a broken promise is.
+
+**Overwriting** drops the oldest items. Promises stay good, because they are of *an* item. Only
+where the limit was lowered, or all room is promised, there are more promises than items or places:
+the newest ones are taken back (`_revoke`), and these waiters are the first of their line again.
+
 **Sizes.** Where items have sizes (``sizer=``), the limit is one of their sum: ``_extra`` is by how
 much they are more than one each, and a waiter to put is promised as many places as it has
 ``units``. Such a queue has hooks. An item larger than the limit waits until the limit is raised.
@@ -62,7 +72,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 
 from .._process import cpython, fork
-from .._process.queue_errors import QueueShutDown, UnsupportedOperation, places
+from .._process.queue_errors import NOTHING, QueueShutDown, UnsupportedOperation, places
 from .waiters import (
     _GET,
     _JOIN,
@@ -78,6 +88,7 @@ from .waiters import (
 )
 
 _FIFO, _LIFO, _HOOKED, _SIZED = range(4)
+_NEVER, _WAITS, _MAY = range(3)  # what `_enlist` says: it gets something never, later, now
 
 
 class _Promises:
@@ -87,6 +98,7 @@ class _Promises:
         "_extra",
         "_generation",
         "_getters",
+        "_has_batches",
         "_is_down",
         "_is_in_hook",
         "_items",
@@ -107,6 +119,7 @@ class _Promises:
         self._kept_slots = 0
         self._unfinished = 0
         self._is_down = False
+        self._has_batches = False  # whether any get has ever waited for several items
         # In order. A dict's first key is slow to find when many before it were removed.
         self._getters: _Line = OrderedDict()
         self._putters: _Line = OrderedDict()
@@ -266,22 +279,33 @@ class _Promises:
         used = self._count + self._extra + self._kept_slots
         return self._limit <= 0 or used + units <= self._limit
 
+    def _free(self) -> int:
+        return self._count - self._kept_items
+
+    def _are_enough(self, least: int) -> bool:
+        # Whether no more can come for a batch.
+        is_full = 0 < self._limit <= self._count + self._extra
+        return is_full or self._is_down or self._free() >= least
+
     def _promise(self) -> _Waiter | None:
         # Returns the next waiter to be woken, for which something is kept now, or None.
         if self._getters:
             if self._has_item():
                 waiter = next(iter(self._getters))
-                if waiter.kind == _PEEK:
-                    waiter.item = self._front()
-                del self._getters[waiter]
-                waiter.line = None
-                if waiter.kind == _PEEK:
-                    waiter.state = _OVER
-                else:
-                    self._keep_for(waiter)
-                    self._kept_items += 1
-                return waiter
-            if self._is_down:
+                least = waiter.least
+                if least <= 1 or self._are_enough(least):
+                    if waiter.kind == _PEEK:
+                        waiter.item = self._front()
+                    del self._getters[waiter]
+                    waiter.line = None
+                    if waiter.kind == _PEEK:
+                        waiter.state = _OVER
+                    else:
+                        waiter.units = 1 if least <= 1 else min(least, self._free())
+                        self._keep_for(waiter)
+                        self._kept_items += waiter.units
+                    return waiter
+            elif self._is_down:
                 return _tell(self._getters)
         if self._putters:
             if self._is_down:
@@ -309,9 +333,20 @@ class _Promises:
         waiter.line = None
         waiter.state = _OVER
         if waiter.kind == _GET:
-            self._kept_items -= 1
+            self._kept_items -= waiter.units
         else:
             self._kept_slots -= waiter.units
+
+    def _revoke(self, line: _Line) -> None:
+        # The newest promise to one of this line is broken: it is the first of the line again.
+        for waiter in reversed(self._promised):
+            if (waiter.kind == _PUT) == (line is self._putters):
+                self._keep_no_more(waiter)
+                waiter.state = _WAITING
+                waiter.line = line
+                line[waiter] = None
+                line.move_to_end(waiter, last=False)
+                return
 
     def _forget(self) -> None:
         # In a forked child, which has no other waiters than those of the thread that forked.
@@ -383,11 +418,16 @@ class _Promises:
 
     def _reclaim(self) -> bool:
         # Takes back what was promised to a task whose loop was closed before the task could take
-        # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon.
+        # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon. Or at
+        # the batch to which all items belong.
         if self._generation != fork.generation:
             self._forget()
         with self._lock:
             waiter = next(iter(self._promised), None)
+            if waiter is None and self._has_batches:
+                waiter = next(iter(self._getters), None)
+                if waiter is not None and waiter.least <= 1:
+                    waiter = None
         if waiter is None or waiter.sleep_lock is not None or not waiter.loop.is_closed():
             return False
         self._withdraw(waiter)
@@ -396,7 +436,7 @@ class _Promises:
     def _advance(self, waiter: _Waiter) -> bool:
         # Does what the waiter is for, if it may: the outcome is in its `item` then. True: it must
         # wait.
-        if waiter.state == _NEW and self._promised:
+        if waiter.state == _NEW and (self._promised or self._has_batches):
             while self._reclaim():
                 pass
         if self._generation != fork.generation:
@@ -406,8 +446,13 @@ class _Promises:
             waiter.rung.clear()
             if waiter.state == _OVER:
                 return False
+            was_first = False
             if waiter.state == _WAITING:
-                return True
+                if waiter.least >= 0:
+                    return True
+                was_first = next(iter(self._getters)) is waiter
+                del self._getters[waiter]
+                waiter.line = None
             promised = waiter.state == _PROMISED
             is_down = self._is_down
             if kind == _PUT:
@@ -421,18 +466,26 @@ class _Promises:
                 is_down = False
             else:
                 line = self._getters
-                may = promised or (not line and self._has_item())
+                may = promised or (
+                    (not line or was_first)
+                    and self._has_item()
+                    and (waiter.least <= 1 or self._are_enough(waiter.least))
+                )
                 is_down = is_down and not may
             if promised:
                 self._keep_no_more(waiter)
             waiter.state = _OVER
             if is_down:
                 pass
-            elif not may:
+            elif not may and waiter.least >= 0:
                 waiter.state = _WAITING
                 waiter.line = line
                 line[waiter] = None
+                if waiter.least > 1:
+                    self._has_batches = True
                 return True
+            elif not may:
+                waiter.item = []  # its time is over
             elif kind == _GET:
                 if waiter.most is None:
                     waiter.item = self._pull()
@@ -447,12 +500,64 @@ class _Promises:
                 self._unfinished += 1
             woken = self._promise()
         if woken is not None:
-            got = [] if kind != _GET else [waiter.item] if waiter.most is None else waiter.item
+            got: list[Any] = []
+            if kind == _GET and may:
+                got = [waiter.item] if waiter.most is None else waiter.item
             self._wake_or_put_back(woken, got)
         if is_down:
             waiter.item = None
             raise QueueShutDown
         return False
+
+    def _expire(self, waiter: Any) -> None:
+        # The time of a `_Batch` is over: it takes what is there. On the thread that waits.
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            waiter.least = -1
+        waiter.wake()
+
+    def _dismiss(self, waiter: _Waiter) -> None:
+        # Ends a wait to which nothing is promised: its outcome is NOTHING. From any thread.
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            if waiter.state not in (_NEW, _WAITING):
+                return
+            is_asleep = waiter.line is not None
+            if waiter.line is not None:
+                del waiter.line[waiter]
+                waiter.line = None
+            waiter.state = _OVER
+            waiter.item = NOTHING
+        if is_asleep:  # else its thread is about to look
+            waiter.ring()
+        self._wake(self._next_waiter())
+
+    def _enlist(self, waiter: _Waiter) -> int:
+        # For one of several waits, instead of `_advance`, as which it is to be called next: nothing
+        # is taken yet.
+        if waiter.state == _NEW and (self._promised or self._has_batches):
+            while self._reclaim():
+                pass
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            if waiter.state == _WAITING:
+                return _WAITS
+            if waiter.state == _PROMISED:
+                return _MAY
+            if self._has_item() and not self._getters:
+                self._keep_for(waiter)
+                self._kept_items += 1
+                return _MAY
+            if self._is_down:
+                waiter.state = _OVER
+                return _NEVER
+            waiter.state = _WAITING
+            waiter.line = self._getters
+            self._getters[waiter] = None
+            return _WAITS
 
     def _wake_or_put_back(self, woken: _Waiter, got: list[Any]) -> None:
         # A KeyboardInterrupt can strike in the Python code of the loop that is woken: the caller

@@ -15,13 +15,15 @@ from .._process.queue_errors import (
     QueueEmpty,
     QueueFull,
     QueueShutDown,
+    UnsupportedOperation,
     check_timeout,
+    either_number,
     may_block,
     most_items,
     places,
 )
-from .promises import _Promises
-from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Waiter
+from .promises import _FIFO, _Promises
+from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Batch, _Waiter
 
 
 class QueueCore(_Promises):
@@ -42,7 +44,11 @@ class QueueCore(_Promises):
                     raise QueueShutDown
                 done = self._limit <= 0 or (not self._putters and self._has_room(self._units(item)))
                 if done:
-                    self._push(item)
+                    if self._order_ == _FIFO:  # as `_push` has it
+                        self._items.append(item)
+                        self._count += 1
+                    else:
+                        self._push(item)
                     self._unfinished += 1
                     if self._getters:
                         woken = self._promise()
@@ -60,7 +66,11 @@ class QueueCore(_Promises):
             item: Any = NOTHING
             with self._lock:
                 if self._count > self._kept_items and not self._getters:
-                    item = self._pull()
+                    if self._order_ == _FIFO:  # as `_pull` has it
+                        item = self._items.popleft()
+                        self._count -= 1
+                    else:
+                        item = self._pull()
                     if self._putters:
                         woken = self._promise()
                 is_down = self._is_down
@@ -68,10 +78,37 @@ class QueueCore(_Promises):
                 if woken is not None:
                     self._wake_or_put_back(woken, [item])
                 return item
-            if not self._promised or not self._reclaim():
+            if not (self._promised or self._has_batches) or not self._reclaim():
                 if is_down:
                     raise QueueShutDown
                 return NOTHING
+
+    def _overwrite(self, item: Any) -> None:
+        """Put ``item``; where there is no room, the oldest items are dropped."""
+        if self._order_ != _FIFO:
+            raise UnsupportedOperation(
+                f"{type(self).__name__} cannot overwrite: only a queue whose items come first in, "
+                "first out, without sizes and hooks, knows its oldest item"
+            )
+        dropped: list[Any] = []  # let go of without the lock: their end may run anybody's code
+        if self._generation != fork.generation:
+            self._forget()
+        with self._lock:
+            if self._is_down:
+                raise QueueShutDown
+            while self._count and not self._has_room():
+                dropped.append(self._pull())
+                self._unfinished = max(0, self._unfinished - 1)
+            while self._kept_slots and not self._has_room():
+                self._revoke(self._putters)
+            self._push(item)
+            self._unfinished += 1
+            while self._kept_items > self._count:
+                self._revoke(self._getters)
+            woken = self._promise()
+        if woken is not None:
+            self._wake(woken)
+        del dropped
 
     def _fetch_many(self, n: int | None) -> list[Any]:
         """Take up to ``n`` items (None: all), as many as there are now."""
@@ -113,6 +150,13 @@ class QueueCore(_Promises):
         """To be awaited: wait for an item and take up to ``n`` (None: all)."""
         return _Waiter(self, _GET, None, _most(n))
 
+    def _getting_batch(self, n: int | None) -> _Waiter:
+        """To be awaited: wait for ``n`` items (None: all that come) and take them.
+
+        Fewer, when there is no room for more, or `_expire` is called, which may be none.
+        """
+        return _Batch(self, None, _most(n))
+
     def _peeking(self) -> _Waiter:
         """To be awaited: wait for an item and leave it where it is."""
         self._check_peekable()
@@ -122,12 +166,16 @@ class QueueCore(_Promises):
         """To be awaited: wait until nothing is unfinished."""
         return _Waiter(self, _JOIN, None, None)
 
-    def put_nowait(self, item: Any) -> None:
+    def put_nowait(self, item: Any, overwrite: bool = False) -> None:
         """Put ``item``; QueueFull if there is no room, QueueShutDown after `shutdown`.
 
-        From any thread, and from a signal handler or a finalizer, too.
+        With ``overwrite``, the oldest items are dropped where there is no room;
+        UnsupportedOperation if the queue is not plainly first in, first out. From any thread, and
+        from a signal handler or a finalizer, too.
         """
-        if not self._offer(item):
+        if overwrite:
+            self._overwrite(item)
+        elif not self._offer(item):
             raise QueueFull
 
     def get_nowait(self) -> Any:
@@ -221,8 +269,20 @@ class QueueCore(_Promises):
         timeout: float | None = None,
         *,
         blocking: bool | None = None,
+        max_items: int | None = None,
+        max_wait: float | None = None,
     ) -> list[Any]:
-        """Wait for an item as in `sync_get`, and take all that are there, ``n`` at most."""
+        """Wait for an item as in `sync_get`, and take all that are there, ``n`` at most.
+
+        With ``max_wait``, take as many as come within so many seconds, which may be none; sooner if
+        ``n`` are there, or there is no room for more. ``max_items`` is another name of ``n``.
+        """
+        if max_items is not None:
+            n = either_number(n, max_items)
+        if max_wait is not None:
+            check_timeout(max_wait)
+            batch = self._getting_batch(n).wait(max_wait)
+            return [] if batch is NOTHING else batch
         if blocking is not None:
             block = may_block(block, blocking)
         if timeout is not None and block:
@@ -248,6 +308,8 @@ class QueueCore(_Promises):
         """How many items `get_nowait` could take now."""
         if self._generation != fork.generation:
             self._forget()
+        if self._has_batches and self._getters:
+            return 0  # they are the first batch's
         return max(0, self._count - self._kept_items)
 
     def _size(self) -> int:
@@ -256,6 +318,10 @@ class QueueCore(_Promises):
             self._forget()
         with self._lock:
             return max(0, self._count - self._kept_items + self._extra)
+
+    def _wait_for(self, waiter: _Waiter, timeout: float | None) -> Any:
+        """What awaiting ``waiter`` returns, on a thread; NOTHING if ``timeout`` is over before."""
+        return waiter.wait(timeout)
 
     def _mutex(self) -> Any:
         """The re-entrant lock that each step of the queue takes from now on."""

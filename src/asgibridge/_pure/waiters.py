@@ -1,4 +1,4 @@
-"""A **waiter** is one wait: to get, to peek, to put or to join, of a task or of a thread. ::
+"""A **waiter** is one wait of a task or of a thread: to get, peek, put, join or select. ::
 
     new --may go on at once------------------------------------------------.
      `--must wait--> waiting --is promised it--> promised --wakes up--> over
@@ -27,7 +27,7 @@ from .channel import WakeChannel, wake_channel
 if TYPE_CHECKING:
     from .promises import _Promises
 
-_GET, _PEEK, _PUT, _JOIN = range(4)
+_GET, _PEEK, _PUT, _JOIN, _SELECT = range(5)
 _NEW, _WAITING, _PROMISED, _TOLD, _OVER = range(5)
 
 # Seconds that a thread waits for its sleep lock at a time. Elsewhere than on Windows, Ctrl-C
@@ -59,6 +59,9 @@ class _Waiter:
     )
 
     sleep_lock: Any  # a thread's
+    # How many items it waits for; below 0: its time is over, and it takes what is there. Of the
+    # class, because nearly all waiters wait for one.
+    least: int = 1
     channel: WakeChannel
     loop: asyncio.AbstractEventLoop
 
@@ -158,8 +161,11 @@ class _Waiter:
             while queue._advance(self):
                 if timeout != 0 and not greenlets.runs_no_loop():
                     raise would_block_loop(self.kind)
-                if not self.sleep(deadline) and queue._leave(self, True):
-                    return NOTHING
+                if not self.sleep(deadline):
+                    if self.least > 1:
+                        queue._expire(self)
+                    elif queue._leave(self, True):
+                        return NOTHING
         except BaseException:
             queue._withdraw(self)
             raise
@@ -167,7 +173,31 @@ class _Waiter:
 
     def take_outcome(self) -> Any:
         item, self.item = self.item, None
-        return None if self.kind == _PUT else item
+        return None if self.kind == _PUT and item is not NOTHING else item
+
+
+class _Batch(_Waiter):
+    # To get several items: it waits until as many are there, or until its time is over.
+    __slots__ = ("least",)
+
+    def __init__(self, queue: _Promises, item: Any, most: int) -> None:
+        super().__init__(queue, _GET, item, most)
+        self.least = most
+
+
+class _Member(_Waiter):
+    # A wait to get that is one of several: who waits is its master, see `selection`.
+    __slots__ = ("master",)
+
+    def __init__(self, queue: _Promises, item: Any, master: _Waiter) -> None:
+        super().__init__(queue, _GET, item, None)
+        self.master = master
+        self.sleep_lock = master.sleep_lock
+        if master.sleep_lock is None:
+            self.loop = master.loop
+
+    def ring(self) -> bool:
+        return self.master.ring()
 
 
 _Line = OrderedDict[_Waiter, None]

@@ -1,0 +1,1 @@
+"""What `asgibridge.queue` has beside message queues: broadcasts, channels, waits for several."""
