@@ -75,6 +75,10 @@ def test_news_that_were_not_gathered(checkout: Path) -> None:
     ]
 
 
+def test_this_version_has_its_news() -> None:
+    assert len(release.notes(ROOT, VERSION).splitlines()) > 10
+
+
 def test_the_news_of_one_release(tmp_path: Path) -> None:
     (tmp_path / "CHANGELOG.md").write_text(
         "# Changelog\n\n## [0.10.0] - 2030-01-02\n\n- c\n\n## [0.1.0] - 2030-01-01\n\n### Added\n\n"
