@@ -43,7 +43,7 @@ help:
 	@echo "make bench-parallel  CPU-bound work on two cores, as fast as in bare threads? on 3.14t"
 	@echo "make wheels       the sdist, of it wheels for all CPythons found, and each way of installing them"
 	@echo "                  tested; docs/install.md (WHEELSFLAGS='--only 3.13 --continue': a piece)"
-	@echo "make lint         ruff and mypy --strict"
+	@echo "make lint         ruff and mypy --strict; what pyproject.toml and the files of .github must be"
 	@echo "make clean        remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
 
@@ -135,12 +135,25 @@ bench-parallel:
 	$(PYTHON) tests/tools/environment.py .venv/parallel test,parallel
 	.venv/parallel/bin/python bench/parallel.py $(BENCHFLAGS)
 
+FORMS = .github/ISSUE_TEMPLATE
+SCHEMA = .venv/lint/bin/check-jsonschema --builtin-schema vendor
+
+# zizmor asks nobody: a pin is looked up when it is made.
 lint:
-	@echo "ruff and mypy: ten seconds; the first time a minute more for their environment."
+	@echo "ruff, mypy, zizmor and schemas: ten seconds; the first time a minute more for their"
+	@echo "environment."
 	$(PYTHON) tests/tools/environment.py .venv/lint lint
 	.venv/lint/bin/ruff check
 	.venv/lint/bin/ruff format --check
 	.venv/lint/bin/mypy --strict
+	.venv/lint/bin/validate-pyproject pyproject.toml
+	.venv/lint/bin/zizmor --offline .github
+	$(SCHEMA).github-workflows .github/workflows/*.yml
+	$(SCHEMA).dependabot .github/dependabot.yml
+	$(SCHEMA).github-issue-config $(FORMS)/config.yml
+	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(wildcard $(FORMS)/*.yml))
+	@if command -v actionlint >/dev/null; then actionlint; \
+		else echo "actionlint is not here; .github/workflows/test.yml runs it"; fi
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .benchmarks src/*.egg-info

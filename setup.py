@@ -1,17 +1,26 @@
 """Build script: everything declarative is in pyproject.toml.
 
-What is left here is the compiled kernel and its switch, ``ASGIBRIDGE_SPEEDUPS``, which means the
-same when building as when running: ``off`` builds a pure package, ``require`` fails without the
-extension, ``auto`` (the default) compiles it if it can. If it cannot, it says so; and because pip
-shows that with ``-v`` only, it leaves a file in the package, and the first import says so again.
+What is left here:
+
+- The compiled kernel and its switch, ``ASGIBRIDGE_SPEEDUPS``, which means the same when building
+  as when running: ``off`` builds a pure package, ``require`` fails without the extension, ``auto``
+  (the default) compiles it if it can. If it cannot, it says so; and because pip shows that with
+  ``-v`` only, it leaves a file in the package, and the first import says so again.
+- The page of the package, README.md, whose links lead into the repository from anywhere.
+- With ``SOURCE_DATE_EPOCH`` set, a source distribution that is the same bytes whenever and by
+  whomever it is made. (setuptools heeds that variable for wheels.)
 """
 
 import contextlib
+import gzip
 import os
 import platform
+import re
+import tarfile
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.sdist import sdist
 
 CHOICES = ("auto", "require", "off")
 SOURCES = sorted(str(path) for path in Path("src/_speedups").glob("*.pyx"))
@@ -28,7 +37,52 @@ if choice == "require" and platform.python_implementation() != "CPython":
         "build with 'auto' or 'off'"
     )
 
-options = {}
+
+def page():
+    """README.md for a page that has no files beside it: relative links become addresses."""
+
+    def find(pattern, path):
+        return re.search(pattern, Path(path).read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+    source = find(r'^Source = "(.*)"$', "pyproject.toml")
+    version = find(r'^__version__ = "(.*)"$', "src/asgibridge/_version.py")
+    text = Path("README.md").read_text(encoding="utf-8")
+    return re.sub(r"\]\((?=[\w./-]+\.md\b)", f"]({source}/blob/v{version}/", text)
+
+
+class reproducible_sdist(sdist):
+    """Takes out of the archive who made it and when, if ``SOURCE_DATE_EPOCH`` says what to put."""
+
+    def make_archive(self, *names, **options):
+        path = super().make_archive(*names, **options)
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")
+        if epoch and path.endswith(".tar.gz"):
+            self._rewrite(path, int(epoch))
+        return path
+
+    @staticmethod
+    def _rewrite(path, when):
+        with contextlib.ExitStack() as stack:
+            old = stack.enter_context(tarfile.open(path))
+            raw = stack.enter_context(open(f"{path}.new", "wb"))
+            # Without a name, which would be written into it.
+            packed = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=when))
+            new = stack.enter_context(tarfile.open(fileobj=packed, mode="w"))
+            for member in sorted(old, key=lambda each: each.name):
+                member.uid = member.gid = 0
+                member.uname = member.gname = ""
+                member.mtime = when
+                member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+                member.pax_headers = {}  # has the time, too
+                new.addfile(member, old.extractfile(member) if member.isfile() else None)
+        os.replace(f"{path}.new", path)
+
+
+options = {
+    "cmdclass": {"sdist": reproducible_sdist},
+    "long_description": page(),
+    "long_description_content_type": "text/markdown",
+}
 if choice != "off" and platform.python_implementation() == "CPython":
     try:
         # Not cythonize(): that forgets `optional`, and puts the C file into the sdist.
@@ -100,16 +154,14 @@ if choice != "off" and platform.python_implementation() == "CPython":
                     flush=True,
                 )
 
-        options = {
-            "cmdclass": {"build_ext": build_kernel},
-            "ext_modules": [
-                Extension(
-                    "asgibridge._speedups",
-                    SOURCES,
-                    depends=ROOMS,
-                    optional=choice == "auto",
-                )
-            ],
-        }
+        options["cmdclass"]["build_ext"] = build_kernel
+        options["ext_modules"] = [
+            Extension(
+                "asgibridge._speedups",
+                SOURCES,
+                depends=ROOMS,
+                optional=choice == "auto",
+            )
+        ]
 
 setup(**options)

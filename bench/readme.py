@@ -61,8 +61,8 @@ def _how(results: Results, measured: Measured) -> str:
     return filled(
         f"`make bench`, µs per operation (minimum of {measured.rounds} processes each, in turn, "
         f"pinned to one core; {results.conditions['machine']}). `floor` is the least that the "
-        "standard library does it with, and no bridge: ours wakes threads in another way. More rows, Pythons and conditions: "
-        "[docs/benchmarks.md](docs/benchmarks.md)."
+        "standard library does it with, and no bridge: ours wakes threads in another way. "
+        "More rows, Pythons and conditions: [docs/benchmarks.md](docs/benchmarks.md)."
     )
 
 

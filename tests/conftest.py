@@ -36,6 +36,10 @@ except ModuleNotFoundError as error:
 else:
     KERNELS["speedups"] = "asgibridge._speedups"
 
+# Folders and modules whose tests choose the kernel for each child themselves, or have nothing to do
+# with it.
+EITHER_KERNEL = ("project", "test_missing_names", "test_queue_types", "test_typed_applications")
+
 # Longer than any script takes, shorter than the limit of the test that runs it.
 SCRIPT_SECONDS = 40
 
@@ -47,7 +51,30 @@ def pytest_sessionstart() -> None:
     asyncio.set_event_loop(None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--own-kernel",
+        action="store_true",
+        help="leave out what the tests on the other kernel have, too; for who runs them on both",
+    )
+
+
+def is_left_to_the_other_kernel(item: pytest.Item) -> bool:
+    """Whether a test names the other kernel, or needs neither and this is not the pure one."""
+    named = item.callspec.params.get("kernel") if hasattr(item, "callspec") else None
+    if isinstance(named, str) and named in KERNELS:
+        return named != asgibridge.IMPLEMENTATION
+    places = {item.path.parent.name, item.path.stem}
+    return asgibridge.IMPLEMENTATION != "pure" and not places.isdisjoint(EITHER_KERNEL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("own_kernel"):
+        own, left = [], []
+        for item in items:
+            (left if is_left_to_the_other_kernel(item) else own).append(item)
+        config.hook.pytest_deselected(items=left)
+        items[:] = own
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if "run_script" in fixtures or hasattr(getattr(item, "module", None), "children"):

@@ -46,6 +46,9 @@ from upstream import UpstreamFailure, run_suite
 KERNELS = ("off", "require") if HAS_COMPILED_KERNEL else ("off",)
 """The values of ASGIBRIDGE_SPEEDUPS to test with."""
 
+OWN_KERNEL = ("--own-kernel",) if len(KERNELS) == 2 else ()
+"""For pytest: a test of one kernel, or of none, is not run on both."""
+
 LIMIT = 900
 """Seconds for one run of the tests."""
 
@@ -105,7 +108,7 @@ def run_kernel(python: Interpreter, speedups: str, *, slow: bool) -> Run:
         flush=True,
     )
     outcome = pytest_run.run(
-        [python.path, "-u", "-m", "pytest", *([] if slow else ["-m", "not slow"])],
+        [python.path, "-u", "-m", "pytest", *OWN_KERNEL, *([] if slow else ["-m", "not slow"])],
         cwd=ROOT,
         env=env,
         limit=LIMIT,

@@ -101,6 +101,7 @@ else:
 _MARK: tuple[str, Any] = vars(markcoroutinefunction(SimpleNamespace())).popitem()  # type: ignore[type-var]
 
 _get_ident = threading.get_ident
+_frame_submit: Any = _submit
 
 # The exception's own, whatever its class has under that name.
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
@@ -518,7 +519,6 @@ class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):
 
 
 _THREAD_HANDLER = SyncToAsync.thread_handler
-_frame_submit: Any = _submit
 
 
 def _runner_of_child(home: kernel.Home, context: contextvars.Context) -> Callable[[Any], Any]:

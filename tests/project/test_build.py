@@ -1,16 +1,20 @@
-"""What a build makes of a missing or failing C compiler, by ``ASGIBRIDGE_SPEEDUPS``."""
+"""What a build makes: of a C compiler that fails, of README.md, and of one checkout twice."""
 
 from __future__ import annotations
 
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
 
 import children
+import release
 from environment import ROOT
 
 pytestmark = [
@@ -153,3 +157,58 @@ def test_every_module_is_in_the_wheel(checkout, tmp_path):
     sources = {file.relative_to(ROOT / "src").as_posix() for file in ROOT.glob("src/**/*.py")}
     assert "asgibridge/django/management/commands/bridge.py" in sources
     assert names == sources
+
+
+def test_links_of_the_package_page_lead_somewhere(checkout, tmp_path):
+    """Beside the page there are no files: a relative link is a dead one."""
+    build(checkout, tmp_path, ASGIBRIDGE_SPEEDUPS="off")
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archive.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    urls = dict(each.split(", ") for each in metadata.get_all("Project-URL"))
+    assert all(url.startswith(urls["Source"]) for url in urls.values())
+    page = metadata.get_payload(decode=True).decode("utf-8")
+    there = f"{urls['Source']}/blob/v{release.version_of(ROOT)}/"
+    links = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page, flags=re.DOTALL))
+    ours = [link[len(there) :] for link in links if link.startswith(there)]
+    assert len(ours) >= 15
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert [link for link in ours if not (ROOT / link.partition("#")[0]).exists()] == []
+
+
+def test_a_source_distribution_is_the_same_bytes_twice(tmp_path):
+    """Whenever and by whomever it is made: SOURCE_DATE_EPOCH says what time it is."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "build", "--version"], capture_output=True, check=False
+    )
+    if asked.returncode:
+        pytest.skip("needs build")
+    made = []
+    for name, umask, mode, seconds in (("one", 0o022, 0o644, 1e9), ("two", 0o077, 0o600, 1.1e9)):
+        copy = tmp_path / name / "checkout"
+        copy.mkdir(parents=True)
+        copy_sources(copy)
+        for path in copy.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
+            os.utime(path, (seconds, seconds))
+        out = tmp_path / name / "out"
+        done = subprocess.run(
+            [sys.executable, "-m", "build", "--sdist", "--outdir", out, copy],
+            env={**children.environment(), "SOURCE_DATE_EPOCH": "1700000000"},
+            cwd=tmp_path,
+            umask=umask,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        made += out.glob("*.tar.gz")
+    assert made[0].read_bytes() == made[1].read_bytes()
+    with tarfile.open(made[0]) as archive:
+        assert {member.mtime for member in archive} == {1_700_000_000}
+        assert any(name.endswith("/src/_speedups/inbox.pxi") for name in archive.getnames())

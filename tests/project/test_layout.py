@@ -166,6 +166,27 @@ def test_arrows_of_both_kernels_are_seen():
     assert "_pure" in graph["_kernel"]
 
 
+@pytest.mark.skipif(not SOURCES[0].is_dir(), reason="needs the sources")
+def test_a_global_name_has_its_annotation_before_the_functions_that_change_it():
+    # Afterwards, PyPy calls it a SyntaxError: "annotated name can't be global".
+    late = []
+    for file in sorted(SOURCES[0].rglob("*.py")):
+        tree = ast.parse(file.read_text("utf-8"))
+        changed = {
+            name: node.lineno
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Global)
+            for name in node.names
+        }
+        late += [
+            f"{file.name}: {ast.unparse(node.target)}"
+            for node in tree.body
+            if isinstance(node, ast.AnnAssign)
+            and changed.get(ast.unparse(node.target), node.lineno) < node.lineno
+        ]
+    assert late == []
+
+
 # --- the reader, on small packages ---------------------------------------------------------------
 
 HOUSE = [["ground"], ["_folder", "_speedups"], ["roof", "__init__"]]

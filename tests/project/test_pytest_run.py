@@ -7,10 +7,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import asgibridge
 import pytest_run
+from conftest import is_left_to_the_other_kernel
 from environment import child_environment
 
 
@@ -96,3 +99,30 @@ def test_stopping_prints_stacks_and_ends_what_keeps_the_output_open(tmp_path: Pa
     assert "in never_ends" in parents
     assert "in left_behind" not in parents
     assert "in left_behind" in children
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "runs_on"),
+    [
+        ("bridge/test_hops.py", None, {"pure", "speedups"}),
+        ("bridge/test_hops.py", {"count": 3}, {"pure", "speedups"}),
+        ("bridge/test_hops.py", {"kernel": "pure"}, {"pure"}),
+        ("project/test_readme.py", {"kernel": "speedups"}, {"speedups"}),
+        ("project/test_layout.py", None, {"pure"}),
+        ("process/test_missing_names.py", None, {"pure"}),
+    ],
+)
+def test_which_kernel_a_test_runs_on_where_both_are_tested(
+    path: str, params: dict[str, object] | None, runs_on: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `--own-kernel`, as `make test` and `make quick` have it: nothing is left out on both."""
+    item = SimpleNamespace(path=Path("tests", path))
+    if params is not None:
+        item.callspec = SimpleNamespace(params=params)
+    ran = set()
+    for name in ("pure", "speedups"):
+        monkeypatch.setattr(asgibridge, "IMPLEMENTATION", name)
+        monkeypatch.setattr("conftest.KERNELS", {"pure": "", "speedups": ""})
+        if not is_left_to_the_other_kernel(item):
+            ran.add(name)
+    assert ran == runs_on

@@ -61,11 +61,9 @@ def main() -> int:
     built = time.monotonic()
     command = [python_in(environment), "-m", "pytest", "-q", "-m", CHOSEN, "-p", "no:cacheprovider"]
     command += [f"--ignore=tests/{name}" for name in LEFT_OUT]
-    # What is tested with each kernel there is, each run tests with its own.
-    others = {"pure": "not speedups", "compiled": "not pure"}
     runs = {
         name: subprocess.Popen(
-            [*command, "-k", others[name], *sys.argv[1:]],
+            [*command, "--own-kernel", *sys.argv[1:]],
             cwd=ROOT,
             env=child_environment(ASGIBRIDGE_SPEEDUPS=speedups),
             stdin=subprocess.DEVNULL,

@@ -22,7 +22,13 @@ from elftools.elf.elffile import ELFFile
 from environment import PACKAGE, ROOT, VENVS, child_environment
 
 DIST = ROOT / "dist"
-DOCUMENTS = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+DOCUMENTS = (
+    "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
+    "CONTRIBUTING.md",
+    "RELEASING.md",
+    "SECURITY.md",
+)
 SOURCES = (*PACKAGE, *DOCUMENTS, "bench", "docs", "tests", "Makefile")
 MOST_BYTES = 1_000_000
 MACHINES = {"EM_X86_64": "x86_64", "EM_AARCH64": "aarch64"}
