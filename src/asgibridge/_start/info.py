@@ -40,6 +40,7 @@ def lines(about: str = "", given: Mapping[str, str] | None = None) -> Iterator[s
         ("workers' limit", "ASGIBRIDGE_WORKERS_LIMIT", "none"),
         ("wait for a worker", "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "without end"),
         ("idle workers live", "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "10"),
+        ("loop of async_to_sync", "ASGIBRIDGE_LOOP", "a new one for each call"),
         ("watch", "ASGIBRIDGE_WATCH", "off"),
         ("timings", "ASGIBRIDGE_TIMINGS", "1 on the compiled kernel, 0 on the pure one"),
         ("asgibridge.django in django.core.asgi", "ASGIBRIDGE_DJANGO", "0"),
