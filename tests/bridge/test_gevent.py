@@ -294,6 +294,26 @@ def test_patched_after_the_import_with_async_outermost(script_output):
     assert script_output(LATE + "    print(asyncio.run(view(1)), async_to_sync(view)(2))") == "1 2"
 
 
+def test_the_shared_loop_patched_after_the_import_says_what_to_do(script_output):
+    pytest.importorskip("asgibridge._speedups", reason="there is no compiled kernel here")
+    assert (
+        script_output(
+            LATE
+            + """
+    from asgibridge.runners import shared_loop
+
+    with shared_loop():
+        try:
+            async_to_sync(view)(1)
+        except RuntimeError as error:
+            print("Patch first" in str(error))
+    print(async_to_sync(view)(2))
+    """
+        ).splitlines()
+        == ["True", "2"]
+    )
+
+
 MADE_BEFORE = LATE.replace(
     "from gevent import monkey",
     """from asgibridge.limiters import CapacityLimiter

@@ -526,6 +526,24 @@ class TestClosing:
         assert loop.is_closed()
         assert loop_of_call() is second
 
+    def test_calls_that_race_with_it(self, shared):
+        """Each finds the loop that is there, or begins the next."""
+        calling = [None] * 4
+
+        def call(number):
+            try:
+                return [
+                    async_to_sync(sync_to_async(lambda i=i: (i, threading.current_thread())))()
+                    for i in range(100)
+                ] == [(i, threading.current_thread()) for i in range(100)]
+            finally:
+                calling.pop()
+
+        callers = Callers(4, call)
+        while calling:
+            shared.close()
+        assert callers.join() == [True] * 4
+
     def test_from_two_threads_at_once(self, shared):
         loop = loop_of_call()
         assert Callers(2, lambda _: shared.close()).join() == [None, None]

@@ -65,6 +65,15 @@ PARTS = (
         ),
     ),
     Part(
+        "shared",
+        40,
+        "the same with one event loop for all threads that have none",
+        lambda seconds, seed: script(
+            "storm", "--seconds", f"{seconds:.0f}", "--seed", str(seed + 2),
+            "--threads", "8", "--shared-loop",
+        ),
+    ),
+    Part(
         "soak",
         120,
         "and whether anything stays behind",
