@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cases import ROWS
 import loops
+from cases import ROWS
 from curves import CROWD, IN_FLIGHT, LEVELS, VARIABLES
 from results import Measured, Results
 
