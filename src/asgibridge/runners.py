@@ -41,7 +41,7 @@ from typing import Any, Protocol
 from ._kernel import kernel
 from ._loops import kept
 from ._loops.lent import LentWait, lent_already
-from ._loops.persistent import PersistentLoop, at_home
+from ._loops.persistent import PersistentLoop, at_home, make_task
 from ._loops.shared import SharedLoop, shared_loop
 from ._process import greenlets
 from ._process.cpython import signals
@@ -300,7 +300,7 @@ class TopLevelRun:
         body = self._body(None)
         if home is not None and home is not self._home:
             body = at_home(self._home, body)
-        return self._context.run(loop.create_task, body)
+        return make_task(loop, self._context, body)
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note that the caller serves the thread-sensitive calls of that loop."""

@@ -377,9 +377,9 @@ class Partner:
                 return on
         loop_of_all = None if self._force_new_loop else shared.in_force
         if context is None and loop_of_all is not None:
-            on = loop_of_all._runs_on()
-            if on is not None:
-                return on
+            shared_by_all = loop_of_all._runs_on()
+            if shared_by_all is not None:
+                return shared_by_all
         return self._new_block()
 
     def _new_block(self) -> PersistentLoop:
@@ -448,7 +448,7 @@ class Partner:
 
     def is_of_this_thread(self) -> bool:
         """Whether it is this thread that waits for it."""
-        return self._is_held and self._frame.owns_current_thread()  # type: ignore[no-any-return]
+        return bool(self._is_held and self._frame.owns_current_thread())
 
     def take_unheard(self) -> BaseException | None:
         """The error of a partner that has ended when nobody waited for it any more."""

@@ -1,5 +1,7 @@
 """One event loop for all the top-level `async_to_sync` calls of a block.
 
+(`asgibridge._loops.shared` builds one for all those of the process on this.)
+
 The block is an ``AsyncSingleThreadContext(persistent_loop=True)``. The loop runs on the context's
 thread from the first call to the block's end, also between the calls, so that what is bound to a
 loop lives across them, and its keep-alive tasks too. ::
@@ -37,6 +39,8 @@ parent's loop is left alone, because the parent would feel a selector of its bei
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import sys
 import types
 import weakref
 from collections.abc import Coroutine, Generator
@@ -323,7 +327,10 @@ class PersistentLoop:
             self._take_out(run)
             run.finish(error)
             raise
-        task.add_done_callback(lambda task: self._ended(run, task))
+        if task.done():  # in its first step
+            self._ended(run, task)
+        else:
+            task.add_done_callback(lambda task: self._ended(run, task))
 
     def _ended(self, run: Run, task: asyncio.Task[None]) -> None:
         self._tasks.pop(run, None)
@@ -356,6 +363,18 @@ class PersistentLoop:
             for run in self._take_all():
                 run.finish(error)
             self._let_leave(None)
+
+
+def make_task(
+    loop: asyncio.AbstractEventLoop,
+    context: contextvars.Context,
+    coroutine: Coroutine[Any, Any, None],
+) -> asyncio.Task[None]:
+    """A task of ``loop``, which runs on this thread, in ``context`` or a copy of it."""
+    if sys.version_info >= (3, 12) and cpython.makes_tasks_as_usual(loop):
+        # A first step then and there saves two turns of the loop, if it is the only one.
+        return asyncio.tasks.Task(coroutine, loop=loop, context=context, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+    return context.run(loop.create_task, coroutine)
 
 
 async def at_home(home: kernel.Home, coroutine: Coroutine[Any, Any, None]) -> None:
