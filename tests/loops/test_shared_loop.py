@@ -564,7 +564,7 @@ class TestClosing:
             for arguments in ((True,), (False,)) if call is main else ((),):
                 with pytest.raises(RuntimeError, match="would deadlock"):
                     async_to_sync(call)(*arguments)
-        with pytest.raises(RuntimeError, match="to_thread"):
+        with pytest.raises(RuntimeError, match="would deadlock"):
             async_to_sync(on_the_loop)()
         with pytest.raises(RuntimeError, match="to_thread"):
             asyncio.run(on_the_loop())

@@ -52,7 +52,7 @@ from .._kernel import kernel
 from .._process import cpython, fork, threads
 from .._process.handover import call_if_open
 from . import kept
-from .lent import LentWait
+from .lent import LentWait, lent_already
 
 if TYPE_CHECKING:
     from ..current_thread_executor import CurrentThreadExecutor
@@ -199,6 +199,17 @@ class PersistentLoop:
                 server.quit()
                 raise
         self.raise_failure()
+
+    def leave(self) -> None:
+        """`close` it. Meanwhile the calling thread runs what leftover tasks need that thread for."""
+        lent = lent_already()  # what is open has inherited the frame of that, and is cancelled
+        server = kernel.CurrentThreadExecutor(None) if lent is None else LentWait(lent)
+        try:
+            self.close(server)
+        finally:
+            if isinstance(server, LentWait):
+                server.end()
+                server.lent.let_go()
 
     def end_at_exit(self) -> None:
         """`end` it, because the program ends."""

@@ -48,7 +48,6 @@ from .._kernel import kernel
 from .._process import cpython, fork, greenlets, settings, threads
 from .._process.handover import call_if_open
 from .._process.threads import LoopWorker, Worker
-from .lent import LentWait, lent_already
 from .persistent import PersistentLoop, Run
 
 THREAD_NAME = "asgibridge-shared-loop"
@@ -84,32 +83,25 @@ class _LoopOfProcess(PersistentLoop):
 
     def refuse_to_wait(self) -> None:
         """Raises RuntimeError on a thread that cannot wait for the end of this loop."""
-        if cpython.running_loop() is not None and not greenlets.runs_no_loop():
+        waiting, _task_context = kernel.awaiting(state.threadlocal)
+        running = None if greenlets.runs_no_loop() else cpython.running_loop()
+        with self._lock:
+            runs, loop = list(self._runs), self._loop
+        is_in_call = loop is not None and (loop is waiting or loop is running)
+        if is_in_call or any(run.is_of_this_thread() for run in runs):
+            raise RuntimeError(
+                "SharedLoop.close() would deadlock: it waits for the calls on the loop, and this "
+                "one is in the middle of such a call. Close it when that has returned"
+            )
+        if running is not None:
             raise RuntimeError(
                 "SharedLoop.close() waits, and would block the event loop that runs in this "
                 "thread: await asyncio.to_thread(shared_loop().close) there"
             )
-        waiting, _task_context = kernel.awaiting(state.threadlocal)
-        with self._lock:
-            runs = list(self._runs)
-            is_in_call = waiting is not None and waiting is self._loop
-        if is_in_call or any(run.is_of_this_thread() for run in runs):
-            raise RuntimeError(
-                "SharedLoop.close() would deadlock: it waits for the calls on the loop, and this "
-                "thread is in the middle of one: close it when that has returned, or in another "
-                "thread"
-            )
 
     def close_and_wait(self) -> None:
         """End it and wait until its thread has ended, serving its leftover tasks meanwhile."""
-        lent = lent_already()  # then leftover tasks have inherited the frame of that
-        wait = kernel.CurrentThreadExecutor(None) if lent is None else LentWait(lent)
-        try:
-            self.close(wait)
-        finally:
-            if isinstance(wait, LentWait):
-                wait.end()
-                wait.lent.let_go()
+        self.leave()
         self._thread.shutdown(wait=True)
 
     def end_at_exit(self) -> None:
