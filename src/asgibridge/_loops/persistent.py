@@ -203,7 +203,9 @@ class PersistentLoop:
     def leave(self) -> None:
         """`close` it. Meanwhile the calling thread runs what leftover tasks need that thread for."""
         lent = lent_already()  # what is open has inherited the frame of that, and is cancelled
-        server = kernel.CurrentThreadExecutor(None) if lent is None else LentWait(lent)
+        server: CurrentThreadExecutor | LentWait = (
+            kernel.CurrentThreadExecutor(None) if lent is None else LentWait(lent)
+        )
         try:
             self.close(server)
         finally:
