@@ -127,7 +127,9 @@ class _LoopOfProcess(PersistentLoop):
         try:
             super()._run()
         finally:
-            self._thread.shutdown(wait=False)
+            # gevent's lock in there is for one real thread: there the dropped executor ends it.
+            if not greenlets.are_here():
+                self._thread.shutdown(wait=False)
 
     def _cancel(self, run: Run) -> None:
         task = self._tasks.get(run)
