@@ -66,8 +66,8 @@ MEMORY_PART = 1 / 3
 LINEAR = 1.25
 """How much dearer the deepest level may be than the middle one, to pass for linear."""
 SHARED_OVER_PERSISTENT = 1.05
-"""The price of a call on the loop that all threads share, by that on a loop of a block: the same, and
-what two measurements of one thing differ by."""
+"""The price of a call on the loop that all threads share, by that on a loop of a block: the same,
+and what two measurements of one thing differ by."""
 FEW, MANY = 100, IN_FLIGHT[-1]
 
 

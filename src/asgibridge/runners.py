@@ -7,8 +7,9 @@ async code, until the run has *closed* its executor; the **runner** (a thread of
 an AsyncSingleThreadContext) executes `asyncio.run` from beginning to end: leftover tasks cancelled,
 async generators and default executor shut down, loop closed. Only then does the run close the
 caller's executor, whatever happened, so the caller cannot wait for ever and serves to the end.
-(Within an AsyncSingleThreadContext with a persistent loop, and on the shared loop, the run is a task
-there, and ends when that does: see `asgibridge._loops.persistent` and `asgibridge._loops.shared`.)
+(Within an AsyncSingleThreadContext with a persistent loop, and on the shared loop, the run is a
+task there, and ends when that does: see `asgibridge._loops.persistent` and
+`asgibridge._loops.shared`.)
 
 **Ctrl-C**, as in `asyncio.Runner`. In the main thread, where Python runs signal handlers, and if
 the SIGINT handler is Python's own, ours stands in for it as long as the call takes:

@@ -296,10 +296,9 @@ def test_patched_after_the_import_with_async_outermost(script_output):
 
 def test_the_shared_loop_patched_after_the_import_says_what_to_do(script_output):
     pytest.importorskip("asgibridge._speedups", reason="there is no compiled kernel here")
-    assert (
-        script_output(
-            LATE
-            + """
+    assert script_output(
+        LATE
+        + """
     from asgibridge.runners import shared_loop
 
     with shared_loop():
@@ -309,9 +308,7 @@ def test_the_shared_loop_patched_after_the_import_says_what_to_do(script_output)
             print("Patch first" in str(error))
     print(async_to_sync(view)(2))
     """
-        ).splitlines()
-        == ["True", "2"]
-    )
+    ).splitlines() == ["True", "2"]
 
 
 MADE_BEFORE = LATE.replace(

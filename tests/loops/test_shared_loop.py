@@ -133,9 +133,9 @@ class TestSwitch:
         loop, thread = loop_of_call(), thread_of_call()
         assert thread.name == "asgibridge-shared-loop"
         assert loop.is_running()
-        assert Callers(4, lambda _: (loop_of_call(), thread_of_call())).join() == [
-            (loop, thread)
-        ] * 4
+        assert (
+            Callers(4, lambda _: (loop_of_call(), thread_of_call())).join() == [(loop, thread)] * 4
+        )
 
     def test_begins_with_the_first_call(self, shared):
         before = threading.active_count()
@@ -368,7 +368,8 @@ class TestManyCallers:
             await sync_to_async(lambda: None)()
             return weakref.ref(thing)
 
-        assert until_gone(async_to_sync(main)(Thing()))
+        gone = async_to_sync(main)(Thing())
+        assert until_gone(gone)
 
     def test_what_is_bound_to_the_loop_is_for_all(self, shared):
         """A pool of connections, as a client has one, keeps them: few are opened."""
@@ -694,7 +695,7 @@ class TestErrors:
         def fail():
             raise SystemExit(3)
 
-        with pytest.raises(RuntimeError, match="has ended, because .* raised SystemExit") as caught:
+        with pytest.raises(RuntimeError, match="raised SystemExit") as caught:
             async_to_sync(stop)()
         errors = [caught.value, *(each.join() for each in others)]
         assert [type(each) for each in errors] == [RuntimeError] * 3
@@ -1073,7 +1074,6 @@ class TestWhatStaysOpen:
             with pytest.raises(RuntimeError, match="on the thread on which it was begun"):
                 manager.__exit__(None, None, None)
 
-        # Nobody waits for it, so its sync code finds no thread that would run it but the single one.
         assert Callers(1, leave).join() == [None]
         shared.close()
         assert len(entered.tasks) == 2

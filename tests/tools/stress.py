@@ -125,7 +125,7 @@ PARTS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
-    parser.add_argument("--scale", type=float, default=1, help="of the time; default: eleven minutes")
+    parser.add_argument("--scale", type=float, default=1, help="of the time; default: 11 minutes")
     parser.add_argument(
         "--only", metavar="NAME,...", help="of: " + ", ".join(p.name for p in PARTS)
     )

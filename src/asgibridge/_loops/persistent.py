@@ -201,7 +201,7 @@ class PersistentLoop:
         self.raise_failure()
 
     def leave(self) -> None:
-        """`close` it. Meanwhile the calling thread runs what leftover tasks need that thread for."""
+        """`close` it. Meanwhile this thread runs what leftover tasks need the thread for."""
         lent = lent_already()  # what is open has inherited the frame of that, and is cancelled
         server: CurrentThreadExecutor | LentWait = (
             kernel.CurrentThreadExecutor(None) if lent is None else LentWait(lent)

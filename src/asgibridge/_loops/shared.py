@@ -70,6 +70,7 @@ class _LoopOfProcess(PersistentLoop):
         self._home = kernel.home_of_contexts(state.executors)
         self._handle = handle
         self._abandoned: set[Run] = set()
+        self._worker: Worker | None = None  # set on the thread
 
     def is_running(self) -> bool:
         """Whether it takes runs, and has had the first. From any thread."""
@@ -103,6 +104,8 @@ class _LoopOfProcess(PersistentLoop):
         """End it and wait until its thread has ended, serving its leftover tasks meanwhile."""
         self.leave()
         self._thread.shutdown(wait=True)
+        if self._worker is not None:
+            self._worker.join()  # it may have a step to go: who forks next is warned of threads
 
     def end_at_exit(self) -> None:
         self.end()
@@ -124,6 +127,7 @@ class _LoopOfProcess(PersistentLoop):
         worker = threading.current_thread()
         if isinstance(worker, Worker):  # under gevent that is a greenlet elsewhere
             worker.name = THREAD_NAME
+            self._worker = worker
         try:
             super()._run()
         finally:
