@@ -247,12 +247,15 @@ class TopLevelRun:
 
     def _abandon(self) -> None:
         self._abandoned = True
+        if self._on is not None:
+            # First: what its task calls from now on goes elsewhere, and is not dropped with us.
+            self.server.quit()
+            self._on.abandon(self)
+            return
         worker = self._workers[-1]
         if worker is not None:
             if not self._has_run:
                 worker.abandon()
-        elif self._on is not None:
-            self._on.abandon(self)
         elif self._abandon_thread is not None:
             self._abandon_thread()
         self.server.quit()

@@ -115,9 +115,12 @@ class _LoopOfProcess(PersistentLoop):
     def abandon(self, run: Run) -> None:
         if self._generation != fork.generation:
             return
-        self._abandoned.add(run)
-        self._take_out(run)  # now `_start` would not begin it, nor would `_begin`
-        loop = self._loop
+        with self._lock:
+            if run not in self._runs:
+                return  # abandoned before, by the signal handler: cancel it once
+            self._abandoned.add(run)
+            self._take_out(run)  # now `_start` would not begin it, nor would `_begin`
+            loop = self._loop
         if loop is None or not call_if_open(loop, self._cancel, run):
             self._abandoned.discard(run)
 
