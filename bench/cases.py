@@ -29,8 +29,9 @@ class Case:
     group: str
     operations: int
     """How many make a sample."""
-    make: Callable[[Library], Run] | None
-    """Builds it for a bridge; None: it is the floor's alone."""
+    make: Callable[[Library], Run | None] | None
+    """Builds it for a bridge, or returns None where that cannot do it; None: it is the floor's
+    alone."""
     floor: Callable[[], Run] | None = None
     """Builds the least that could do it, if there is such a thing."""
     peers: dict[str, Callable[[], Run]] = field(default_factory=dict)

@@ -18,10 +18,11 @@ import time
 from cases import ROWS, Case, Run
 from curves import CURVES, LATENCY, MEMORY
 from implementations import IMPLEMENTATIONS, load
+from loops import LOOPS
 
 Samples = dict[str, list[float]]
 
-CASES = {case.key: case for case in (*ROWS, *CURVES, *LATENCY, *MEMORY)}
+CASES = {case.key: case for case in (*ROWS, *CURVES, *LATENCY, *MEMORY, *LOOPS)}
 
 
 def warm_up(case: Case, run: Run) -> None:

@@ -19,7 +19,8 @@ from rich.table import Table
 from cases import ROWS, Case
 from curves import CROWD, CURVES, MEMORY
 from figures import micro, times
-from implementations import IMPLEMENTATIONS
+from implementations import IMPLEMENTATIONS, OURS
+from loops import KINDS, THREADS, key
 from passes import PASSES
 from results import Measured, Results, load_all
 from targets import AIM, MANY, at_least, growth, verdicts
@@ -163,6 +164,25 @@ def _latency(_results: Results, measured: Measured) -> Section:
     return Section(title, f"{_HOW}; {_conditions_of(measured)}", header, rows)
 
 
+def _loops(_results: Results, measured: Measured) -> Section:
+    sides = [("floor", "bare"), ("floor", "portal"), ("asgiref", "new")]
+    sides += [(name, kind) for name in OURS for kind in ("new", "persistent", "shared")]
+    rows = []
+    for name, kind in sides:
+        cells = [
+            f"{micro(measured.least(key(kind, width), name))} "
+            f"({micro(measured.median(key(kind, width), name))})"
+            if measured.has(key(kind, width), name)
+            else ""
+            for width in THREADS
+        ]
+        if any(cells):
+            rows.append([KINDS[kind], "" if name == "floor" else NAMES[name], *cells])
+    header = ["a call from a thread runs on", "by", *(f"{width} at a time" for width in THREADS)]
+    note = f"µs per call: minimum (median); {_conditions_of(measured)}"
+    return Section("One event loop for many calls", note, header, rows, texts=2)
+
+
 def _curve(group: str, title: str, x: str) -> Callable[[Results, Measured], Section]:
     def section(_results: Results, measured: Measured) -> Section:
         rows = [
@@ -209,6 +229,7 @@ _SECTIONS: dict[str, Callable[[Results, Measured], Section]] = {
     "unpinned": _with_cpu("On all cores"),
     "latency": _latency,
     "uvloop": _with_cpu("With uvloop"),
+    "loops": _loops,
     "variables": _curve("context variables", "Context variables that no call changes", "set"),
     "in-flight": _curve("in flight", "Calls in flight, per call", "in flight"),
     "contexts": _curve("contexts at once", "`ThreadSensitiveContext`s at once, per one", "at once"),

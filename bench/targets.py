@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import loops
 from cases import ROWS
 from curves import CROWD, IN_FLIGHT, LEVELS, VARIABLES
 from results import Measured, Results
@@ -64,6 +65,9 @@ MEMORY_PART = 1 / 3
 """Of asgiref's peak."""
 LINEAR = 1.25
 """How much dearer the deepest level may be than the middle one, to pass for linear."""
+SHARED_OVER_PERSISTENT = 1.05
+"""The price of a call on the loop that all threads share, by that on a loop of a block: the same,
+and what two measurements of one thing differ by."""
 FEW, MANY = 100, IN_FLIGHT[-1]
 
 
@@ -93,6 +97,7 @@ def verdicts(results: Results) -> list[Verdict]:
         ),
         "latency": _latency,
         "uvloop": lambda measured: _speed_ups(measured, UVLOOP, ", uvloop"),
+        "loops": _loops,
         "variables": _variables,
         "in-flight": _in_flight,
         "nesting": _nesting,
@@ -159,6 +164,19 @@ def _latency(measured: Measured) -> Iterator[Verdict]:
             _us(mine),
             mine <= theirs,
         )
+
+
+def _loops(measured: Measured) -> Iterator[Verdict]:
+    crowd = loops.CROWD
+    mine, theirs = (
+        measured.least(loops.key(kind, crowd), "compiled") for kind in ("shared", "persistent")
+    )
+    yield Verdict(
+        f"`async_to_sync` from {crowd} threads at once, on the shared loop",
+        f"no dearer than on a persistent one: at most {_us(theirs * SHARED_OVER_PERSISTENT)}",
+        _us(mine),
+        mine <= theirs * SHARED_OVER_PERSISTENT,
+    )
 
 
 def _variables(measured: Measured) -> Iterator[Verdict]:

@@ -55,7 +55,7 @@ cdef class SyncCall:
         if context is not None:
             self.context = context
             self.threadlocal = threadlocal
-            self.home = _this_thread().home
+            self.home = _home_of(_this_thread())
             self.task_context = TaskContext.__new__(TaskContext)
 
     def __repr__(self):

@@ -14,8 +14,21 @@ cdef Py_tss_t _thread_key  # Cython initializes it
 cdef class Home:
     """An identity, compared by ``is``."""
 
+    cdef object variable  # of one that stands for others: a Local's, set at the one it stands for
+
     def __init__(self):
         pass  # refuses arguments
+
+
+def home_of_contexts(local):
+    """A home that stands, at each moment, for the one at which ``local`` was set in the current
+    context; for itself where that was not set.
+
+    :param local: a ContextStorage.
+    """
+    cdef Home home = Home.__new__(Home)
+    home.variable = (<ContextStorage?>local).variable
+    return home
 
 
 @cython.final
@@ -61,9 +74,17 @@ cdef _Thread _meet_thread():
     return thread
 
 
+cdef inline object _home_of(_Thread thread):
+    # The home itself may be the other kernel's: from before gevent came.
+    home = thread.home
+    if type(home) is Home and (<Home>home).variable is not None:
+        return _home_in_context(<Home>home)
+    return home
+
+
 def current_home():
     """The calling thread's home."""
-    return _this_thread().home
+    return _home_of(_this_thread())
 
 
 def at_home(home, call, *args):

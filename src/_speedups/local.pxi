@@ -83,6 +83,21 @@ cdef inline bint _has_type(local, key):
     return isinstance(key, str) and _PyType_Lookup(Py_TYPE(local), key) is not NULL
 
 
+cdef object _home_in_context(Home home):
+    # The one that it stands for.
+    cdef PyObject* found = NULL
+    PyContextVar_Get(home.variable, NULL, &found)
+    current = <object>found
+    Py_XDECREF(found)
+    return home if current is None else <object>PyTuple_GET_ITEM(current, 0)
+
+
+cdef object _current_of_another(object current, _Thread thread):
+    # `current` if it was set at the home that the thread's stands for, or None.
+    home = _home_of(thread)
+    return current if <object>PyTuple_GET_ITEM(current, 0) is home else None
+
+
 cdef inline object _current(object variable):
     # What is set in the current context at this thread's home, or None.
     cdef PyObject* found = NULL
@@ -93,9 +108,11 @@ cdef inline object _current(object variable):
     if current is None:
         return None
     thread = PyThread_tss_get(&_thread_key)
-    if thread is not NULL and PyTuple_GET_ITEM(current, 0) is <PyObject*>(<_Thread>thread).home:
+    if thread is NULL:
+        return None  # it has no home yet: then nothing was set at it
+    if PyTuple_GET_ITEM(current, 0) is <PyObject*>(<_Thread>thread).home:
         return current
-    return None  # also if this thread has no home yet: then nothing was set at it
+    return _current_of_another(current, <_Thread>thread)
 
 
 cdef inline bint _is_few(object current):
@@ -142,14 +159,14 @@ cdef object _with(object current, object name, object value):
     cdef dict data
     if PyUnicode_CheckExact(name):
         if current is None:
-            return (_this_thread().home, _interned(name), value)
+            return (_home_of(_this_thread()), _interned(name), value)
         if _is_few(current):
             index = _index(current, name)
             if index >= 0 or PyTuple_GET_SIZE(current) < ASGIBRIDGE_FEW:
                 return asgibridge_few_with(current, index, _interned(name), value)
     data = _copied(current)
     data[name] = value
-    return (_this_thread().home, data)
+    return (_home_of(_this_thread()), data)
 
 
 cdef class ContextStorage:

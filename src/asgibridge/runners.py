@@ -1,12 +1,15 @@
 """A top-level `async_to_sync` call: one `asyncio.run` on another thread, served by the caller's.
 
+`shared_loop` has all such calls of the process run on one event loop instead.
+
 Two threads take part. The **caller** waits, and meanwhile runs the thread-sensitive calls of the
 async code, until the run has *closed* its executor; the **runner** (a thread of its own, or that of
 an AsyncSingleThreadContext) executes `asyncio.run` from beginning to end: leftover tasks cancelled,
 async generators and default executor shut down, loop closed. Only then does the run close the
 caller's executor, whatever happened, so the caller cannot wait for ever and serves to the end.
-(Within an AsyncSingleThreadContext with a persistent loop, the run is a task there, and ends when
-that does: see `asgibridge._loops.persistent`.)
+(Within an AsyncSingleThreadContext with a persistent loop, and on the shared loop, the run is a
+task there, and ends when that does: see `asgibridge._loops.persistent` and
+`asgibridge._loops.shared`.)
 
 **Ctrl-C**, as in `asyncio.Runner`. In the main thread, where Python runs signal handlers, and if
 the SIGINT handler is Python's own, ours stands in for it as long as the call takes:
@@ -14,7 +17,7 @@ the SIGINT handler is Python's own, ours stands in for it as long as the call ta
 * the first SIGINT cancels the main task and interrupts nothing; the caller goes on serving. If the
   coroutine ends cancelled, the call raises KeyboardInterrupt.
 * a second raises KeyboardInterrupt at once, wherever the main thread is. The runner is abandoned:
-  nobody waits for it, here or at exit.
+  nobody waits for it, here or at exit. (On the shared loop, the task is.)
 
 Any other exception that a signal handler raises while the caller waits counts as the first of those
 two, and is raised when the coroutine has ended. Every other call in flight is not concerned.
@@ -34,12 +37,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError, Executor, Future
 from contextvars import Context
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 from ._kernel import kernel
 from ._loops import kept
 from ._loops.lent import LentWait, lent_already
-from ._loops.persistent import PersistentLoop, at_home
+from ._loops.persistent import PersistentLoop, at_home, make_task
+from ._loops.shared import SharedLoop, shared_loop
 from ._process import greenlets
 from ._process.cpython import signals
 from ._process.handover import call_if_open, take
@@ -51,7 +55,7 @@ from ._workers.pool import is_in_hook
 from ._workers.pool import pool as worker_pool
 from .current_thread_executor import CurrentThreadExecutor
 
-__all__ = ["TopLevelRun"]
+__all__ = ["SharedLoop", "TopLevelRun", "shared_loop"]
 
 
 def __dir__() -> list[str]:
@@ -61,12 +65,23 @@ def __dir__() -> list[str]:
 _SIGINT = int(signals.SIGINT)
 
 
+class Outcome(Protocol):
+    """A `kernel.AsyncCall`, or the Future that a ``main_wrap`` of somebody else's gets."""
+
+    def done(self) -> bool: ...
+
+    def result(self) -> Any: ...
+
+
 class TopLevelRun:
     """One `asyncio.run` of ``awaitable``, on behalf of a thread that serves ``executor``.
 
     :param context: the caller's context, in which the main task runs.
     :param served: `AsyncToSync.loop_thread_executors`.
     """
+
+    _on: PersistentLoop | None = None  # that it was given to
+    _outcome: Outcome | None = None  # of the coroutine; with `_on`
 
     def __init__(
         self,
@@ -99,10 +114,12 @@ class TopLevelRun:
         self,
         on: Executor | PersistentLoop | None,
         task_context: list[asyncio.Task[Any]] | None = None,
+        outcome: Outcome | None = None,
     ) -> bool:
         """Run to the end, on ``on``'s thread or a new one, while this thread serves its executor.
 
         :param task_context: of the `sync_to_async` call that this thread is in the middle of.
+        :param outcome: where ``awaitable`` puts what comes of it.
 
         Returns whether the coroutine was interrupted. Raises what `asyncio.run` itself raised, the
         exception of a signal handler if there was one, or whatever keeps the thread from starting;
@@ -117,7 +134,7 @@ class TopLevelRun:
                         if self._started:
                             self.server.serve()
                         else:
-                            self._start_and_serve(on, task_context)
+                            self._start_and_serve(on, task_context, outcome)
                         break
                     except BaseException as error:
                         if not self._started:
@@ -147,25 +164,21 @@ class TopLevelRun:
             if self.server is not self._executor:
                 self._let_go_of_lent()
             pending = self._error = None
+            if not self._abandoned and self._outcome is not None:
+                self._outcome = None
 
     def _start_and_serve(
         self,
         on: Executor | PersistentLoop | None,
         task_context: list[asyncio.Task[Any]] | None,
+        outcome: Outcome | None,
     ) -> None:
-        if type(on) is PersistentLoop:
-            self._abandon_thread = on.abandon
-            lent = lent_already()
-            if lent is None:
-                self._executor.hold()
-            else:
-                self.server = LentWait(lent)
-            if on.add(self):
-                self._started = True
+        if isinstance(on, PersistentLoop):
+            self._outcome = outcome
+            if self._begin_on(on):
                 self.server.serve()
                 return
-            self._let_go_of_lent()
-            on = None  # the block was left a moment ago
+            on = None
         self._executor.hold()
         if on is None:
             if not (worker_pool.is_plain_run or is_in_hook.get() or greenlets.are_here()):
@@ -199,6 +212,27 @@ class TopLevelRun:
                 self._started = False
                 raise
 
+    def _begin_on(self, persistent: PersistentLoop) -> bool:
+        # False if nobody takes the run.
+        lent = lent_already()
+        if lent is None:
+            self._executor.hold()
+        else:
+            self.server = LentWait(lent)
+        on: PersistentLoop | None = persistent
+        served = self._served
+        while on is not None:
+            self._on = on
+            self._served = {} if on.is_shared else served  # there it serves its own tasks only
+            if on.add(self):
+                self._started = True
+                return True
+            on = on.successor()  # the block was left, or the loop closed, a moment ago
+        self._on = None
+        self._served = served
+        self._let_go_of_lent()
+        return False
+
     def _let_go_of_lent(self) -> None:
         server = self.server
         if isinstance(server, LentWait):
@@ -213,6 +247,11 @@ class TopLevelRun:
 
     def _abandon(self) -> None:
         self._abandoned = True
+        if self._on is not None:
+            # First: what its task calls from now on goes elsewhere, and is not dropped with us.
+            self.server.quit()
+            self._on.abandon(self)
+            return
         worker = self._workers[-1]
         if worker is not None:
             if not self._has_run:
@@ -255,15 +294,17 @@ class TopLevelRun:
 
     # In place of `_execute`, on the thread of a persistent loop.
 
-    def start_on(self, loop: asyncio.AbstractEventLoop, home: kernel.Home) -> asyncio.Task[None]:
-        """Make the main task, on a thread that belongs to ``home``."""
+    def start_on(
+        self, loop: asyncio.AbstractEventLoop, home: kernel.Home | None
+    ) -> asyncio.Task[None]:
+        """Make the main task, on a thread at ``home``; None: at that of whatever task it runs."""
         if isinstance(self.server, LentWait):
             self._executor._old_executor = self.server.lent.frame
             self._executor.close()
         body = self._body(None)
-        if home is not self._home:
+        if home is not None and home is not self._home:
             body = at_home(self._home, body)
-        return self._context.run(loop.create_task, body)
+        return make_task(loop, self._context, body)
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note that the caller serves the thread-sensitive calls of that loop."""
@@ -275,6 +316,20 @@ class TopLevelRun:
         self._drop_awaitable()
         self._let_go_of_loop()
         self.server.close()
+
+    def is_of_this_thread(self) -> bool:
+        """Whether it is this thread that waits for it."""
+        return self._executor.owns_current_thread()
+
+    def take_unheard(self) -> BaseException | None:
+        """The error of a coroutine that has ended when nobody waited for it any more."""
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None and outcome.done():
+            try:
+                outcome.result()
+            except BaseException as error:
+                return error
+        return None
 
     def _let_go_of_loop(self) -> None:
         loop, self._loop = self._loop, None

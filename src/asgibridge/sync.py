@@ -5,13 +5,16 @@
 1. the thread of the innermost sync frame above that waits in `async_to_sync` (a
    CurrentThreadExecutor, inherited through the context: ``AsyncToSync.executors.current``);
 2. the thread of the `ThreadSensitiveContext` we are in;
-3. the thread that waits for this event loop, if it was started by a top-level `async_to_sync`;
+3. the thread that waits for this event loop, if it was started by a top-level `async_to_sync`, and
+   is not shared by all threads;
 4. the process's single thread, ``SyncToAsync.single_thread_executor``.
 
 A frame that has ended is passed over, so a task may outlive the call that started it.
 
 **Which loop** runs an async function: the one that the calling thread works for, if it was brought
-here by `sync_to_async`; else a new one, on a thread of its own (`asgibridge.runners`).
+here by `sync_to_async`; else that of the AsyncSingleThreadContext we are in; else the process's
+shared loop, if that is switched on (`asgibridge.runners.shared_loop`); else a new one, on a thread
+of its own (`asgibridge.runners`).
 
 **Context.** Each side works in a copy of the other's context variables, and what it changed is set
 in the caller's before the caller goes on. ``exc_info`` travels too.
@@ -42,7 +45,7 @@ from ._bridge.heard import POOL_SUBMIT, handlers
 from ._bridge.options import CallOptions, abandon, cancel_inner_task, outwait
 from ._bridge.warned import warn
 from ._kernel import kernel
-from ._loops import kept
+from ._loops import kept, shared
 from ._loops.persistent import PersistentLoop
 from ._process import cpython, fork, greenlets
 from ._waits import names
@@ -137,8 +140,9 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 
     Call it in sync code. If that runs in a thread that `sync_to_async` brought it to, the coroutine
     runs on the event loop that waits there, else on a new one in another thread (see
-    `asgibridge.runners` for its end and for Ctrl-C). Meanwhile the calling thread runs the
-    thread-sensitive sync code that the coroutine calls.
+    `asgibridge.runners` for its end and for Ctrl-C, and `asgibridge.runners.shared_loop` for one
+    that all threads share). Meanwhile the calling thread runs the thread-sensitive sync code that
+    the coroutine calls.
 
     Context variables and `Local` attributes are passed on, and the coroutine's changes passed back.
     Raises what the coroutine raises; RuntimeError in a thread whose event loop is running, which it
@@ -222,7 +226,7 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
             ):
                 run = TopLevelRun(awaitable, executor, before.copy(), self.loop_thread_executors)
                 try:
-                    interrupted = run.run(self._runs_on(), task_context)
+                    interrupted = run.run(self._runs_on(), task_context, result)
                 finally:
                     del run
         except BaseException:
@@ -278,13 +282,17 @@ class AsyncToSync(kernel.AsyncWrapper, Generic[_P, _R]):
 
     def _runs_on(self) -> Executor | PersistentLoop | None:
         context = self.async_single_thread_context.get(None)
-        if not context:
-            return None
-        if not isinstance(context, AsyncSingleThreadContext):
-            return executor_of_runs(context)  # a foreign object that stands in for one
-        if self.force_new_loop and context._persistent_loop:
-            return None
-        return context._runs_on()
+        on: Executor | PersistentLoop | None = None
+        if context:
+            if not isinstance(context, AsyncSingleThreadContext):
+                return executor_of_runs(context)  # a foreign object that stands in for one
+            if self.force_new_loop and context._persistent_loop:
+                return None
+            on = context._runs_on()
+        loop_of_all = shared.in_force
+        if loop_of_all is None or on is not None or self.force_new_loop:
+            return on
+        return loop_of_all._runs_on()
 
 
 _MAIN_WRAP = AsyncToSync.main_wrap

@@ -135,6 +135,55 @@ def test_beside_a_loop_of_the_programs(script_output):
     ).splitlines() == ["True", "3"]
 
 
+@pytest.mark.parametrize("when", ["before the first call", "with a loop that runs"])
+def test_the_shared_loop(script_output, when):
+    """One real thread for all greenlets, and each has its own calls come back."""
+    first = "async_to_sync(note)()" if when == "with a loop that runs" else "None"
+    assert script_output(
+        SCRIPT
+        + AT_ONCE
+        + f"""
+    from asgibridge.runners import shared_loop
+
+    loops = set()
+
+    async def note():
+        loops.add(asyncio.get_running_loop())
+
+    async def gathered(here):
+        await note()
+        calls = [sync_to_async(threading.get_ident)() for _ in range(3)]
+        assert await asyncio.gather(*calls) == [here] * 3
+
+    def shared_task(n):
+        async_to_sync(gathered)(threading.get_ident())
+        return task(n)
+
+    with shared_loop() as handle:
+        {first}
+        calls = [gevent.spawn(shared_task, n) for n in range(50)]
+        gevent.joinall(calls, timeout=30, raise_error=True)
+        print([each.value for each in calls] == list(range(50)), seen, len(loops))
+    print(handle.is_running, loops.pop().is_closed())
+    """
+    ).splitlines() == ["True [] 1", "False True"]
+
+
+def test_the_shared_loop_at_exit(script_output):
+    assert (
+        script_output(
+            SCRIPT
+            + """
+    from asgibridge.runners import shared_loop
+
+    shared_loop()
+    print(async_to_sync(view)(3)[0])
+    """
+        )
+        == "3"
+    )
+
+
 def test_a_killed_greenlet_cancels_its_coroutine(script_output):
     assert script_output(
         SCRIPT
@@ -243,6 +292,23 @@ def test_patched_after_the_import(script_output):
 
 def test_patched_after_the_import_with_async_outermost(script_output):
     assert script_output(LATE + "    print(asyncio.run(view(1)), async_to_sync(view)(2))") == "1 2"
+
+
+def test_the_shared_loop_patched_after_the_import_says_what_to_do(script_output):
+    pytest.importorskip("asgibridge._speedups", reason="there is no compiled kernel here")
+    assert script_output(
+        LATE
+        + """
+    from asgibridge.runners import shared_loop
+
+    with shared_loop():
+        try:
+            async_to_sync(view)(1)
+        except RuntimeError as error:
+            print("Patch first" in str(error))
+    print(async_to_sync(view)(2))
+    """
+    ).splitlines() == ["True", "2"]
 
 
 MADE_BEFORE = LATE.replace(

@@ -512,3 +512,89 @@ class TestSwitch:
         )
         assert done.returncode == 1
         assert "undefined symbol" in done.stderr
+
+
+class TestHomeOfContexts:
+    """A thread of many chains is at the home at which one certain Local was set."""
+
+    def make(self, kernel, whose, local, value):
+        home, context = kernel.Home(), contextvars.copy_context()
+
+        def set_both():
+            whose.mark = True
+            local.value = value
+
+        context.run(kernel.at_home, home, set_both)
+        return home, context
+
+    def test_is_that_of_the_current_context(self, kernel):
+        whose, local = kernel.ContextStorage(), kernel.ContextStorage()
+        many = kernel.home_of_contexts(whose)
+        chains = [self.make(kernel, whose, local, value) for value in range(3)]
+
+        def look():
+            return kernel.current_home(), local.value, kernel.peek(local, "value", None)
+
+        for value, (home, context) in enumerate(chains):
+            assert context.run(kernel.at_home, many, look) == (home, value, value)
+
+    def test_what_is_set_there_belongs_to_it(self, kernel):
+        whose, local = kernel.ContextStorage(), kernel.ContextStorage()
+        many = kernel.home_of_contexts(whose)
+        home, context = self.make(kernel, whose, local, 1)
+        fresh = kernel.ContextStorage()
+
+        def change():
+            del local.value
+            local.other = 2
+            fresh.value = 3
+
+        context.run(kernel.at_home, many, change)
+
+        def look():
+            return hasattr(local, "value"), local.other, fresh.value
+
+        assert context.run(kernel.at_home, home, look) == (False, 2, 3)
+
+    def test_values_of_other_homes_are_not_seen(self, kernel):
+        whose, local = kernel.ContextStorage(), kernel.ContextStorage()
+        _, context = self.make(kernel, kernel.ContextStorage(), local, 1)
+        context.run(kernel.at_home, kernel.Home(), setattr, whose, "mark", True)
+
+        def look():
+            return hasattr(local, "value"), kernel.peek(local, "value", None)
+
+        many = kernel.home_of_contexts(whose)
+        assert context.run(kernel.at_home, many, look) == (False, None)
+
+    def test_is_one_itself_where_nothing_was_set(self, kernel):
+        local = kernel.ContextStorage()
+        many = kernel.home_of_contexts(kernel.ContextStorage())
+
+        def set_and_look():
+            local.value = 1
+            return kernel.current_home(), local.value
+
+        assert contextvars.Context().run(kernel.at_home, many, set_and_look) == (many, 1)
+
+    def test_a_call_is_made_at_the_home_of_its_context(self, kernel):
+        whose, local = kernel.ContextStorage(), kernel.ContextStorage()
+        many = kernel.home_of_contexts(whose)
+        home, context = self.make(kernel, whose, local, 1)
+        loop = asyncio.new_event_loop()
+        seen = []
+
+        def make():
+            def function():
+                seen.append((kernel.current_home(), local.value))
+
+            return kernel.SyncCall(
+                loop, function, None, contextvars.copy_context(), threading.local()
+            )
+
+        try:
+            call = context.run(kernel.at_home, many, make)
+            call.run()
+        finally:
+            loop.close()
+        assert seen == [(home, 1)]

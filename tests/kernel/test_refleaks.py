@@ -206,6 +206,15 @@ def homes(kernel):
     kernel.at_home(kernel.Home(), function, 1)
     raises(ZeroDivisionError, kernel.at_home, kernel.Home(), lambda: 1 // 0)
     kernel.current_home()
+    local = kernel.ContextStorage()
+    many = kernel.home_of_contexts(local)
+
+    def use():
+        local.value = kernel.current_home()
+        return kernel.current_home()
+
+    kernel.at_home(many, contextvars.Context().run, use)
+    kernel.at_home(kernel.Home(), contextvars.Context().run, kernel.at_home, many, use)
 
 
 @plain
@@ -367,7 +376,7 @@ EXERCISES = {
     "ContextStorage ThreadStorage peek": locals_,
     "CurrentThreadExecutor": current_thread_executor,
     "FutureCall": future_call,
-    "Home at_home current_home": homes,
+    "Home at_home current_home home_of_contexts": homes,
     "Inbox": inbox,
     "PoolInbox": pool_inbox,
     "BroadcastCore ReaderCore": broadcast_core,

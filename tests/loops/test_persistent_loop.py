@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 
+from asgibridge.iterators import async_to_sync_context_manager
 from asgibridge.local import Local
 from asgibridge.sync import AsyncSingleThreadContext, AsyncToSync, async_to_sync, sync_to_async
 
@@ -340,6 +341,24 @@ class TestLeaving:
         assert happened == ["cancelled", "generator"]
         assert sync_threads == [threading.current_thread()]
         assert [thread.is_alive() for thread in executor._threads] == [False]
+
+    def test_before_what_is_open_whose_end_needs_the_thread(self):
+        """It is cancelled, and its own sync code comes to this thread all the same."""
+        threads = []
+
+        @contextlib.asynccontextmanager
+        async def manager():
+            try:
+                yield
+            finally:
+                threads.append(await sync_to_async(threading.current_thread)())
+
+        opened = async_to_sync_context_manager(manager())
+        with persistent():
+            opened.__enter__()
+        assert threads == [threading.current_thread()]
+        with pytest.raises(RuntimeError, match="has ended"):
+            opened.__exit__(None, None, None)
 
     def test_with_an_error(self):
         with pytest.raises(KeyError):

@@ -15,6 +15,7 @@ PROGRAM = """
         async_to_sync_context_manager, async_to_sync_iterator, sync_to_async_iterator
     )
     from asgibridge.queue import MessageQueue
+    from asgibridge.runners import shared_loop
     from asgibridge.sync import (
         AsyncSingleThreadContext, ThreadSensitiveContext, async_to_sync, sync_to_async
     )
@@ -86,6 +87,7 @@ WAYS = {
     "new loop": "lambda: async_to_sync(one, force_new_loop=True)()",
     "block": "in_block",
     "persistent loop": "lambda: in_block(persistent_loop=True)",
+    "shared loop": "lambda: shared_loop() and async_to_sync(one)()",
     "iterator": "lambda: list(async_to_sync_iterator(two()))",
     "context manager": "enter",
     "hop": "lambda: asyncio.run(hop())",
@@ -117,6 +119,16 @@ STATES = {
         "block = AsyncSingleThreadContext(persistent_loop=True); block.__enter__(); "
         "async_to_sync(one)(); context = contextvars.copy_context(); "
         "CLOSE = lambda: context.run(async_to_sync(one)) and block.__exit__()"
+    ),
+    "the shared loop": (
+        "shared_loop(); async_to_sync(one)(); CLOSE = lambda: async_to_sync(one)()"
+    ),
+    "the shared loop to close": (
+        "shared_loop(); async_to_sync(one)(); CLOSE = lambda: shared_loop().close()"
+    ),
+    "a context manager on the shared loop": (
+        "shared_loop(); block = async_to_sync_context_manager(manager()); block.__enter__(); "
+        "CLOSE = lambda: block.__exit__(None, None, None)"
     ),
     "an application": "site = AsgiToWsgi(app); request(site); CLOSE = lambda: request(site)",
     "an application to close": "site = AsgiToWsgi(app); request(site); CLOSE = site.close",

@@ -5,21 +5,26 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import aiohttp
 import httpx
 import pytest
 
 from asgibridge.iterators import async_to_sync_context_manager, async_to_sync_iterator
+from asgibridge.runners import shared_loop
 from asgibridge.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
 
 BODY = b"0123456789" * 20_000
+SMALL = b"small"
+REQUESTS, THREADS = 10_000, 20
 
 BLOCKS = pytest.mark.parametrize(
     "block",
-    [contextlib.nullcontext, lambda: AsyncSingleThreadContext(persistent_loop=True)],
-    ids=["top level", "persistent loop"],
+    [contextlib.nullcontext, lambda: AsyncSingleThreadContext(persistent_loop=True), shared_loop],
+    ids=["top level", "persistent loop", "shared loop"],
 )
 
 
@@ -29,9 +34,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.clients.add(self.client_address)  # type: ignore[attr-defined]
         self.send_response(200)
-        self.send_header("Content-Length", str(len(BODY)))
+        body = SMALL if self.path == "/small" else BODY
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(BODY)
+        self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -125,3 +131,41 @@ def test_in_a_worker(
         await sync_to_async(in_block)()
 
     async_to_sync(main)()
+
+
+async def client_of_httpx() -> tuple[Callable[[str], Any], Callable[[], Any]]:
+    client = httpx.AsyncClient(trust_env=False)
+
+    async def get(address: str) -> bytes:
+        return (await client.get(address)).content
+
+    return get, client.aclose
+
+
+async def client_of_aiohttp() -> tuple[Callable[[str], Any], Callable[[], Any]]:
+    client = aiohttp.ClientSession()
+
+    async def get(address: str) -> bytes:
+        async with client.get(address) as response:
+            return await response.read()
+
+    return get, client.close
+
+
+@pytest.mark.parametrize("connect", [client_of_httpx, client_of_aiohttp])
+def test_one_client_for_all_threads_keeps_its_connections(
+    server: ThreadingHTTPServer,
+    connect: Callable[[], Any],
+    row: Callable[..., None],
+) -> None:
+    """As the threads of a WSGI server use it, request after request."""
+    address = f"{url(server)}small"
+    with shared_loop():
+        get, close = async_to_sync(connect)()
+        with ThreadPoolExecutor(THREADS) as threads:
+            for body in threads.map(lambda _: async_to_sync(get)(address), range(REQUESTS)):
+                assert body == SMALL
+        async_to_sync(close)()
+    made = len(server.clients)  # type: ignore[attr-defined]
+    row(f"{REQUESTS:,} requests of {THREADS} threads, {connect.__name__}", connections=made)
+    assert made <= REQUESTS / 100  # httpx closes an idle one now and then

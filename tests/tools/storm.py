@@ -1,6 +1,7 @@
 """Every kind of call at once, from many loops and threads, with faults: what the long runs run.
 
     python tests/tools/storm.py [--seed N] [--seconds S] [--loops N] [--threads N] [--tasks N]
+                                [--shared-loop]
 
 Each actor draws one operation after the other from its own random numbers (the seed's, so they draw
 the same again; what meets what is the scheduler's). An operation checks what it can by itself: the
@@ -43,6 +44,7 @@ from asgibridge.iterators import (
 )
 from asgibridge.local import Local
 from asgibridge.queue import MessageQueue, QueueEmpty, QueueFull
+from asgibridge.runners import shared_loop
 from asgibridge.sync import (
     AsyncSingleThreadContext,
     ThreadSensitiveContext,
@@ -141,10 +143,12 @@ class Call:
 
 
 class Storm:
-    """``loops`` threads with a loop of ``tasks`` tasks each, and ``threads`` without."""
+    """``loops`` threads with a loop of ``tasks`` tasks each, and ``threads`` without, whose calls
+    share a loop if so told."""
 
-    def __init__(self, seed, *, loops=3, threads=3, tasks=4):
+    def __init__(self, seed, *, loops=3, threads=3, tasks=4, shared=False):
         self.report = Report(seed)
+        self.shared = shared
         self.loops, self.threads, self.tasks = loops, threads, tasks
         self.over = threading.Event()
         self.lock = threading.Lock()
@@ -179,6 +183,7 @@ class Storm:
             )
             for number in range(count)
         ]
+        shared = shared_loop() if self.shared else None
         try:
             for actor in actors:
                 actor.start()
@@ -191,6 +196,8 @@ class Storm:
                     faulthandler.dump_traceback(all_threads=True)
                     self.blame(f"{actor.name} hangs")
                     return self.report
+            if shared is not None:
+                shared.switch_off()
             self.settle()
         finally:
             threading.excepthook, sys.unraisablehook = outer_hooks
@@ -633,9 +640,16 @@ def main():
     parser.add_argument("--loops", type=int, default=3)
     parser.add_argument("--threads", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=4, help="on each loop")
+    parser.add_argument("--shared-loop", action="store_true", help="for what threads call")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    storm = Storm(seed, loops=options.loops, threads=options.threads, tasks=options.tasks)
+    storm = Storm(
+        seed,
+        loops=options.loops,
+        threads=options.threads,
+        tasks=options.tasks,
+        shared=options.shared_loop,
+    )
     report = storm.run(options.seconds)
     print(f"storm ({asgibridge.IMPLEMENTATION} kernel, seed {seed}): {report}")
     print("PASSED" if report.ok else "FAILED", flush=True)

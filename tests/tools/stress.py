@@ -65,6 +65,15 @@ PARTS = (
         ),
     ),
     Part(
+        "shared",
+        40,
+        "the same with one event loop for all threads that have none",
+        lambda seconds, seed: script(
+            "storm", "--seconds", f"{seconds:.0f}", "--seed", str(seed + 2),
+            "--threads", "8", "--shared-loop",
+        ),
+    ),
+    Part(
         "soak",
         120,
         "and whether anything stays behind",
@@ -116,7 +125,7 @@ PARTS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
-    parser.add_argument("--scale", type=float, default=1, help="of the time; default: ten minutes")
+    parser.add_argument("--scale", type=float, default=1, help="of the time; default: 11 minutes")
     parser.add_argument(
         "--only", metavar="NAME,...", help="of: " + ", ".join(p.name for p in PARTS)
     )

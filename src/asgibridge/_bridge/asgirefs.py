@@ -33,7 +33,7 @@ def restore_context(context: contextvars.Context) -> None:
     """Set in the current context what ``context`` has, and bring its `Local`s to this thread."""
     home = kernel.current_home()
     for variable, value in context.items():
-        is_of_local = type(value) is tuple and value and type(value[0]) is kernel.Home
+        is_of_local = type(value) is tuple and value and isinstance(value[0], kernel.Home)
         if is_of_local and value[0] is not home:
             value = (home, *value[1:])
         if variable.get(_MISSING) is not value:

@@ -72,7 +72,7 @@ class AsyncSingleThreadContext:
             with self._lock:
                 persistent, self._persistent = self._persistent, None
             if persistent is not None:
-                persistent.close(kernel.CurrentThreadExecutor(None))
+                persistent.leave()
             wait = True
         finally:
             executor = state.executors_of_runs.pop(self, None)

@@ -9,7 +9,8 @@ cancel scopes in it count on that. That task is the **partner**: it does its par
 
 1. the one that the thread works for, if `sync_to_async` brought the thread here;
 2. the persistent loop that is in force: that of an AsyncSingleThreadContext, or of what is open
-   further out;
+   further out; or, where no AsyncSingleThreadContext is, the process's shared loop, if that is
+   switched on (`asgibridge._loops.shared`);
 3. a new one, on a thread of its own, which is from now on in force for what the thread calls, until
    all that was opened on it has ended (`asgibridge._iteration.blocks`). (The thread of an
    AsyncSingleThreadContext without a persistent loop is not taken: other calls must be able to run
@@ -42,9 +43,10 @@ persistent loop cancels a partner that rests as it ends, and answers one that is
 awaits something; or the cancellation of the task whose sync function waits here; or the loop's. A
 KeyboardInterrupt is raised where the thread waits, and then the sync code closes the partner; a
 second one, while the thread waits for the end, leaves the partner behind, and the persistent loop
-with it. Closed from another thread, or from a thread with a running loop (the garbage collector may
-do that), the partner is not waited for. At exit, every open partner is closed. In a forked child
-there is no partner, and asking raises RuntimeError.
+with it (but not the shared loop: there the partner is cancelled). Closed from another thread, or
+from a thread with a running loop (the garbage collector may do that), the partner is not waited
+for. At exit, every open partner is closed. In a forked child there is no partner, and asking raises
+RuntimeError.
 
 **The end of the block** of case 3 comes with the last of its partners, in whatever order they end:
 
@@ -67,6 +69,7 @@ from typing import Any
 
 from .. import _kernel, sync
 from .._bridge.contexts import single_thread_context
+from .._loops import shared
 from .._loops.lent import LentThread, lend
 from .._loops.persistent import PersistentLoop, at_home
 from .._process import cpython, fork
@@ -273,7 +276,7 @@ class Partner:
         except BaseException:
             self._leave_behind()
             if self._on is not None:
-                self._on.abandon()
+                self._on.abandon(self)
             raise
         self._rest_on_loop()
         self._finish()
@@ -343,10 +346,9 @@ class Partner:
             self._set_frame(lent.frame)
             self._is_held = True
             lent.begin_wait(self)
-            if not self._on.add(self):  # the block was left a moment ago
-                self._on = self._new_block()
+            while not self._on.add(self):  # the block was left, or the loop closed, a moment ago
+                self._on = self._on.successor() or self._new_block()
                 self._set_frame(lent.frame)
-                self._on.add(self)
         except BaseException:
             self._over = self._has_finished = True
             self._context = None
@@ -384,6 +386,11 @@ class Partner:
             on = context._runs_on()
             if isinstance(on, PersistentLoop):
                 return on
+        loop_of_all = None if self._force_new_loop else shared.in_force
+        if context is None and loop_of_all is not None:
+            shared_by_all = loop_of_all._runs_on()
+            if shared_by_all is not None:
+                return shared_by_all
         return self._new_block()
 
     def _new_block(self) -> PersistentLoop:
@@ -427,7 +434,7 @@ class Partner:
             raise
 
     def start_on(self, loop: asyncio.AbstractEventLoop, home: Any) -> asyncio.Task[None]:
-        """Make the partner's task, on a thread that belongs to ``home``; None: it is ours."""
+        """Make the partner's task, on a thread at ``home``; None: at ours, or that of its tasks."""
         context, self._context = self._context, None
         assert context is not None
         body = self._main()
@@ -440,7 +447,8 @@ class Partner:
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> None:
         """Note that the thread serves the thread-sensitive calls of that loop."""
-        AsyncToSync.loop_thread_executors[loop] = self._frame
+        if self._on is None or not self._on.is_shared:
+            AsyncToSync.loop_thread_executors[loop] = self._frame
 
     def finish(self, error: BaseException | None) -> None:
         """The partner's task has ended, or never will begin."""
@@ -448,6 +456,15 @@ class Partner:
             if self._error is None or error is not None:
                 self._error = error
             self._end()
+
+    def is_of_this_thread(self) -> bool:
+        """Whether it is this thread that waits for it."""
+        return bool(self._is_held and self._frame.owns_current_thread())
+
+    def take_unheard(self) -> BaseException | None:
+        """The error of a partner that has ended when nobody waited for it any more."""
+        error, self._error = self._error, None
+        return error
 
     async def _main(self) -> None:
         if self._on is not None:
@@ -485,7 +502,7 @@ class Partner:
     def _end(self) -> None:
         self._over = True
         self._delist()
-        if self._on is not None and self._loop is not None:
+        if self._on is not None and self._loop is not None and not self._on.is_shared:
             AsyncToSync.loop_thread_executors.pop(self._loop, None)
         self._answer()
 
@@ -561,7 +578,7 @@ class Partner:
 
 _LOOP_HAS_ENDED = (
     "the event loop on which this was begun has ended: leave what is open on it before the "
-    "AsyncSingleThreadContext that it belongs to"
+    "AsyncSingleThreadContext that it belongs to, or before you close the shared loop"
 )
 
 _OPEN = "what is open on an event loop"

@@ -1,5 +1,7 @@
 """One event loop for all the top-level `async_to_sync` calls of a block.
 
+(`asgibridge._loops.shared` builds one for all those of the process on this.)
+
 The block is an ``AsyncSingleThreadContext(persistent_loop=True)``. The loop runs on the context's
 thread from the first call to the block's end, also between the calls, so that what is bound to a
 loop lives across them, and its keep-alive tasks too. ::
@@ -37,6 +39,8 @@ parent's loop is left alone, because the parent would feel a selector of its bei
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import sys
 import types
 import weakref
 from collections.abc import Coroutine, Generator
@@ -48,7 +52,7 @@ from .._kernel import kernel
 from .._process import cpython, fork, threads
 from .._process.handover import call_if_open
 from . import kept
-from .lent import LentWait
+from .lent import LentWait, lent_already
 
 if TYPE_CHECKING:
     from ..current_thread_executor import CurrentThreadExecutor
@@ -58,16 +62,23 @@ class Run(Protocol):
     """What a thread waits for, and has one task of the loop for: a call, or what is open there."""
 
     def start_on(
-        self, loop: asyncio.AbstractEventLoop, home: kernel.Home
+        self, loop: asyncio.AbstractEventLoop, home: kernel.Home | None
     ) -> asyncio.Task[None]: ...
 
     def serves(self, loop: asyncio.AbstractEventLoop) -> None: ...
 
     def finish(self, error: BaseException | None) -> None: ...
 
+    def is_of_this_thread(self) -> bool: ...
+
+    def take_unheard(self) -> BaseException | None: ...
+
 
 class PersistentLoop:
     """An event loop that runs on the thread of ``executor`` until it is closed."""
+
+    is_shared = False
+    """Whether its callers have nothing to do with each other: see `asgibridge._loops.shared`."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -76,7 +87,7 @@ class PersistentLoop:
         self.is_abandoned = False
         # Guarded by the lock, which is re-entrant because a finalizer may end the loop.
         self._lock = cpython.RLock()
-        self._runs: list[Run] = []
+        self._runs: dict[Run, None] = {}
         self._has_begun = False
         self._is_refusing = False
         self._is_finished = False
@@ -96,12 +107,13 @@ class PersistentLoop:
         """Have ``run`` started; False if no further runs are taken. From any thread.
 
         Raises what keeps the thread from starting, or has ended the loop (see `raise_failure`).
+        After False, `successor` may take it.
         """
         with self._lock:
             self.raise_failure()
             if self._is_refusing:
                 return False
-            self._runs.append(run)
+            self._runs[run] = None
             loop = self._loop
             is_first = not self._has_begun
             self._has_begun = True
@@ -110,13 +122,31 @@ class PersistentLoop:
             try:
                 future = self._executor.submit(kernel.at_home, self._home, self._run)
                 future.add_done_callback(self._submitted)
-            except BaseException:
-                self._take_all()
-                self._let_leave(None)
+            except BaseException as error:
+                self._could_not_begin(run, error)
                 raise
         elif loop is not None:
             call_if_open(loop, self._start, run)  # whoever closes it tells the run
         return True
+
+    def successor(self) -> PersistentLoop | None:
+        """The loop that takes the runs which this one does not take any more, if there is one."""
+        return None
+
+    def _could_not_begin(self, mine: Run, error: BaseException) -> None:
+        # Other threads may have added runs since. And a signal handler may have raised when the
+        # thread had started after all: then its loop finds no runs, and ends.
+        with self._lock:
+            others = [run for run in self._take_all() if run is not mine]
+            loop = self._loop
+            if loop is None:
+                self._let_leave(None)
+        if loop is not None:
+            call_if_open(loop, self._stop)
+        for run in others:
+            failure = RuntimeError("the thread of the event loop for this call did not start")
+            failure.__cause__ = error
+            run.finish(failure)
 
     def hold(self, run: Run) -> bool:
         """Keep the loop from ending because the block is left, until `let_go`. From any thread.
@@ -128,7 +158,7 @@ class PersistentLoop:
             if run not in self._runs:
                 if self._loop is None or (self._is_refusing and not self._runs):
                     return False
-                self._runs.append(run)
+                self._runs[run] = None
         return True
 
     def let_go(self, run: Run) -> None:
@@ -170,8 +200,28 @@ class PersistentLoop:
                 raise
         self.raise_failure()
 
-    def abandon(self) -> None:
-        """A call was interrupted twice, and perhaps hangs: do not wait for the thread at exit."""
+    def leave(self) -> None:
+        """`close` it. Meanwhile this thread runs what leftover tasks need the thread for."""
+        lent = lent_already()  # what is open has inherited the frame of that, and is cancelled
+        server: CurrentThreadExecutor | LentWait = (
+            kernel.CurrentThreadExecutor(None) if lent is None else LentWait(lent)
+        )
+        try:
+            self.close(server)
+        finally:
+            if isinstance(server, LentWait):
+                server.end()
+                server.lent.let_go()
+
+    def end_at_exit(self) -> None:
+        """`end` it, because the program ends."""
+        self.end()
+
+    def abandon(self, run: Run) -> None:
+        """``run`` was interrupted twice, and perhaps hangs: do not wait for the thread at exit.
+
+        From the run's thread.
+        """
         self.is_abandoned = True
         self.end()
         abandon = getattr(self._executor, "abandon", None)
@@ -217,19 +267,24 @@ class PersistentLoop:
         except BaseException as raised:
             if error is None:
                 untold = raised
-        for run in runs:  # only if there is an error
-            run.finish(error)
+        if error is not None:
+            self._tell(runs, error)
         self._untold = []
         if not self._let_leave(untold) and untold is not None:
             threads.report_error(untold)
-        error = untold = runs = run = None  # type: ignore[assignment]
+        error = untold = runs = None  # type: ignore[assignment]
+
+    def _tell(self, runs: list[Run], error: BaseException) -> None:
+        # That it has ended the loop.
+        for run in runs:
+            run.finish(error)
 
     def _take_all(self) -> list[Run]:
         # No run is taken any more: those there are have to be told.
         with self._lock:
             self._is_refusing = True
-            runs, self._runs = self._runs, []
-        return runs
+            runs, self._runs = self._runs, {}
+        return list(runs)
 
     def _let_leave(self, failure: BaseException | None) -> bool:
         # End the waits in `close`, which raise ``failure``; False if there is none.
@@ -249,7 +304,7 @@ class PersistentLoop:
             self._loop = loop
             for run in self._runs:
                 loop.call_soon(self._start, run)
-            if not self._runs:
+            if self._is_refusing and not self._runs:
                 loop.call_soon(self._stop)
 
     def _stop(self) -> None:
@@ -279,18 +334,26 @@ class PersistentLoop:
         if run not in self._runs or loop is None:
             return  # the loop is being cleaned up
         try:
-            task = self._tasks[run] = run.start_on(loop, self._home)
+            home = None if self.is_shared else self._home
+            task = self._tasks[run] = run.start_on(loop, home)
         except BaseException as error:
             self._take_out(run)
             run.finish(error)
             raise
-        task.add_done_callback(lambda task: self._ended(run, task))
+        if task.done():  # in its first step
+            self._ended(run, task)
+        else:
+            task.add_done_callback(lambda task: self._ended(run, task))
 
     def _ended(self, run: Run, task: asyncio.Task[None]) -> None:
         self._tasks.pop(run, None)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._take_out(run):
             run.finish(error)
+        self._serve_by_another()
+
+    def _serve_by_another(self) -> None:
+        # The tasks of the loop that have inherited no thread.
         others = list(self._tasks)
         if others and self._loop is not None:
             others[-1].serves(self._loop)
@@ -300,7 +363,7 @@ class PersistentLoop:
         with self._lock:
             if run not in self._runs:
                 return False
-            self._runs.remove(run)
+            del self._runs[run]
             loop = self._loop if self._is_refusing and not self._runs else None
         if loop is not None:
             call_if_open(loop, self._stop)
@@ -313,6 +376,18 @@ class PersistentLoop:
             for run in self._take_all():
                 run.finish(error)
             self._let_leave(None)
+
+
+def make_task(
+    loop: asyncio.AbstractEventLoop,
+    context: contextvars.Context,
+    coroutine: Coroutine[Any, Any, None],
+) -> asyncio.Task[None]:
+    """A task of ``loop``, which runs on this thread, in ``context`` or a copy of it."""
+    if sys.version_info >= (3, 12) and cpython.makes_tasks_as_usual(loop):
+        # A first step then and there saves two turns of the loop, if it is the only one.
+        return asyncio.tasks.Task(coroutine, loop=loop, context=context, eager_start=True)  # type: ignore[call-arg, unused-ignore]
+    return context.run(loop.create_task, coroutine)
 
 
 async def at_home(home: kernel.Home, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -346,7 +421,7 @@ _of_parent: list[PersistentLoop] = []  # not to be collected: they would close t
 
 def _end_all() -> None:
     for persistent in list(_alive):
-        persistent.end()
+        persistent.end_at_exit()
 
 
 def _after_fork_in_child() -> None:

@@ -323,7 +323,20 @@ HAS_TASK_PARTS = (
     and _sets(base_events.BaseEventLoop, "get_debug", ["_debug"])
     and _have(events.Handle, "_callback", "_run")
 )
-"""For `_pure.drive`: without these, a task begins a turn of its loop later."""
+"""For `makes_tasks_as_usual`: without these, a task begins a turn of its loop later."""
+
+_CREATE_TASK = base_events.BaseEventLoop.create_task if HAS_TASK_PARTS else object()
+
+
+def makes_tasks_as_usual(loop: Any) -> bool:
+    """Whether ``loop`` has asyncio's own way of making a task, so that somebody else may do it."""
+    return (
+        type(loop).create_task is _CREATE_TASK
+        and "create_task" not in loop.__dict__
+        and loop._task_factory is None
+        and not loop._debug
+    )
+
 
 HAS_EXECUTOR_PARTS = (
     _IS_KNOWN

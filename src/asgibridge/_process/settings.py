@@ -113,6 +113,7 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT": (_seconds, "seconds, from 0 on"),
     "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT": (_seconds, "seconds, from 0 on"),
     "ASGIBRIDGE_WORKERS_RELEASE_IDLE": (_seconds_or_off, f"seconds, from 0 on, or {OFF}"),
+    "ASGIBRIDGE_LOOP": (_one_of("shared"), "shared"),
     "ASGIBRIDGE_WATCH": (_seconds_above_0, "a number of seconds above 0"),
     "ASGIBRIDGE_TIMINGS": (_one_of("0", "1"), "0 or 1"),
     "ASGIBRIDGE_DJANGO": (_one_of("0", "1"), "0 or 1"),

@@ -13,7 +13,7 @@ from .context import are_same, restore_context
 from .details import details, idle_workers
 from .drive import begin_task, drive
 from .executors import CurrentThreadExecutor, ThreadSensitiveExecutor
-from .home import Home, at_home, current_home
+from .home import Home, at_home, current_home, home_of_contexts
 from .inbox import Inbox, set_idle_seconds
 from .local import ContextStorage, ThreadStorage, peek
 from .pool import PoolInbox
@@ -54,6 +54,7 @@ __all__ = [
     "details",
     "drive",
     "end_idle_workers",
+    "home_of_contexts",
     "idle_workers",
     "is_async_def",
     "now",

@@ -41,7 +41,7 @@ from .._process.items import generators_given
 from . import tally
 from .channel import call_soon, wake_channel
 from .drive import begin_task
-from .home import this_thread
+from .home import HomeOfContexts, this_thread
 
 if TYPE_CHECKING:
     from .executors import CurrentThreadExecutor
@@ -111,7 +111,8 @@ class SyncCall:
         self.shown: Callable[..., Any] | None = function if shown is None else shown
         self._context = context
         self._threadlocal = threadlocal
-        self._home = this_thread.home
+        home = this_thread.home
+        self._home = home.of_context() if type(home) is HomeOfContexts else home
         # None of a call that is not the user's.
         self.task_context: TaskContext | None = None if context is None else TaskContext()
         self.guard: Any = None

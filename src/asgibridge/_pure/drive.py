@@ -9,7 +9,7 @@ from collections.abc import Awaitable
 from contextvars import Context, copy_context
 from typing import Any
 
-from .._process.cpython import HAS_TASK_PARTS
+from .._process.cpython import makes_tasks_as_usual
 from .._waits import names
 from .context import restore_context
 
@@ -21,7 +21,7 @@ def begin_task(loop: Any, coroutine: Any, call_result: Any, no_result: str) -> N
     :param no_result: the error if it ends without.
     """
     try:
-        if not _makes_tasks_as_usual(loop):
+        if not makes_tasks_as_usual(loop):
             task = loop.create_task(coroutine)
         elif sys.version_info >= (3, 12):
             # A first step then and there saves a turn of the loop.
@@ -53,18 +53,6 @@ def _ended(call_result: Any, no_result: str, task: asyncio.Task[None]) -> None:
         return
     error = asyncio.CancelledError() if task.cancelled() else task.exception()
     call_result.set_exception(error or RuntimeError(no_result))
-
-
-def _makes_tasks_as_usual(loop: Any) -> bool:
-    return (
-        type(loop).create_task is _CREATE_TASK
-        and "create_task" not in loop.__dict__
-        and loop._task_factory is None
-        and not loop._debug
-    )
-
-
-_CREATE_TASK = asyncio.BaseEventLoop.create_task if HAS_TASK_PARTS else object()
 
 
 async def drive(

@@ -9,6 +9,11 @@ thread of their own), and values must not leak there.
 asgiref tags values with the ident of the thread instead, and has to tag them anew, by setting every
 such variable, on each side of each hop. Here the hop changes nothing but the home of the thread
 that runs it, for as long as it runs it.
+
+**A thread of many chains** runs the tasks of all of them, step by step: that of the event loop
+which the whole process shares. Nobody is told whose step begins, but each step runs in its task's
+context. So that thread has a home that stands for others (`home_of_contexts`): whoever needs the
+thread's home takes the one at which a certain `Local` was set in the current context.
 """
 
 from __future__ import annotations
@@ -29,6 +34,29 @@ class Home:
     """An identity, compared by ``is``."""
 
     __slots__ = ()
+
+
+class HomeOfContexts(Home):
+    """One that stands for others."""
+
+    __slots__ = ("variable",)
+
+    def __init__(self, variable: Any) -> None:
+        self.variable = variable
+
+    def of_context(self) -> Home:
+        """The one that it stands for in the current context."""
+        home: Home | None = self.variable.get()[0]
+        return self if home is None else home
+
+
+def home_of_contexts(local: Any) -> Home:
+    """A home that stands, at each moment, for the one at which ``local`` was set in the current
+    context; for itself where that was not set.
+
+    :param local: a ContextStorage.
+    """
+    return HomeOfContexts(local._ContextStorage__variable)
 
 
 class _Owner:
@@ -79,7 +107,8 @@ fork.at_fork(_after_fork_in_child)
 
 def current_home() -> Home:
     """The calling thread's home."""
-    return this_thread.home
+    home = this_thread.home
+    return home.of_context() if type(home) is HomeOfContexts else home
 
 
 def at_home(home: Home, call: Any, *args: Any) -> Any:

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from typing import Any, NoReturn, Optional
 
 from .._process.cpython import running_loop
-from .home import Home, this_thread
+from .home import Home, current_home, this_thread
 
 _setattr = object.__setattr__
 _Attributes = tuple[Optional[Home], dict[str, Any]]  # at that home; immutable
@@ -49,7 +49,7 @@ class ContextStorage:
 
     def __getattr__(self, key: str) -> Any:
         home, data = self.__variable.get()
-        if home is this_thread.home:
+        if home is this_thread.home or (home is not None and home is current_home()):
             try:
                 return data[key]
             except KeyError:
@@ -60,12 +60,12 @@ class ContextStorage:
         if key == "_data":
             raise AttributeError("Cannot set attribute '_data' on Local")
         home, data = self.__variable.get()
-        here = this_thread.home
+        here = current_home()
         self.__variable.set((here, {**(data if home is here else {}), key: value}))
 
     def __delattr__(self, key: str) -> None:
         home, data = self.__variable.get()
-        if home is not this_thread.home or key not in data:
+        if home is not current_home() or key not in data:
             _missing(self, key)
         data = data.copy()
         del data[key]
@@ -80,7 +80,9 @@ def peek(local: Any, key: str, default: Any) -> Any:
     if not isinstance(local, ContextStorage):
         return getattr(local, key, default)
     home, data = local._ContextStorage__variable.get()
-    return data.get(key, default) if home is this_thread.home else default
+    if home is this_thread.home or (home is not None and home is current_home()):
+        return data.get(key, default)
+    return default
 
 
 class ThreadStorage:

@@ -45,6 +45,7 @@ def lines(about: str = "", given: Mapping[str, str] | None = None) -> Iterator[s
             "ASGIBRIDGE_WORKERS_RELEASE_IDLE",
             "1 under keep with a limit, else to their end",
         ),
+        ("loop of async_to_sync", "ASGIBRIDGE_LOOP", "a new one for each call"),
         ("watch", "ASGIBRIDGE_WATCH", "off"),
         ("timings", "ASGIBRIDGE_TIMINGS", "1 on the compiled kernel, 0 on the pure one"),
         ("asgibridge.django in django.core.asgi", "ASGIBRIDGE_DJANGO", "0"),
