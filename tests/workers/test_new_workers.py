@@ -21,6 +21,7 @@ from test_kept_workers import keeps, on_a_lease
 from asgibridge import workers
 from asgibridge._loops import kept
 from asgibridge._process import loops
+from asgibridge._workers import policy as policies
 from asgibridge.sync import (
     AsyncSingleThreadContext,
     ThreadSensitiveContext,
@@ -319,12 +320,12 @@ class TestBeforeAFork:
         )
 
     def test_a_worker_that_does_not_end_is_waited_for_no_longer_than_a_second(self, monkeypatch):
-        monkeypatch.setattr(workers, "_SECONDS_BEFORE_FORK", 0.05)
+        monkeypatch.setattr(policies, "_SECONDS_BEFORE_FORK", 0.05)
         go_on = threading.Event()
         set_policy(Policy(kind="keep", on_end=lambda worker: go_on.wait(SECONDS)))
         (thread,) = request()
         try:
-            workers._before_fork()
+            policies._before_fork()
             assert thread.is_alive()
         finally:
             go_on.set()
