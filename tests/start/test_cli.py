@@ -528,6 +528,8 @@ class TestInfo:
             "uvloop",
             "workers",
             "workers' limit",
+            "workers' limit of all processes",
+            "server processes",
             "wait for a worker",
             "idle workers live",
             "watch",

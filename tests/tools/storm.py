@@ -34,6 +34,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import asgibridge
+from asgibridge import workers
 from asgibridge.iterators import (
     async_to_sync_context_manager,
     async_to_sync_iterator,
@@ -51,6 +52,9 @@ from asgibridge.sync import (
 
 PATIENCE = 60
 """Seconds for what an actor does last, with everybody else at it."""
+
+STICKY = [workers.Policy(kind=kind, sticky="storm") for kind in ("fresh", "keep", "new")]
+"""Of contexts that share their worker with those of other loops."""
 
 variable = contextvars.ContextVar("variable")
 local = Local()
@@ -148,6 +152,7 @@ class Storm:
         self.queue = MessageQueue(8)
         self.put, self.got = Counter(), Counter()
         self.items = iter(range(sys.maxsize))
+        self.alone = [threading.Lock() for _ in STICKY]
 
     def tally(self, **counts):
         with self.lock:
@@ -293,6 +298,30 @@ class Storm:
             for call in calls:
                 outside = variable.get(None)
                 call.check(await sync_to_async(call)(call.argument), outside)
+            ensure(len({call.thread for call in calls}) == 1, "a context has one thread")
+            if chance.random() < 0.2:
+                await self.cancelled(chance)
+
+    async def shared(self, chance):
+        """Contexts of one key: no two of their calls run at once, from whatever loop they come."""
+        # It inherits nothing, or its calls would go to a thread that waits in `async_to_sync`.
+        await contextvars.Context().run(asyncio.ensure_future, self.of_one_key(chance))
+
+    async def of_one_key(self, chance):
+        which = chance.randrange(len(STICKY))
+
+        def alone(call):
+            ensure(self.alone[which].acquire(blocking=False), "two calls of one key at once")
+            try:
+                return call(call.argument)
+            finally:
+                self.alone[which].release()
+
+        async with ThreadSensitiveContext(policy=STICKY[which]):
+            calls = [Call(self) for _ in range(chance.randrange(1, 4))]
+            for call in calls:
+                outside = variable.get(None)
+                call.check(await sync_to_async(alone)(call), outside)
             ensure(len({call.thread for call in calls}) == 1, "a context has one thread")
             if chance.random() < 0.2:
                 await self.cancelled(chance)
@@ -586,6 +615,7 @@ class Storm:
         failing,
         many,
         context,
+        shared,
         there_and_back,
         cancelled,
         cancelled_inside,

@@ -9,8 +9,9 @@ Under fresh, each lease has a new kernel executor, and the kernel finds a thread
 while others wait, goes to the end of ``waiting``; a lease that ends passes its slot on, on whatever
 thread. The pool refers to waiting leases weakly, and skips those that nobody waits for any more. It
 can't deadlock by itself, because no holder of a worker waits: nested contexts join the outermost;
-calls inside `async_to_sync` go to the thread that waits there; a loop that runs on a leased worker
-passes; and a run's lease is not counted, because its caller waits for it and may have a worker.
+those of one sticky key have one lease; calls inside `async_to_sync` go to the thread that waits
+there; a loop that runs on a leased worker passes; and a run's lease is not counted, because its
+caller waits for it and may have a worker.
 
 **The lock** guards the lists, and no foreign code runs under it. A thread that needs a lease's lock
 too takes that one first. The lock is re-entrant: the collector may drop a lease at any allocation.
@@ -203,7 +204,14 @@ class Slot:
 
     what: str = "nothing yet"  # the function it ran last
     worker: Worker | None = None
-    owner: weakref.ref[asyncio.Task[Any]] | None = None
+    owner: Callable[[], Any] | None = None
+    """Returns the task that is inside of its context, or a list of the tasks inside of those that
+    share it; None if that is not known."""
+
+
+def _tasks_of(owner: Callable[[], Any] | None) -> list[asyncio.Task[Any]] | None:
+    tasks = None if owner is None else owner()
+    return tasks if tasks is None or isinstance(tasks, list) else [tasks]
 
 
 class _Pool:
@@ -216,17 +224,25 @@ class _Pool:
         self.waiting: OrderedDict[int, weakref.ref[Lease]] = OrderedDict()
         self.family = family_of("fresh", None, None, None, None)
         self.limit: int | None = None
+        self.part = ""  # in words, if the limit is a part of a total
+        self.settle: Callable[[], None] | None = None  # finds the limit, before the first lease
         self.wait_timeout: float | None = None
         self.is_plain_run = self.is_plain = True
 
-    def set(self, family: Family, limit: int | None, wait_timeout: float | None) -> None:
+    def set(
+        self, family: Family, limit: int | None, wait_timeout: float | None, part: str = ""
+    ) -> None:
         """Set the policy of leases that begin from now on. Other families' idle workers end."""
         self.family = family
-        self.limit = limit
         self.wait_timeout = wait_timeout
         self.is_plain_run = not (family.kind != "fresh" or family.has_hooks)
         self.is_plain = self.is_plain_run and limit is None
         self.end_idle(but=family)
+        self.set_limit(limit, part)
+
+    def set_limit(self, limit: int | None, part: str) -> None:
+        """Set the limit alone. Leases that wait go on as far as it allows."""
+        self.limit, self.part = limit, part
         self.grant()
 
     def family_for(self, policy: Any) -> Family:
@@ -309,7 +325,9 @@ class _Pool:
     def blocked_by(self, lease: Lease) -> list[list[asyncio.Task[Any]]] | None:
         """For each worker that ``lease`` could get, the task that has it, in a list of one.
 
-        None unless all are known, or if ``lease`` does not wait in line. From any thread.
+        A worker that several contexts share comes free when all their tasks have left: then each
+        of them is in the answer. None unless all are known, or if ``lease`` does not wait in line.
+        From any thread.
         """
         with self._lock:
             reference = self.waiting.get(id(lease))
@@ -321,19 +339,25 @@ class _Pool:
             ):
                 return None
             owners = [slot.owner for slot in self.in_use]
-        tasks = [None if owner is None else owner() for owner in owners]
-        return None if None in tasks else [[task] for task in tasks if task is not None]
+        found: list[list[asyncio.Task[Any]]] = []
+        for owner in owners:
+            tasks = _tasks_of(owner)
+            if tasks is None:
+                return None
+            found += [[task] for task in tasks]
+        return found
 
     def borrowers(self) -> list[object]:
-        """For each worker in use the task that is inside its context, or else its executor.
+        """For each worker in use the task that is inside its context (the tasks that are inside of
+        those that share it), or else its executor.
 
         For a dump: it takes no lock. From any thread.
         """
         found: list[object] = []
         for slot in list(self.in_use):
-            owner, worker = slot.owner, slot.worker
-            task = None if owner is None else owner()
-            found.append(task or (slot if worker is None else worker.executor))
+            tasks: list[Any] | None = _tasks_of(slot.owner)
+            worker = slot.worker
+            found += tasks or [slot if worker is None else worker.executor]
         return found
 
     def leave(self, lease: Lease) -> None:
@@ -373,10 +397,11 @@ class _Pool:
             in_use, waiting = len(self.in_use), len(self.waiting)
         by = ", ".join(f"{count} by {what}" for what, count in uses.most_common(5))
         return (
-            f"no worker came free within {self.wait_timeout} seconds: {in_use} of {self.limit} are "
-            f"in use ({by or 'none'}; named is what each ran last), and {waiting} other contexts "
-            "wait. Raise the limit (ASGIBRIDGE_WORKERS_LIMIT, or asgibridge.workers.set_policy) or "
-            "wait_timeout, have fewer requests at once, or see what those do for so long."
+            f"no worker came free within {self.wait_timeout} seconds: {in_use} of {self.limit}"
+            f"{self.part} are in use ({by or 'none'}; named is what each ran last), and {waiting} "
+            "other contexts wait. Raise the limit (ASGIBRIDGE_WORKERS_LIMIT, or "
+            "asgibridge.workers.set_policy) or wait_timeout, have fewer requests at once, or see "
+            "what those do for so long."
         )
 
 

@@ -79,6 +79,8 @@ class Stats:
     """From being accepted to the first line of the function; empty if not collected."""
     run_time: Histogram
     """In the function; empty if not collected."""
+    limit: int | None
+    """How many contexts may have a worker at once in this process; None is any number."""
 
     @property
     def queued(self) -> int:
@@ -115,6 +117,7 @@ def stats() -> Stats:
         cancelled=cancelled,
         queue_time=Histogram(BOUNDS, tuple(queue_time[1]), queue_time[0]),
         run_time=Histogram(BOUNDS, tuple(run_time[1]), run_time[0]),
+        limit=pool.limit,
     )
 
 

@@ -24,10 +24,13 @@ from django.core.signals import setting_changed
 from .. import debug, workers
 from .._process import settings as environment
 from .._workers import stats
+from .._workers.policy import tell_processes
 
 VARIABLES = {
     "workers": "ASGIBRIDGE_WORKERS",
     "limit": "ASGIBRIDGE_WORKERS_LIMIT",
+    "limit_total": "ASGIBRIDGE_WORKERS_LIMIT_TOTAL",
+    "processes": "ASGIBRIDGE_PROCESSES",
     "wait_timeout": "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT",
     "idle_timeout": "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT",
     "watch": "ASGIBRIDGE_WATCH",
@@ -38,6 +41,7 @@ VARIABLES = {
 _OF_POLICY = {
     "workers": "kind",
     "limit": "limit",
+    "limit_total": "limit_total",
     "wait_timeout": "wait_timeout",
     "idle_timeout": "idle_timeout",
 }
@@ -55,10 +59,6 @@ class Configuration:
 
     cancel_queries: bool = False
     """Whether a query stops when the task is cancelled that waits for it."""
-
-    processes: int | None = None
-    """How many server processes there are, for the check of ``max_connections`` alone. None asks
-    ``WEB_CONCURRENCY``."""
 
 
 _current: Configuration | None = None
@@ -102,6 +102,8 @@ def apply() -> None:
         for word, value in asked.items()
         if not is_overridden(word) and (word not in _applied or _applied[word] != value)
     }
+    if "processes" in new:
+        tell_processes(new["processes"], "by ASGIBRIDGE['processes']")
     of_policy = {_OF_POLICY[word]: value for word, value in new.items() if word in _OF_POLICY}
     if of_policy:
         policy = workers.get_policy()
@@ -137,11 +139,6 @@ def _about_unknown(word: object) -> str:
 
 
 def _checked(word: str, value: Any) -> Any:
-    if word == "processes":
-        try:
-            return _number(environment.SETTINGS["ASGIBRIDGE_WORKERS_LIMIT"][0], value)
-        except ValueError:
-            raise _bad(word, value, "a whole number from 1 on") from None
     if not isinstance(value, bool):
         raise _bad(word, value, "True or False")
     return value
