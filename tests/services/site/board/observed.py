@@ -39,7 +39,15 @@ def _state() -> dict[str, Any]:
         "loop": type(asyncio.get_running_loop()).__module__.split(".")[0],
         "threads": threading.active_count(),
         "leased": leased,
+        "workers": None if implementation is None else _workers(),
     }
+
+
+def _workers() -> dict[str, Any]:
+    from asgibridge import workers
+
+    now = workers.stats()
+    return {"alive": now.alive, "waiting": now.waiting, "limit": now.limit}
 
 
 class Observed:
