@@ -1,8 +1,8 @@
 # Each target makes the environment it needs under .venv; PYTHON is the interpreter to make it of.
 PYTHON ?= python3
 
-.PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-tools bench-wsgi
-.PHONY: memcheck asan tsan stress soak load parallel bench-parallel
+.PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-sockets
+.PHONY: bench-tools bench-wsgi memcheck asan tsan stress soak load parallel bench-parallel
 .PHONY: test-services test-foreign test-django test-django-programs wheels lint clean
 
 help:
@@ -29,6 +29,8 @@ help:
 	@echo "make bench-site   a Django site under load, on asgiref, on asgibridge and on WSGI; its part of"
 	@echo "                  docs/benchmarks.md: seventy minutes on 3.13, forty on 3.11"
 	@echo "                  (BENCHFLAGS=--quick; '--before HEAD~5'; '--views five --database postgresql')"
+	@echo "make bench-sockets  websockets of Channels' on PostgreSQL: one thread for all, and a worker for"
+	@echo "                  each (BENCHFLAGS=--quick)"
 	@echo "make bench-tools  the communicator, and iteration over sync generators"
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
@@ -98,6 +100,10 @@ bench-queue:
 bench-site:
 	$(PYTHON) tests/tools/environment.py .venv/bench-site bench-site
 	.venv/bench-site/bin/python bench/macro.py $(BENCHFLAGS)
+
+bench-sockets:
+	$(PYTHON) tests/tools/environment.py .venv/services services
+	.venv/services/bin/python bench/sockets.py $(BENCHFLAGS)
 
 bench-tools:
 	$(PYTHON) tests/tools/environment.py .venv/bench bench

@@ -69,6 +69,7 @@ class TestSetting:
             ({"workers": "keep"}, "kind='keep'"),
             ({"workers": "new", "limit": 20}, "kind='new', limit=20"),
             ({"limit": "20"}, "kind='fresh', limit=20"),
+            ({"limit_total": 40, "processes": 4}, "kind='fresh', limit_total=40"),
             ({"wait_timeout": 0.5}, "kind='fresh', wait_timeout=0.5"),
             ({"wait_timeout": "0"}, "kind='fresh', wait_timeout=0.0"),
             ({"idle_timeout": 60}, "kind='fresh', idle_timeout=60.0"),
@@ -98,11 +99,9 @@ class TestSetting:
             "stream_sync_iterators": False,
             "atomic_async_views": False,
             "cancel_queries": False,
-            "processes": None,
         }
         for word in "stream_sync_iterators", "atomic_async_views", "cancel_queries":
             assert outcome({word: True})["of_django"][word] is True
-        assert outcome({"processes": 4})["of_django"]["processes"] == 4
 
     @pytest.mark.parametrize(
         ("value", "message"),
@@ -113,6 +112,7 @@ class TestSetting:
             ({"limit": True}, "'limit' is True: must be a whole number from 1 on"),
             ({"limit": "many"}, "'limit' is 'many': must be a whole number from 1 on"),
             ({"limit": 2.5}, "'limit' is 2.5: must be a whole number from 1 on"),
+            ({"limit_total": 0}, "'limit_total' is 0: must be a whole number from 1 on"),
             ({"limit": [20]}, "'limit' is [20]: must be a whole number from 1 on"),
             ({"wait_timeout": -1}, "'wait_timeout' is -1: must be seconds, from 0 on"),
             ({"idle_timeout": "5s"}, "'idle_timeout' is '5s': must be seconds, from 0 on"),
@@ -130,7 +130,7 @@ class TestSetting:
             ({"processes": 0}, "'processes' is 0: must be a whole number from 1 on"),
             ({"processes": True}, "'processes' is True: must be a whole number from 1 on"),
             ({"worker": "keep"}, "'worker' is unknown: 'workers' may be meant"),
-            ({"x": 1}, "'x' is unknown: there are workers, limit, wait_timeout, idle_timeout, "),
+            ({"x": 1}, "'x' is unknown: there are workers, limit, limit_total, processes, "),
         ],
     )
     def test_that_is_wrong_says_what_it_takes(self, outcome: Any, value: Any, message: str) -> None:
@@ -216,7 +216,6 @@ def _values() -> list[Any]:
         *({"watch": value} for value in (5, None)),
         *({word: True} for word in ("stream_sync_iterators", "atomic_async_views")),
         {"cancel_queries": True},
-        {"processes": 4},
         {"workers": "keep", "cancel_queries": "yes"},
     ]
     for name in (
@@ -349,6 +348,16 @@ class TestChecks:
             in (found["W003"])
         )
         assert "HINT: Lower it to " in found["W003"]
+
+    def test_a_limit_that_the_processes_share(self, postgres: Postgres) -> None:
+        settings: dict[str, Any] = {"DATABASES": _postgres(postgres.port)}
+        settings["ASGIBRIDGE"] = {"limit_total": 1000, "processes": 8}
+        found = messages(check("--database", "default", settings=settings))
+        assert (
+            "the workers' limit of 125, their part of limit_total=1000, are 1000" in found["W003"]
+        )
+        settings["ASGIBRIDGE"]["limit_total"] = 80
+        assert messages(check("--database", "default", settings=settings)) == {}
 
     def test_says_how_many_processes_it_assumes(self, postgres: Postgres) -> None:
         settings = {"DATABASES": _postgres(postgres.port), "ASGIBRIDGE": {"limit": 100_000}}

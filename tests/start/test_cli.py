@@ -530,6 +530,8 @@ class TestInfo:
             "uvloop",
             "workers",
             "workers' limit",
+            "workers' limit of all processes",
+            "server processes",
             "wait for a worker",
             "idle workers live",
             "idle contexts keep a worker",

@@ -57,6 +57,8 @@ PATIENCE = 60
 
 RELEASED = workers.Policy(kind="keep", release_idle=0)
 """Of contexts that give their worker back as soon as that may be, after a hundredth of a second."""
+STICKY = [workers.Policy(kind=kind, sticky="storm") for kind in ("fresh", "keep", "new")]
+"""Of contexts that share their worker with those of other loops."""
 
 variable = contextvars.ContextVar("variable")
 local = Local()
@@ -156,6 +158,7 @@ class Storm:
         self.queue = MessageQueue(8)
         self.put, self.got = Counter(), Counter()
         self.items = iter(range(sys.maxsize))
+        self.alone = [threading.Lock() for _ in STICKY]
 
     def tally(self, **counts):
         with self.lock:
@@ -322,6 +325,29 @@ class Storm:
                 ensure(calls[0].thread is calls[1].thread, "a bound context has one thread")
                 while workers.stats().released == before and not self.over.is_set():
                     await sync_to_async(int, thread_sensitive=False)()
+    async def shared(self, chance):
+        """Contexts of one key: no two of their calls run at once, from whatever loop they come."""
+        # It inherits nothing, or its calls would go to a thread that waits in `async_to_sync`.
+        await contextvars.Context().run(asyncio.ensure_future, self.of_one_key(chance))
+
+    async def of_one_key(self, chance):
+        which = chance.randrange(len(STICKY))
+
+        def alone(call):
+            ensure(self.alone[which].acquire(blocking=False), "two calls of one key at once")
+            try:
+                return call(call.argument)
+            finally:
+                self.alone[which].release()
+
+        async with ThreadSensitiveContext(policy=STICKY[which]):
+            calls = [Call(self) for _ in range(chance.randrange(1, 4))]
+            for call in calls:
+                outside = variable.get(None)
+                call.check(await sync_to_async(alone)(call), outside)
+            ensure(len({call.thread for call in calls}) == 1, "a context has one thread")
+            if chance.random() < 0.2:
+                await self.cancelled(chance)
 
     async def there_and_back(self, chance):
         depth = chance.randrange(1, 5)
@@ -613,6 +639,7 @@ class Storm:
         many,
         context,
         released,
+        shared,
         there_and_back,
         cancelled,
         cancelled_inside,

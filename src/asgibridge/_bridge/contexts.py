@@ -20,6 +20,7 @@ from .._waits import deadlocks
 from .._workers import policy as policies
 from .._workers.leases import Lease
 from .._workers.pool import pool as worker_pool
+from .._workers.sticky import StickyLease
 from . import state
 
 if TYPE_CHECKING:
@@ -210,9 +211,40 @@ class ThreadSensitiveContext:
             elif executor is not None:
                 if type(executor) is kernel.ThreadSensitiveExecutor:
                     self._left = executor
-                elif type(executor) is Lease:
+                elif type(executor) is Lease or type(executor) is StickyLease:
                     self._left = executor.former_executor()
                 await _retire(executor)
+
+
+class ContextOfSteps(ThreadSensitiveContext):
+    """The context of an async generator: in force during each step of it, and not between them.
+
+    A generator runs in the context variables of whoever asks for its next item, and those of a
+    block in it would be theirs, too. So each step is a ``with`` block, in the task that asks;
+    `leave` comes after the last one. If the first step is inside another context, this one is never
+    in force.
+    """
+
+    _is_inner: bool | None = None
+    _step: contextvars.Token[ThreadSensitiveContext] | None = None
+
+    def __enter__(self) -> None:
+        if self._is_inner is None:
+            self._is_inner = state.thread_sensitive_context.get(None) is not None
+        if not self._is_inner:
+            self._step = state.thread_sensitive_context.set(self)
+
+    def __exit__(self, *exc: object) -> None:
+        step, self._step = self._step, None
+        if step is not None:
+            with suppress(ValueError):  # the collector ends a step, in a context of its own
+                state.thread_sensitive_context.reset(step)
+
+    async def leave(self) -> None:
+        """`ThreadSensitiveContext`'s exit."""
+        if not self._is_inner:
+            self.token = state.thread_sensitive_context.set(self)
+            await self.__aexit__()
 
 
 async def _retire(executor: Executor) -> None:
@@ -222,7 +254,7 @@ async def _retire(executor: Executor) -> None:
         last: Any = executor.retire(loop)
         if last is not None and last.is_blocked and _waits_for_us(last.blocked_by()):
             last = None  # that thread waits for us: it goes when it can
-    elif type(executor) is Lease:
+    elif type(executor) is Lease or type(executor) is StickyLease:
         last = loop.create_future()
         is_on_its_way = executor.end(functools.partial(call_if_open, loop, _wake, last))
         if (
@@ -271,13 +303,15 @@ class _LeavingWait:
         blocker: Any = None
         if isinstance(self.item, kernel.SyncCall):
             blocker = self.item.blocked_by()
-        elif type(self._executor) is Lease:
+        elif type(self._executor) is Lease or type(self._executor) is StickyLease:
             blocker = self._executor.end_blocked_by()
         return None if blocker is None else [blocker]
 
     def borrowers(self) -> list[Any]:
-        worker = self._executor._worker if type(self._executor) is Lease else None
-        return [self._executor if worker is None else worker.executor]
+        executor: Any = self._executor
+        is_lease = type(executor) is Lease or type(executor) is StickyLease
+        worker = executor._worker if is_lease else None
+        return [executor if worker is None else worker.executor]
 
     def refusal(self, why: str) -> RuntimeError:
         return deadlocks.would_never_run("Leaving a ThreadSensitiveContext", why)

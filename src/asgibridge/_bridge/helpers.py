@@ -33,6 +33,7 @@ from .. import _kernel
 from .._process import cpython
 from .._waits import deadlocks, edges
 from .._workers.leases import Lease
+from .._workers.sticky import StickyLease
 
 if TYPE_CHECKING:
     from .._kernel import kernel
@@ -117,7 +118,7 @@ def _why_never(call: Any, task: Any, executor: Executor) -> str | None:
 
 
 def _thread_of(executor: Any) -> int | None:
-    if type(executor) is Lease:
+    if type(executor) is Lease or type(executor) is StickyLease:
         executor = None if executor._worker is None else executor._worker.executor
     details = _kernel.kernel.details(executor) or {}
     worker = details.get("worker")

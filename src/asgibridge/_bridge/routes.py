@@ -25,9 +25,10 @@ from .._process import cpython
 from .._process.threads import CannotStart
 from .._start import install
 from .._waits import deadlocks
-from .._workers import leases
+from .._workers import sticky
 from .._workers.leases import Lease
 from .._workers.pool import pool as worker_pool
+from .._workers.sticky import StickyLease
 from . import heard, helpers, state
 from .heard import handlers
 from .warned import warn
@@ -117,7 +118,7 @@ def _executor_of(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
             executor = _kernel.kernel.ThreadSensitiveExecutor(left)
         else:
             owner = getattr(context, "_owner", None)
-            executor = leases.executor_of_context(policy, left, owner, context)
+            executor = sticky.executor_of_context(policy, left, owner, context)
         wrapper.context_to_thread_executor[context] = executor
     return executor
 
@@ -135,7 +136,7 @@ def _send_to_executor(
                 raise _would_deadlock("Single thread executor already being used")
             if not accepted:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-        elif type(executor) is Lease:
+        elif type(executor) is Lease or type(executor) is StickyLease:
             if executor.owns_current_thread():
                 raise _would_deadlock("Single thread executor already being used")
             if executor.release is not None:

@@ -110,6 +110,8 @@ SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "ASGIBRIDGE_SPEEDUPS": (_one_of(*SPEEDUPS), f"one of {', '.join(SPEEDUPS)}"),
     "ASGIBRIDGE_WORKERS": (_one_of(*KINDS), "fresh, keep or new"),
     "ASGIBRIDGE_WORKERS_LIMIT": (_count, "a whole number from 1 on"),
+    "ASGIBRIDGE_WORKERS_LIMIT_TOTAL": (_count, "a whole number from 1 on"),
+    "ASGIBRIDGE_PROCESSES": (_count, "a whole number from 1 on"),
     "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT": (_seconds, "seconds, from 0 on"),
     "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT": (_seconds, "seconds, from 0 on"),
     "ASGIBRIDGE_WORKERS_RELEASE_IDLE": (_seconds_or_off, f"seconds, from 0 on, or {OFF}"),

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 
-from .._process import settings
+from .._process import servers, settings
 from .._process.cpython import is_gil_enabled
 from .._version import ASGIREF_VERSION, __version__
 from .install import BOOTSTRAP, is_installed, real_asgiref_loaded
@@ -38,6 +38,8 @@ def lines(about: str = "", given: Mapping[str, str] | None = None) -> Iterator[s
     for label, variable, default in (
         ("workers", "ASGIBRIDGE_WORKERS", "fresh"),
         ("workers' limit", "ASGIBRIDGE_WORKERS_LIMIT", "none"),
+        ("workers' limit of all processes", "ASGIBRIDGE_WORKERS_LIMIT_TOTAL", "none"),
+        ("server processes", "ASGIBRIDGE_PROCESSES", _processes()),
         ("wait for a worker", "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "without end"),
         ("idle workers live", "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "10"),
         (
@@ -55,6 +57,15 @@ def lines(about: str = "", given: Mapping[str, str] | None = None) -> Iterator[s
         yield "the site's setting ASGIBRIDGE: not read here; 'manage.py bridge' shows what it says"
     for text in settings.unknown():
         yield f"warning: {text}"
+
+
+def _processes() -> str:
+    # Here, where no server runs: as the environment and the command line say.
+    try:
+        found = servers.processes()
+    except ValueError:  # shown as a bad value
+        return ""
+    return f"{found.number}, {found.source}"
 
 
 def _setting(variable: str, default: str, given: str | None) -> str:

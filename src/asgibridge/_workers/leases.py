@@ -177,7 +177,7 @@ class _WorkerWait:
     def what(self) -> str:
         kept = pool.kept_by_idle()
         of_those = f" ({kept})" if kept else ""
-        return f"a worker for its context, at the limit of {pool.limit}{of_those}"
+        return f"a worker for {self._lease.whose}, at the limit of {pool.limit}{of_those}"
 
     @property
     def call(self) -> kernel.SyncCall:
@@ -235,10 +235,14 @@ class Lease(StockNames):
 
     :param is_counted: whether it counts towards the limit, and waits at it.
     :param avoiding: a former lease's executor, whose thread a fresh lease must not get.
-    :param owner: the task that has entered the context, if that is known.
+    :param owner: returns the task that has entered the context, None if that is not known; or the
+        list of the tasks inside of all contexts that share the lease.
     :param release: when it gives its worker back while it idles; None: never.
     :param context: the context, if there is a ``release``.
     """
+
+    whose = "its context"
+    """For dumps."""
 
     # Of one with a ``release``.
     _reference: weakref.ref[Lease] | None = None
@@ -253,7 +257,7 @@ class Lease(StockNames):
         *,
         is_counted: bool,
         avoiding: kernel.ThreadSensitiveExecutor | None = None,
-        owner: weakref.ref[asyncio.Task[Any]] | None = None,
+        owner: Callable[[], Any] | None = None,
         release: ReleaseAfter | None = None,
         context: Any = None,
     ) -> None:
@@ -672,16 +676,21 @@ class Lease(StockNames):
         """
         if cancel_futures:
             self._renew_after_fork()
-            with self._lock:
-                held = self._held() if self._state == _WAITING else []
-            for item in held:
-                if self.forget(item):
-                    item.cancel()
-                    item.deliver()
+            self.cancel_held()
         over = greenlets.make_event()
         is_on_its_way = self.end(over.set)
         if wait and is_on_its_way and not self._abandoned and not self.owns_current_thread():
             over.wait()
+
+    def cancel_held(self, guard: Any = None) -> None:
+        """Cancel the calls that wait at the limit; with a ``guard``, those that have it."""
+        with self._lock:
+            held = self._held() if self._state == _WAITING else []
+        for item in held:
+            is_meant = guard is None or getattr(item, "guard", None) is guard
+            if is_meant and self.forget(item):
+                item.cancel()
+                item.deliver()
 
     def _look(self) -> Look:
         worker, state, waiting = self._worker, self._state, len(self._pending)

@@ -5,22 +5,32 @@ The public names are those of `asgibridge.workers`, which says what a policy is.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._kernel import kernel
 from .._loops import kept
-from .._process import fork, settings, threads
+from .._process import fork, servers, settings, threads
 from .pool import HOOKS, Hook, pool, release_by_default
 
 if TYPE_CHECKING:
     from typing import Literal, NoReturn
 
-_NAMES = ("kind", "limit", "wait_timeout", "idle_timeout", "release_idle", *HOOKS)
+_NAMES = (
+    "kind",
+    "limit",
+    "limit_total",
+    "wait_timeout",
+    "idle_timeout",
+    "release_idle",
+    *HOOKS,
+    "sticky",
+)
 """What a Policy has, in the order in which it shows it."""
 
 
@@ -54,6 +64,9 @@ class Policy:
     :param on_end: and when the worker ends. A fresh worker lives for one lease.
     :param may_release: ``may_release(worker)`` is asked before a worker is released, each
         ``release_idle`` seconds. False, or an error, which is logged, keeps it where it is.
+    :param sticky: contexts with an equal key here, and of the same kind and hooks, share one worker
+        for as long as any of them is inside. Their calls run one at a time, in the order in which
+        they come, from whatever task and loop. Of a context's policy only.
 
     Hooks are called on the worker's thread, a `threading.Thread`, in an empty context of their own.
     An error in one is logged ("asgibridge.workers") and, but for ``may_release``, costs that
@@ -68,6 +81,7 @@ class Policy:
 
     kind: Literal["fresh", "keep", "new"]
     limit: int | None
+    limit_total: int | None
     wait_timeout: float | None
     idle_timeout: float
     release_idle: float | None
@@ -76,6 +90,7 @@ class Policy:
     after_lease: Hook | None
     on_end: Hook | None
     may_release: Hook | None
+    sticky: Hashable
     if TYPE_CHECKING:  # it is no field: Policies are equal whether somebody has given the default
         _is_release_given: bool
 
@@ -84,6 +99,7 @@ class Policy:
         *,
         kind: Literal["fresh", "keep", "new"] = "fresh",
         limit: int | None = None,
+        limit_total: int | None = None,
         wait_timeout: float | None = None,
         idle_timeout: float = 10.0,
         release_idle: float | Literal["default"] | None = "default",
@@ -92,15 +108,18 @@ class Policy:
         after_lease: Hook | None = None,
         on_end: Hook | None = None,
         may_release: Hook | None = None,
+        sticky: Hashable = None,
     ) -> None:
         hooks = (on_start, before_lease, after_lease, on_end, may_release)
         values = (
             _checked_kind(kind),
-            _checked_limit(limit),
+            _checked_limit(limit, "limit"),
+            _checked_limit(limit_total, "limit_total"),
             None if wait_timeout is None else _seconds(wait_timeout, "wait_timeout"),
             _seconds(idle_timeout, "idle_timeout"),
-            _checked_release(release_idle, kind, limit),
+            _checked_release(release_idle, kind, limit or limit_total),
             *hooks,
+            sticky,
             release_idle != "default",
         )
         for name, hook in zip(HOOKS, hooks):
@@ -110,6 +129,10 @@ class Policy:
                 hash(hook)
             except TypeError:
                 raise TypeError(f"{name} must be hashable, like a function: {hook!r}") from None
+        try:
+            hash(sticky)
+        except TypeError:
+            raise TypeError(f"sticky must be hashable, like the id of a user: {sticky!r}") from None
         for name, value in zip(Policy.__slots__, values):
             object.__setattr__(self, name, value)
         if self.release_idle is not None:
@@ -121,10 +144,12 @@ class Policy:
 
     def _has(self, name: str) -> bool:
         # Whether the attribute says more than the default.
-        default: object = {"idle_timeout": 10.0}.get(name)
+        value, default = getattr(self, name), {"idle_timeout": 10.0}.get(name)
         if name == "release_idle":
-            default = _default_release(self.kind, self.limit)
-        return name == "kind" or bool(getattr(self, name) != default)
+            default = _default_release(self.kind, self.limit or self.limit_total)
+        # Nothing is asked of a sticky key.
+        is_said = value is not None if default is None else bool(value != default)
+        return name == "kind" or is_said
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Policy can't be pickled or copied: it belongs to this process")
@@ -148,13 +173,13 @@ def _checked_kind(kind: object) -> str:
     return kind
 
 
-def _checked_limit(limit: object) -> int | None:
+def _checked_limit(limit: object, name: str) -> int | None:
     if limit is None:
         return None
     if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeError(f"limit must be a whole number of workers, or None for any: {limit!r}")
+        raise TypeError(f"{name} must be a whole number of workers, or None for any: {limit!r}")
     if limit < 1:
-        raise ValueError(f"limit must be at least 1, or None for any number of workers: {limit!r}")
+        raise ValueError(f"{name} must be at least 1, or None for any number of workers: {limit!r}")
     return limit
 
 
@@ -179,6 +204,7 @@ def _seconds(value: object, name: str) -> float:
     return float(value)
 
 
+_logger = logging.getLogger("asgibridge.workers")
 _lock = threading.RLock()
 _policy = Policy()
 
@@ -199,13 +225,75 @@ def set_policy(policy: Policy) -> None:
     global _policy
     if not isinstance(policy, Policy):
         raise TypeError(f"set_policy takes an asgibridge.workers.Policy, not {policy!r}")
+    if policy.sticky is not None:
+        raise ValueError(
+            "sticky is a context's alone: give that policy to ThreadSensitiveContext, or to "
+            "asgibridge.workers.middleware or context"
+        )
     with _lock:
         old, _policy = _policy, policy
         if policy.idle_timeout != old.idle_timeout:
             kept.IDLE_SECONDS = policy.idle_timeout
             pool.set_idle_timeout(policy.idle_timeout)  # first: the next one has them ask for it
             kernel.set_idle_seconds(policy.idle_timeout)
-        pool.set(policy)
+        pool.settle = None if policy.limit_total is None else _settle
+        pool.set(policy, *limit_of(policy))
+
+
+def limit_of(policy: Policy, processes: servers.Processes | None = None) -> tuple[int | None, str]:
+    """The limit that ``policy`` sets for one process; and, in words, if it is a part of a total.
+
+    :param processes: how many server processes there are, if not as `servers` finds now.
+    """
+    total = policy.limit_total
+    if total is None:
+        return policy.limit, ""
+    found = processes or servers.processes()
+    part = max(total // found.number, 1)
+    if policy.limit is not None and policy.limit <= part:
+        return policy.limit, ""
+    return part, f" (of {total} for {found.number} server processes, {found.source})"
+
+
+def tell_processes(number: int, source: str) -> None:
+    """Say how many server processes there are, and in words who says so. From any thread.
+
+    The environment wins. The limit follows with the next context.
+    """
+    servers.told = servers.Processes(number, source)
+    _settle_soon()
+
+
+def _settle_soon() -> None:
+    with _lock:
+        if _policy.limit_total is not None:
+            pool.settle = _settle
+
+
+def _settle() -> None:
+    # A context is about to get a worker: by now the server knows how many processes it has.
+    with _lock:
+        total = _policy.limit_total
+        if pool.settle is None or total is None:  # another thread was here
+            return
+        found = servers.processes()
+        pool.set_limit(*limit_of(_policy, found))
+        pool.settle = None  # last: other contexts wait for it
+    if not found.is_known:
+        _logger.warning(
+            "limit_total is %d, and nothing tells how many server processes share it: this process "
+            "takes all of it. Say how many there are: ASGIBRIDGE_PROCESSES=4, or WEB_CONCURRENCY, "
+            "or ASGIBRIDGE = {'processes': 4} in the settings of Django. 1 ends this warning, too.",
+            total,
+        )
+    elif found.number > total:
+        _logger.warning(
+            "limit_total is %d, less than the %d server processes there are (%s): each has one "
+            "worker, and all together more than that. Raise it, or have fewer processes.",
+            total,
+            found.number,
+            found.source,
+        )
 
 
 def end_idle_workers() -> None:
@@ -239,7 +327,7 @@ def checked_for_context(policy: object) -> Policy | str:
         raise TypeError(
             f"policy must be 'fresh', 'keep', 'new' or an asgibridge.workers.Policy, not {policy!r}"
         )
-    for name in ("limit", "wait_timeout", "idle_timeout"):
+    for name in ("limit", "limit_total", "wait_timeout", "idle_timeout"):
         if policy._has(name):
             raise ValueError(
                 f"{name} is the process's alone: set it by asgibridge.workers.set_policy"
@@ -273,6 +361,7 @@ _SECONDS_BEFORE_FORK = 1.0
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.RLock()
+    _settle_soon()  # a server may have forked us as one of its processes
 
 
 fork.before_fork(_before_fork)
@@ -280,11 +369,13 @@ fork.at_fork(_after_fork_in_child)
 
 
 def policy_of(environment: Mapping[str, str]) -> Policy:
+    settings.read("ASGIBRIDGE_PROCESSES", environment)  # a bad one raises here
     values = {
         name: settings.read(variable, environment)
         for variable, name in (
             ("ASGIBRIDGE_WORKERS", "kind"),
             ("ASGIBRIDGE_WORKERS_LIMIT", "limit"),
+            ("ASGIBRIDGE_WORKERS_LIMIT_TOTAL", "limit_total"),
             ("ASGIBRIDGE_WORKERS_WAIT_TIMEOUT", "wait_timeout"),
             ("ASGIBRIDGE_WORKERS_IDLE_TIMEOUT", "idle_timeout"),
             ("ASGIBRIDGE_WORKERS_RELEASE_IDLE", "release_idle"),

@@ -14,8 +14,9 @@ lease that begins to wait asks one that idles to look once more (`_Pool.press`).
 while others wait, goes to the end of ``waiting``; a lease that ends passes its slot on, on whatever
 thread. The pool refers to waiting leases weakly, and skips those that nobody waits for any more. It
 can't deadlock by itself, because no holder of a worker waits: nested contexts join the outermost;
-calls inside `async_to_sync` go to the thread that waits there; a loop that runs on a leased worker
-passes; and a run's lease is not counted, because its caller waits for it and may have a worker.
+those of one sticky key have one lease; calls inside `async_to_sync` go to the thread that waits
+there; a loop that runs on a leased worker passes; and a run's lease is not counted, because its
+caller waits for it and may have a worker.
 
 **The lock** guards the lists, and no foreign code runs under it. A thread that needs a lease's lock
 too takes that one first. The lock is re-entrant: the collector may drop a lease at any allocation.
@@ -292,7 +293,9 @@ class Slot:
 
     what: str = "nothing yet"  # the function it ran last
     worker: Worker | None = None
-    owner: weakref.ref[asyncio.Task[Any]] | None = None
+    owner: Callable[[], Any] | None = None
+    """Returns the task that is inside of its context, or a list of the tasks inside of those that
+    share it; None if that is not known."""
     seen: str | None = None
     """Of a context that may give its worker back: what binds it, in words; "" if it idles and
     nothing is known to; None if nobody has looked since its last call."""
@@ -301,15 +304,20 @@ class Slot:
         """For each task (or call) without which it cannot come free, what that is about, as `Wait`
         tells it; None if that is not known, or it may come free without any. From any thread.
         """
-        owner = None if self.owner is None else self.owner()
-        worker = self.worker
-        if owner is None or worker is None:
+        tasks, worker = _tasks_of(self.owner), self.worker
+        if tasks is None or worker is None:
             return None
+        inside = [[task] for task in tasks]  # their contexts have to be left
         lease = None if worker.lease is None else worker.lease()
         if lease is None:
-            return [[owner]]  # its context has to be left
+            return inside
         holders = lease.holders(self)
-        return None if holders is None else [[owner], *holders]
+        return None if holders is None else [*inside, *holders]
+
+
+def _tasks_of(owner: Callable[[], Any] | None) -> list[asyncio.Task[Any]] | None:
+    tasks = None if owner is None else owner()
+    return tasks if tasks is None or isinstance(tasks, list) else [tasks]
 
 
 class _Pool:
@@ -322,6 +330,8 @@ class _Pool:
         self.waiting: OrderedDict[int, weakref.ref[Lease]] = OrderedDict()
         self.family = family_of("fresh", *[None] * len(HOOKS))
         self.limit: int | None = None
+        self.part = ""  # in words, if the limit is a part of a total
+        self.settle: Callable[[], None] | None = None  # finds the limit, before the first lease
         self.wait_timeout: float | None = None
         self.idle_timeout = 10.0
         self.release_policy: ReleaseAfter | None = None
@@ -330,22 +340,29 @@ class _Pool:
         self.released = 0  # how often one has
         self.is_plain_run = self.is_plain = True
 
-    def set(self, policy: Any) -> None:
-        """Set the policy of leases that begin from now on. Other families' idle workers end."""
+    def set(self, policy: Any, limit: int | None, part: str) -> None:
+        """Set the policy of leases that begin from now on. Other families' idle workers end.
+
+        :param limit: what the policy's limits are for this process; ``part`` as `set_limit` has it.
+        """
         self.family = family = self.family_for(policy)
-        self.limit = policy.limit
         self.wait_timeout = policy.wait_timeout
         self.is_release_given = policy._is_release_given
         self.release_policy = (
             release_after(policy.release_idle)
             if policy._is_release_given
-            else release_by_default(policy.kind, policy.limit)
+            else release_by_default(policy.kind, limit)
         )
         # With a limit a context may choose `keep` for itself.
-        self.any_releases |= policy.limit is not None or self.release_policy is not None
+        self.any_releases |= limit is not None or self.release_policy is not None
         self.is_plain_run = not (family.kind != "fresh" or family.has_hooks)
-        self.is_plain = self.is_plain_run and policy.limit is None and self.release_policy is None
+        self.is_plain = self.is_plain_run and limit is None and self.release_policy is None
         self.end_idle(but=family)
+        self.set_limit(limit, part)
+
+    def set_limit(self, limit: int | None, part: str) -> None:
+        """Set the limit alone. Leases that wait go on as far as it allows."""
+        self.limit, self.part = limit, part
         self.grant()
 
     def set_idle_timeout(self, seconds: float) -> None:
@@ -465,7 +482,9 @@ class _Pool:
     def blocked_by(self, lease: Lease) -> list[list[asyncio.Task[Any]]] | None:
         """What has each worker that ``lease`` could get, as `Wait.owners` tells it.
 
-        None unless all are known, or if ``lease`` does not wait in line. From any thread.
+        A worker that several contexts share comes free when all their tasks have left: then each
+        of them is in the answer. None unless all are known, or if ``lease`` does not wait in line.
+        From any thread.
         """
         with self._lock:
             reference = self.waiting.get(id(lease))
@@ -486,15 +505,16 @@ class _Pool:
         return found
 
     def borrowers(self) -> list[object]:
-        """For each worker in use the task that is inside its context, or else its executor.
+        """For each worker in use the task that is inside its context (the tasks that are inside of
+        those that share it), or else its executor.
 
         For a dump: it takes no lock. From any thread.
         """
         found: list[object] = []
         for slot in list(self.in_use):
-            owner, worker = slot.owner, slot.worker
-            task = None if owner is None else owner()
-            found.append(task or (slot if worker is None else worker.executor))
+            tasks: list[Any] | None = _tasks_of(slot.owner)
+            worker = slot.worker
+            found += tasks or [slot if worker is None else worker.executor]
         return found
 
     def press(self) -> None:
@@ -568,10 +588,11 @@ class _Pool:
                 "it gives that back."
             )
         return (
-            f"no worker came free within {self.wait_timeout} seconds: {in_use} of {self.limit} are "
-            f"in use ({by or 'none'}; named is what each ran last), and {waiting} other contexts "
-            "wait. Raise the limit (ASGIBRIDGE_WORKERS_LIMIT, or asgibridge.workers.set_policy) or "
-            f"wait_timeout, have fewer requests at once, or see what those do for so long.{idle}"
+            f"no worker came free within {self.wait_timeout} seconds: {in_use} of {self.limit}"
+            f"{self.part} are in use ({by or 'none'}; named is what each ran last), and {waiting} "
+            "other contexts wait. Raise the limit (ASGIBRIDGE_WORKERS_LIMIT, or "
+            "asgibridge.workers.set_policy) or wait_timeout, have fewer requests at once, or see "
+            f"what those do for so long.{idle}"
         )
 
 

@@ -81,6 +81,8 @@ class Stats:
     """In the function; empty if not collected."""
     released: int
     """How often a context has given its worker back because it idled."""
+    limit: int | None
+    """How many contexts may have a worker at once in this process; None is any number."""
 
     @property
     def queued(self) -> int:
@@ -118,6 +120,7 @@ def stats() -> Stats:
         queue_time=Histogram(BOUNDS, tuple(queue_time[1]), queue_time[0]),
         run_time=Histogram(BOUNDS, tuple(run_time[1]), run_time[0]),
         released=pool.released,
+        limit=pool.limit,
     )
 
 

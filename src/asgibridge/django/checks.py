@@ -17,7 +17,6 @@ setting ask for, which may be another than the server's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,8 +25,10 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import workers
+from .._process import servers
 from .._start import importers
 from .._start.install import real_asgiref_loaded
+from .._workers.policy import limit_of
 from . import configuration
 from ._survey import Survey, View, views
 
@@ -100,39 +101,39 @@ def connections(
 ) -> list[checks.CheckMessage]:
     """W003, I002. Asks the databases."""
     try:
-        processes, source = _processes()
+        processes = _processes()
     except ImproperlyConfigured:  # said by E001
         return []
     found = (
-        _too_many(alias, processes, source)
+        _too_many(alias, processes)
         for alias in databases or []
         if db.connections[alias].vendor == "postgresql"
     )
     return [message for message in found if message is not None]
 
 
-def _processes() -> tuple[int, str]:
-    given = configuration.current().processes
-    if given is not None:
-        return given, "by ASGIBRIDGE['processes']"
-    text = os.environ.get("WEB_CONCURRENCY", "")
-    if text.isdigit() and int(text):
-        return int(text), "by WEB_CONCURRENCY"
-    return 1, "assumed: there is no WEB_CONCURRENCY, and no ASGIBRIDGE['processes']"
+def _processes() -> servers.Processes:
+    given = configuration.values().get("processes")
+    if given is None or configuration.is_overridden("processes"):
+        return servers.processes()
+    return servers.Processes(given, "by ASGIBRIDGE['processes']")
 
 
 _LIMITS = "max_connections", "superuser_reserved_connections", "reserved_connections"
 
 
-def _too_many(alias: str, processes: int, source: str) -> checks.CheckMessage | None:
+def _too_many(alias: str, processes: servers.Processes) -> checks.CheckMessage | None:
     connection = db.connections[alias]
     with connection.cursor() as cursor:
         query = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
         cursor.execute(query, [list(_LIMITS)])
         found = {name: int(value) for name, value in cursor.fetchall()}
     free = found["max_connections"] - sum(found.get(name, 0) for name in _LIMITS[1:])
-    limit = workers.get_policy().limit
+    policy, number = workers.get_policy(), processes.number
+    limit, part = limit_of(policy, processes)
     each, whose = limit, f"the workers' limit of {limit}"
+    if part:
+        whose += f", their part of limit_total={policy.limit_total},"
     pool = _pool(connection.settings_dict)
     if pool is not None:
         most = pool.get("max_size") or pool.get("min_size", 4)  # psycopg_pool's default
@@ -142,22 +143,21 @@ def _too_many(alias: str, processes: int, source: str) -> checks.CheckMessage | 
         f"PostgreSQL takes {found['max_connections']} connections, {free} of them of others than "
         "superusers"
     )
-    count = f"{processes} server process{'es' if processes > 1 else ''} ({source})"
+    count = f"{number} server process{'es' if number > 1 else ''} ({processes.source})"
     if each is None:
         what = (
             f"DATABASES[{alias!r}]: there is no limit of workers, so each of the requests at the "
             f"same time may have a connection; {server}."
         )
-        hint = "Set ASGIBRIDGE = {'limit': ...} to what is left for each process, or use a pool."
+        hint = f"Let the processes share ASGIBRIDGE = {{'limit_total': {free}}}, or use a pool."
         return checks.Info(what, hint=hint, id="asgibridge.I002")
-    if processes * each <= free:
+    if number * each <= free:
         return None
-    what = (
-        f"DATABASES[{alias!r}]: {count} times {whose} are {processes * each} connections; {server}."
-    )
+    what = f"DATABASES[{alias!r}]: {count} times {whose} are {number * each} connections; {server}."
     hint = (
-        f"Lower it to {max(free // processes, 1)}, or raise max_connections. Where a pooler such "
-        "as pgbouncer stands between, silence this check."
+        f"Lower it to {max(free // number, 1)}, or let the processes share ASGIBRIDGE = "
+        f"{{'limit_total': {free}}}, or raise max_connections. Where a pooler such as pgbouncer "
+        "stands between, silence this check."
     )
     return checks.Warning(what, hint=hint, id="asgibridge.W003")
 

@@ -29,6 +29,8 @@ from .._workers import stats
 VARIABLES = {
     "workers": "ASGIBRIDGE_WORKERS",
     "limit": "ASGIBRIDGE_WORKERS_LIMIT",
+    "limit_total": "ASGIBRIDGE_WORKERS_LIMIT_TOTAL",
+    "processes": "ASGIBRIDGE_PROCESSES",
     "wait_timeout": "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT",
     "idle_timeout": "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT",
     "release_idle": "ASGIBRIDGE_WORKERS_RELEASE_IDLE",
@@ -40,6 +42,7 @@ VARIABLES = {
 _OF_POLICY = {
     "workers": "kind",
     "limit": "limit",
+    "limit_total": "limit_total",
     "wait_timeout": "wait_timeout",
     "idle_timeout": "idle_timeout",
     "release_idle": "release_idle",
@@ -58,10 +61,6 @@ class Configuration:
 
     cancel_queries: bool = False
     """Whether a query stops when the task is cancelled that waits for it."""
-
-    processes: int | None = None
-    """How many server processes there are, for the check of ``max_connections`` alone. None asks
-    ``WEB_CONCURRENCY``."""
 
 
 _current: Configuration | None = None
@@ -105,6 +104,8 @@ def apply() -> None:
         for word, value in asked.items()
         if not is_overridden(word) and (word not in _applied or _applied[word] != value)
     }
+    if "processes" in new:
+        policies.tell_processes(new["processes"], "by ASGIBRIDGE['processes']")
     of_policy = {
         _OF_POLICY[word]: policies.as_told(value)
         for word, value in new.items()
@@ -142,11 +143,6 @@ def _about_unknown(word: object) -> str:
 
 
 def _checked(word: str, value: Any) -> Any:
-    if word == "processes":
-        try:
-            return _number(environment.SETTINGS["ASGIBRIDGE_WORKERS_LIMIT"][0], value)
-        except ValueError:
-            raise _bad(word, value, "a whole number from 1 on") from None
     if not isinstance(value, bool):
         raise _bad(word, value, "True or False")
     return value

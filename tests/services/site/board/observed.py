@@ -49,6 +49,13 @@ def _state() -> dict[str, Any]:
     }
 
 
+def _workers() -> dict[str, Any]:
+    from asgibridge import workers
+
+    now = workers.stats()
+    return {"alive": now.alive, "waiting": now.waiting, "limit": now.limit}
+
+
 class Observed:
     """The ASGI application around the site's."""
 

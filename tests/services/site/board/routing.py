@@ -12,6 +12,9 @@ websockets = URLRouter(
         path("ws/async/<slug:room>/", consumers.RoomConsumer.as_asgi()),
         path("ws/sync/<slug:room>/", consumers.ThreadedRoomConsumer.as_asgi()),
         path("ws/pubsub/<slug:room>/", consumers.PubSubRoomConsumer.as_asgi()),
+        path("ws/meeting/sync/", consumers.MeetingConsumer.as_asgi()),
+        path("ws/meeting/async/", consumers.AsyncMeetingConsumer.as_asgi()),
+        path("ws/slow/", consumers.SlowConsumer.as_asgi()),
         path("ws/memory/<slug:room>/", consumers.InMemoryRoomConsumer.as_asgi()),
     ]
 )
