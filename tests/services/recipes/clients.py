@@ -15,7 +15,7 @@ from asgibridge.integrations import at_close
 # One connection, so that a second one is a client's that has lost its first.
 client = httpx.AsyncClient(
     base_url=os.environ.get("RECIPES_URL", "http://127.0.0.1"),
-    limits=httpx.Limits(max_connections=1),
+    limits=httpx.Limits(max_connections=1, keepalive_expiry=None),
     trust_env=False,
     timeout=60,
 )
