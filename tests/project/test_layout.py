@@ -32,7 +32,7 @@ PLAN = [
     ["_iteration", "_wsgi"],
     ["iterators", "wsgi", "testing", "server", "timeout", "typing", "_asgi"],
     ["_start", "_bootstrap", "__init__", "__main__", "autoinstall"],
-    ["django"],
+    ["django", "integrations"],
 ]
 IMPORTERS = ("__import__", "import_module")
 MOST_FILES = 25

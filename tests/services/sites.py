@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +79,16 @@ def run(
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+def wait_until(
+    holds: Callable[[], bool], say: Callable[[], str], seconds: float = START_SECONDS
+) -> None:
+    """Wait until ``holds()``; if it does not in time, ``say()`` tells what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, say()
+        time.sleep(0.02)
 
 
 _LISTENING = r"(?:running on|Listening at:) http://127\.0\.0\.1:(?P<port>\d+)"

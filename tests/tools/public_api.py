@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asgibridge
+from asgibridge import integrations
 
 STORED = Path(__file__).with_name("public_names.txt")
 
@@ -34,12 +35,20 @@ DIFFERS = {
 }
 """What Pythons show differently: there is the name alone."""
 
+NEEDS_A_LIBRARY = {
+    "asgibridge.integrations.dramatiq.SharedLoop",
+    "asgibridge.integrations.rq.SimpleWorker",
+    "asgibridge.integrations.rq.Worker",
+}
+"""What there is nothing behind without the library that it is about: the name alone, too."""
+
 
 def modules() -> Iterator[str]:
     yield "asgibridge"
-    for found in pkgutil.iter_modules(asgibridge.__path__, "asgibridge."):
-        if not found.name.split(".")[-1].startswith("_"):
-            yield found.name
+    for package in (asgibridge, integrations):
+        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if not found.name.split(".")[-1].startswith("_"):
+                yield found.name
 
 
 def is_ours(thing: object) -> bool:
@@ -84,10 +93,11 @@ def lines() -> Iterator[str]:
             continue  # to import it is to install, and it has no names
         module = importlib.import_module(name)
         for public in sorted(module.__all__):
-            if name == "asgibridge.django":
-                yield f"{name}.{public}"  # without Django there is nothing behind it
+            path = f"{name}.{public}"
+            if name == "asgibridge.django" or path in NEEDS_A_LIBRARY:
+                yield path
                 continue
-            thing, path = getattr(module, public), f"{name}.{public}"
+            thing = getattr(module, public)
             yield path if path in DIFFERS else f"{path}{shape(thing)}"
             if inspect.isclass(thing) and is_ours(thing):
                 for member, value in sorted(members(thing).items()):

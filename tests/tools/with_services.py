@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest_run
 from environment import (
@@ -65,6 +66,18 @@ def install_services() -> list[str]:
     return [service for service in missing if find(service) is None]
 
 
+def install_arq(environment: Path) -> None:
+    """Install arq into a folder of its own: it wants redis-py before 6, and Celery one from 6.1 on.
+
+    Where that fails, the tests say that they have no arq.
+    """
+    folder = VENVS / "services-arq"
+    if not folder.joinpath("arq").is_dir():
+        pip = [python_in(environment), "-m", "pip", "install", "-q", "--target", str(folder)]
+        subprocess.run([*pip, "arq>=0.26"], env=child_environment(), check=False)
+    os.environ["SERVICES_ARQ"] = str(folder)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -91,6 +104,7 @@ def main() -> int:
     try:
         create(environment, interpreter)
         install(environment, "services")
+        install_arq(environment)
     except EnvironmentFailure as failure:
         print(failure, file=sys.stderr)
         return 1

@@ -320,7 +320,7 @@ class PersistentLoop:
                 frame = server.lent.frame if isinstance(server, LentWait) else server
                 state.loop_thread_executors[loop] = frame
         try:
-            kept.close(loop)
+            self._close(loop)
         finally:
             state.loop_thread_executors.pop(loop, None)
             # A task that nobody waits for, and that asyncio has given up.
@@ -328,6 +328,9 @@ class PersistentLoop:
             self._tasks.clear()
             for run in left:
                 run.finish(RuntimeError("the event loop has ended before this had"))
+
+    def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        kept.close(loop)
 
     def _start(self, run: Run) -> None:
         loop = self._loop

@@ -34,6 +34,16 @@ several, by each a RuntimeError that says so; if there is none, it is reported.
 **Deadlock.** A thread that is in a call on the loop cannot wait for the loop's end, which waits for
 that call: `close` is a RuntimeError there.
 
+**`at_close`.** What was registered before the loop began lies in the handle. The loop takes that
+over when it begins, and is then the one that takes what is registered next; it gives up both, under
+the handle's lock, when its last function has been called. So each function is called once:
+
+1. A thread looks which loop takes functions, finds this one, and adds its own.
+2. Or the loop has found none left, and takes no more: the thread finds the handle.
+
+A task that runs on a loop which is ending adds to that loop, whatever the handle has by now: what
+it has made belongs there. A forked child inherits what was not registered by a task.
+
 **Fork.** The child's handle has no loop. (`asgibridge._loops.persistent` keeps the parent's.)
 """
 
@@ -41,7 +51,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable
 from types import TracebackType
+from typing import NamedTuple, TypeVar
 
 from .._bridge import state
 from .._kernel import kernel
@@ -49,6 +61,8 @@ from .._process import cpython, fork, greenlets, settings, threads
 from .._process.handover import call_if_open
 from .._process.threads import LoopWorker, Worker
 from .persistent import PersistentLoop, Run
+
+_C = TypeVar("_C", bound="Callable[[], Awaitable[object]]")
 
 THREAD_NAME = "asgibridge-shared-loop"
 
@@ -71,6 +85,7 @@ class _LoopOfProcess(PersistentLoop):
         self._handle = handle
         self._abandoned: set[Run] = set()
         self._worker: Worker | None = None  # set on the thread
+        self.to_close: list[_ToClose] = []  # guarded by the handle's lock
 
     def is_running(self) -> bool:
         """Whether it takes runs, and has had the first. From any thread."""
@@ -138,6 +153,24 @@ class _LoopOfProcess(PersistentLoop):
             if not greenlets.are_here():
                 self._thread.shutdown(wait=False)
 
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._handle._let_take(loop, self)
+        super()._begin(loop)
+
+    def _close(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            while True:
+                function = self._handle._next_to_close(loop, self)
+                if function is None:
+                    break
+                try:
+                    loop.run_until_complete(_call(function))
+                except (Exception, asyncio.CancelledError) as error:
+                    what = f"{function!r}, which was to be called at the end of the loop, failed"
+                    loop.call_exception_handler({"message": what, "exception": error})
+        finally:
+            super()._close(loop)
+
     def _cancel(self, run: Run) -> None:
         task = self._tasks.get(run)
         if task is None:  # not begun, or over
@@ -182,6 +215,16 @@ def _ended_by(error: BaseException) -> RuntimeError:
     return ended
 
 
+async def _call(function: Callable[[], Awaitable[object]]) -> None:
+    await function()
+
+
+class _ToClose(NamedTuple):
+    function: Callable[[], Awaitable[object]]
+    is_of_task: bool
+    """Whether a task of the loop has registered it."""
+
+
 class SharedLoop:
     """The switch of the event loop that all threads share. `shared_loop` returns the only one.
 
@@ -197,6 +240,8 @@ class SharedLoop:
         self._blocks = 0
         self._was_on = False  # before it was last asked for
         self._stays_on = False  # after the outermost block
+        self._to_close: list[_ToClose] = []
+        self._takers: dict[asyncio.AbstractEventLoop, _LoopOfProcess] = {}
 
     def __repr__(self) -> str:
         is_on = "on" if in_force is self else "off"
@@ -211,17 +256,58 @@ class SharedLoop:
     def close(self) -> None:
         """End the loop as `asyncio.run` does, and wait until its thread has ended.
 
-        Calls in flight are waited for. Then leftover tasks are cancelled, async generators and the
-        default executor shut down; the calling thread runs the thread-sensitive sync code that they
-        need for that. Calls that come meanwhile or later have a new loop. Does nothing if there is
-        no loop. Raises RuntimeError, and does nothing, in a thread that is in the middle of a call
-        on the loop, or that runs an event loop.
+        Calls in flight are waited for. Then `at_close` functions are called, leftover tasks
+        cancelled, async generators and the default executor shut down; the calling thread runs the
+        thread-sensitive sync code that they need for that. Calls that come meanwhile or later have
+        a new loop. Does nothing if there is no loop. Raises RuntimeError, and does nothing, in a
+        thread that is in the middle of a call on the loop, or that runs an event loop.
         """
         self._end(switch_off=False)
 
     def switch_off(self) -> None:
         """`close` the loop, and have later calls run on loops of their own. Raises as that does."""
         self._end(switch_off=True)
+
+    def at_close(self, function: _C) -> _C:
+        """Have the async ``function()`` called on the loop when it ends. From any thread.
+
+        ::
+
+            client = httpx.AsyncClient()
+            shared_loop().at_close(client.aclose)
+
+        Each is called once: by `close`, or as the program exits; after the calls in flight, before
+        leftover tasks are cancelled; the last registered first. If the loop has not begun, it is
+        for the one that does; if none does in this process, it is not called. A forked child
+        inherits what was registered before, but for what tasks on the loop have. An error goes to
+        the loop's exception handler, and the others are called all the same.
+
+        Returns ``function``, so it is a decorator, too. TypeError if that cannot be called.
+        """
+        if not callable(function):
+            raise TypeError(f"at_close takes an async function of no parameters: {function!r}")
+        running = cpython.running_loop()
+        with self._lock:
+            taker = None if running is None else self._takers.get(running)
+            made = _ToClose(function, taker is not None)
+            if taker is None and self._current in self._takers.values():
+                taker = self._current
+            (self._to_close if taker is None else taker.to_close).append(made)
+        return function
+
+    def _let_take(self, loop: asyncio.AbstractEventLoop, taker: _LoopOfProcess) -> None:
+        with self._lock:
+            taker.to_close, self._to_close = self._to_close, []
+            self._takers[loop] = taker
+
+    def _next_to_close(
+        self, loop: asyncio.AbstractEventLoop, taker: _LoopOfProcess
+    ) -> Callable[[], Awaitable[object]] | None:
+        with self._lock:
+            if taker.to_close:
+                return taker.to_close.pop().function
+            self._takers.pop(loop, None)
+            return None
 
     def _end(self, switch_off: bool) -> None:
         global in_force
@@ -282,6 +368,10 @@ class SharedLoop:
         # In a forked child.
         self._lock = cpython.RLock()
         self._current = None
+        for taker in self._takers.values():
+            inherited = [each for each in taker.to_close if not each.is_of_task]
+            self._to_close = inherited + self._to_close
+        self._takers = {}
 
 
 _the_one = SharedLoop()
@@ -314,6 +404,20 @@ def shared_loop() -> SharedLoop:
         _the_one._was_on = in_force is not None
         in_force = _the_one
     return _the_one
+
+
+def at_close(function: _C) -> _C:
+    """Have the async ``function()`` called on the shared loop when that ends. From any thread.
+
+    ::
+
+        client = httpx.AsyncClient()
+        at_close(client.aclose)
+
+    It is `SharedLoop.at_close` without switching the loop on: for a module of tasks, which
+    processes that only send them import, too.
+    """
+    return _the_one.at_close(function)
 
 
 fork.at_fork(_the_one._begin_anew)

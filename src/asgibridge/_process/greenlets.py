@@ -46,6 +46,11 @@ def _is_gevent() -> bool:
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
+def are_eventlets() -> bool:
+    """Whether it is eventlet that has patched `threading`."""
+    return are_here() and not _is_gevent()
+
+
 def runs_no_loop() -> bool:
     """Whether the running loop of this thread, if any, runs in another of its greenlets."""
     loop = cpython.running_loop()
