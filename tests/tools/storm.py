@@ -325,6 +325,7 @@ class Storm:
                 ensure(calls[0].thread is calls[1].thread, "a bound context has one thread")
                 while workers.stats().released == before and not self.over.is_set():
                     await sync_to_async(int, thread_sensitive=False)()
+
     async def shared(self, chance):
         """Contexts of one key: no two of their calls run at once, from whatever loop they come."""
         # It inherits nothing, or its calls would go to a thread that waits in `async_to_sync`.
