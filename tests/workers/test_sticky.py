@@ -518,6 +518,44 @@ class TestLimit:
         run(main)
 
 
+class TestRelease:
+    def test_while_nobody_of_the_key_has_a_call(self):
+        async def main():
+            set_policy(Policy(kind="keep", limit=1))
+            policy = {"kind": "keep", "release_idle": 0}
+            async with Insider(**policy) as first, Insider(**policy) as second:
+                before = stats().released
+                async with Insider("bob"):
+                    assert stats().released > before
+                async with Insider("bob", **policy):
+                    assert await first.do(current_thread) is await second.do(current_thread)
+
+        run(main)
+
+    def test_one_that_is_bound_keeps_the_worker_for_all(self):
+        async def main():
+            set_policy(Policy(kind="keep", limit=1))
+            policy = {"kind": "keep", "release_idle": 0}
+            binding = bind()
+
+            async def enter():
+                binding.__enter__()
+
+            async with Insider(**policy) as first, Insider(**policy) as second:
+                await second.do(enter)
+                other = Insider("bob")
+                entering = asyncio.ensure_future(other.__aenter__())
+                await until(lambda: "bind()" in pool.kept_by_idle())
+                assert await first.do(current_thread) is first.thread
+                await until(lambda: "bind()" in pool.kept_by_idle())
+                assert not entering.done()
+                binding.__exit__()
+                await entering
+                await other.leave()
+
+        run(main)
+
+
 class TestDropped:
     def test_without_an_exit(self):
         """The last one that is dropped lets the worker go."""
@@ -788,51 +826,4 @@ class TestRings:
                 await leaving
                 assert pool.borrowers() == [stays.task]
 
-        run(main)
-
-
-class TestRelease:
-    """Contexts of one key that idle give their worker back together."""
-
-    MORE = {"kind": "keep", "release_idle": 0}
-
-    def test_when_all_idle_and_the_next_call_has_a_worker_again(self):
-        async def main():
-            async with Insider(**self.MORE) as one, Insider(**self.MORE) as other:
-                lease = executor_of(one.context)._share.lease
-                await until(lambda: lease._worker is None)
-                assert stats().leased == 0
-                assert await one.do(current_thread) is await other.do(bound_here)
-
-        async def bound_here():
-            with bind():
-                return await current_thread()
-
-        set_policy(Policy(limit=1))
-        run(main)
-
-    def test_as_long_as_one_of_them_is_bound_none_does(self):
-        async def main():
-            async with Insider(**self.MORE) as one, Insider(**self.MORE) as other:
-                go_on, is_bound = asyncio.Event(), asyncio.Event()
-
-                async def stay_bound():
-                    with bind():
-                        thread = await current_thread()
-                        is_bound.set()
-                        await go_on.wait()
-                        return thread
-
-                staying = one.do(stay_bound)
-                await is_bound.wait()
-                lease = executor_of(one.context)._share.lease
-                lease._slot.seen = None
-                await until(lambda: lease._slot.seen)
-                assert lease._slot.seen == "workers.bind()"
-                thread = await other.do(current_thread)
-                go_on.set()
-                assert await staying is thread
-                await until(lambda: lease._worker is None)
-
-        set_policy(Policy(limit=1))
         run(main)

@@ -144,8 +144,8 @@ class ThreadSensitiveContext:
         down. Such a context can be entered once, and tasks started inside must have ended when it
         is left: the thread-sensitive calls they make later raise RuntimeError.
     :param policy: of the worker, instead of the process's (`asgibridge.workers`): a kind, with the
-        hooks of the process's policy, or a Policy with a kind, ``release_idle`` and hooks. It
-        counts in the outermost context.
+        hooks of the process's policy, or a Policy with a kind, ``release_idle``, hooks and a
+        ``sticky`` key. It counts in the outermost context.
     """
 
     _owner: weakref.ref[asyncio.Task[Any]] | None = None

@@ -238,7 +238,7 @@ class Lease(StockNames):
     :param owner: returns the task that has entered the context, None if that is not known; or the
         list of the tasks inside of all contexts that share the lease.
     :param release: when it gives its worker back while it idles; None: never.
-    :param context: the context, if there is a ``release``.
+    :param context: the context, if there is a ``release``, or what stands for all that share it.
     """
 
     whose = "its context"

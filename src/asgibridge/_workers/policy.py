@@ -22,14 +22,8 @@ if TYPE_CHECKING:
     from typing import Literal, NoReturn
 
 _NAMES = (
-    "kind",
-    "limit",
-    "limit_total",
-    "wait_timeout",
-    "idle_timeout",
-    "release_idle",
-    *HOOKS,
-    "sticky",
+    *("kind", "limit", "limit_total", "wait_timeout", "idle_timeout", "release_idle"),
+    *(*HOOKS, "sticky"),
 )
 """What a Policy has, in the order in which it shows it."""
 
@@ -147,7 +141,6 @@ class Policy:
         value, default = getattr(self, name), {"idle_timeout": 10.0}.get(name)
         if name == "release_idle":
             default = _default_release(self.kind, self.limit or self.limit_total)
-        # Nothing is asked of a sticky key.
         is_said = value is not None if default is None else bool(value != default)
         return name == "kind" or is_said
 

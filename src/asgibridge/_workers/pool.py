@@ -300,24 +300,26 @@ class Slot:
     """Of a context that may give its worker back: what binds it, in words; "" if it idles and
     nothing is known to; None if nobody has looked since its last call."""
 
+    def tasks(self) -> list[asyncio.Task[Any]] | None:
+        """The tasks that are inside; None if they are not known. From any thread."""
+        owner = None if self.owner is None else self.owner()
+        return owner if owner is None or isinstance(owner, list) else [owner]
+
     def givers(self) -> list[list[asyncio.Task[Any]]] | None:
         """For each task (or call) without which it cannot come free, what that is about, as `Wait`
         tells it; None if that is not known, or it may come free without any. From any thread.
+
+        If several contexts share it, it comes free when all their tasks have left, and each counts.
         """
-        tasks, worker = _tasks_of(self.owner), self.worker
+        tasks, worker = self.tasks(), self.worker
         if tasks is None or worker is None:
             return None
-        inside = [[task] for task in tasks]  # their contexts have to be left
+        owners = [[task] for task in tasks]
         lease = None if worker.lease is None else worker.lease()
         if lease is None:
-            return inside
+            return owners  # the contexts have to be left
         holders = lease.holders(self)
-        return None if holders is None else [*inside, *holders]
-
-
-def _tasks_of(owner: Callable[[], Any] | None) -> list[asyncio.Task[Any]] | None:
-    tasks = None if owner is None else owner()
-    return tasks if tasks is None or isinstance(tasks, list) else [tasks]
+        return None if holders is None else [*owners, *holders]
 
 
 class _Pool:
@@ -341,9 +343,8 @@ class _Pool:
         self.is_plain_run = self.is_plain = True
 
     def set(self, policy: Any, limit: int | None, part: str) -> None:
-        """Set the policy of leases that begin from now on. Other families' idle workers end.
-
-        :param limit: what the policy's limits are for this process; ``part`` as `set_limit` has it.
+        """Set the policy of leases that begin from now on, and the limit that comes of it (see
+        `set_limit`). Other families' idle workers end.
         """
         self.family = family = self.family_for(policy)
         self.wait_timeout = policy.wait_timeout
@@ -361,7 +362,9 @@ class _Pool:
         self.set_limit(limit, part)
 
     def set_limit(self, limit: int | None, part: str) -> None:
-        """Set the limit alone. Leases that wait go on as far as it allows."""
+        """Set the limit alone, and in words of what it is a part. Leases that wait go on as far as
+        it allows.
+        """
         self.limit, self.part = limit, part
         self.grant()
 
@@ -482,9 +485,7 @@ class _Pool:
     def blocked_by(self, lease: Lease) -> list[list[asyncio.Task[Any]]] | None:
         """What has each worker that ``lease`` could get, as `Wait.owners` tells it.
 
-        A worker that several contexts share comes free when all their tasks have left: then each
-        of them is in the answer. None unless all are known, or if ``lease`` does not wait in line.
-        From any thread.
+        None unless all are known, or if ``lease`` does not wait in line. From any thread.
         """
         with self._lock:
             reference = self.waiting.get(id(lease))
@@ -512,7 +513,7 @@ class _Pool:
         """
         found: list[object] = []
         for slot in list(self.in_use):
-            tasks: list[Any] | None = _tasks_of(slot.owner)
+            tasks: list[Any] | None = slot.tasks()
             worker = slot.worker
             found += tasks or [slot if worker is None else worker.executor]
         return found

@@ -23,6 +23,9 @@ may run beside a call.
 proof wants each of them to wait in vain: one would do, but a worker that idles may be given back.
 Of a context that is leaving, the task does not count: its calls are on their way.
 
+**Release.** The lease is released while nobody of the key has a call, and nothing binds any of
+them.
+
 **Dropped contexts.** ``_shares`` refers weakly to a _Share, and that to its StickyLeases; they
 refer to it, and so do their calls until they are over. So when the last context is dropped without
 an exit, the lease is dropped, and ends as any. To calls that wait a lease refers only weakly.
@@ -43,7 +46,7 @@ import functools
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -74,6 +77,16 @@ class _Inside:
         dropped = functools.partial(_drop, self.leases, number)
         self.leases[number] = weakref.ref(lease, dropped)
 
+    @property
+    def _bindings(self) -> dict[Any, Any]:
+        # What binds any of them to the worker: as that of a context, see `bindings`.
+        found: dict[Any, Any] = {}
+        for reference in list(self.leases.values()):
+            lease = reference()
+            context = None if lease is None else lease.context()
+            found.update(getattr(context, "_bindings", None) or {})
+        return found
+
     def __call__(self) -> list[asyncio.Task[Any]] | None:
         """The tasks inside; None if not all of them are known. From any thread."""
         found = []
@@ -85,16 +98,6 @@ class _Inside:
                     return None
                 found.append(task)
         return found or None
-
-    @property
-    def _bindings(self) -> dict[Any, Any]:
-        """What binds any of the contexts inside, as `asgibridge._workers.bindings` reads it."""
-        found: dict[Any, Any] = {}
-        for reference in list(self.leases.values()):
-            lease = reference()
-            if lease is not None:
-                found.update(lease.bindings())
-        return found
 
 
 def _drop(inside: dict[int, Any], number: int, _reference: object) -> None:
@@ -208,8 +211,8 @@ class StickyLease(StockNames):
 
     :param former: a former lease's executor, whose thread a fresh lease must not get.
     :param owner: the task that has entered the context, if that is known.
-    :param release: when a new share gives its worker back while it idles; None: never.
-    :param context: the context, which knows what binds it.
+    :param release: when the worker is given back while nobody of the key has a call: what the first
+        of them says.
     """
 
     def __init__(
@@ -347,23 +350,24 @@ class StickyLease(StockNames):
 
     # What others ask.
 
-    def task(self) -> asyncio.Task[Any] | None:
-        """The task inside; None if that is not known, or if it is leaving. From any thread."""
-        owner = self._owner
-        return None if owner is None or self._over is not None else owner()
-
-    def bindings(self) -> dict[Any, Any]:
-        """What binds the context. From any thread."""
-        return getattr(None if self._of is None else self._of(), "_bindings", None) or {}
+    def context(self) -> Any:
+        """The context, if there is one. From any thread."""
+        return None if self._of is None else self._of()
 
     @property
     def release(self) -> ReleaseAfter | None:
         """`Lease.release`."""
         return self._share.lease.release
 
-    def note_generators(self, generators: list[Any]) -> None:
+    def note_generators(self, generators: Iterable[Any]) -> None:
         """`Lease.note_generators`."""
+        self._renew_after_fork()
         self._share.lease.note_generators(generators)
+
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task inside; None if that is not known, or if it is leaving. From any thread."""
+        owner = self._owner
+        return None if owner is None or self._over is not None else owner()
 
     @property
     def _worker(self) -> Worker | None:
@@ -419,5 +423,5 @@ def executor_of_context(
     key = getattr(policy, "sticky", None)
     if key is None:
         return leases.executor_of_context(policy, former, owner, context)
-    family, release = pool.family_for(policy), pool.release_for(policy)
-    return StickyLease(family, key, former, owner, release, context)
+    release = pool.release_for(policy)
+    return StickyLease(pool.family_for(policy), key, former, owner, release, context)
