@@ -47,7 +47,7 @@ from ._bridge.warned import warn
 from ._kernel import kernel
 from ._loops import kept, shared
 from ._loops.persistent import PersistentLoop
-from ._process import cpython, fork, greenlets
+from ._process import cpython, fork, greenlets, threads
 from ._waits import names
 from ._workers.pool import pool
 from .current_thread_executor import CurrentThreadExecutor, _submit
@@ -103,7 +103,8 @@ else:
 # What markcoroutinefunction sets, at a fifth of its cost: it looks for a method's function first.
 _MARK: tuple[str, Any] = vars(markcoroutinefunction(SimpleNamespace())).popitem()  # type: ignore[type-var]
 
-_get_ident = threading.get_ident
+# What it was when the kernel was loaded. That may be before this module was, and gevent in between.
+_get_ident = threads._get_ident
 _frame_submit: Any = _submit
 
 # The exception's own, whatever its class has under that name.

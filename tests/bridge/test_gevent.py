@@ -294,6 +294,21 @@ def test_patched_after_the_import_with_async_outermost(script_output):
     assert script_output(LATE + "    print(asyncio.run(view(1)), async_to_sync(view)(2))") == "1 2"
 
 
+@pytest.mark.parametrize("module", ["local", "runners", "integrations.gunicorn"])
+def test_patched_between_the_imports(script_output, module):
+    """The kernel is loaded by then, and what decides which one is right is not."""
+    assert script_output(
+        f"""
+    import asgibridge.{module}
+{PATCHED_BY_GEVENT}
+"""
+        + PROGRAM
+        + """
+    print(async_to_sync(view)(1)[0], asyncio.run(view(2))[0], asgibridge.IMPLEMENTATION)
+    """
+    ).splitlines() == ["1 2 pure"]
+
+
 def test_the_shared_loop_patched_after_the_import_says_what_to_do(script_output):
     pytest.importorskip("asgibridge._speedups", reason="there is no compiled kernel here")
     assert script_output(
