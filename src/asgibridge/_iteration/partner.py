@@ -259,15 +259,15 @@ class Partner:
             and not self._would_block_a_loop()
             and (loop is None or self._on is not None or loop.is_running())
         )
-        if can_wait:
-            self._hold()
-        elif self._on is not None:
-            self._on.hold(self)
-        self._send(self._on_leave)
         if not can_wait:
+            if self._on is not None:
+                self._on.hold(self)
+            self._send(self._on_leave)
             self._leave_behind()
             return
         try:
+            self._hold()
+            self._send(self._on_leave)
             while not self._over:
                 if not self._asked:
                     self._asked.append(True)

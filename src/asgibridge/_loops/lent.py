@@ -84,6 +84,7 @@ class LentThread:
             _lent.pop(ident, None)
         if self.frame.owns_current_thread():
             self.frame.close()
+            self.waiters.clear()  # Ctrl-C may have ended a wait before it had begun
             self.frame.serve()  # what is in its inbox still
         else:
             self.frame.quit()

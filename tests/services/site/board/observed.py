@@ -7,7 +7,6 @@ which the requests' first sync code ran. Neither path below takes a thread or a 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import itertools
 import json
 import sys
@@ -31,11 +30,6 @@ def _note_lease(**_: Any) -> None:
 request_started.connect(_note_lease)
 
 
-def _workers() -> dict[str, int]:
-    stats = importlib.import_module("asgibridge.workers").stats()
-    return {"alive": stats.alive, "leased": stats.leased, "released": stats.released}
-
-
 def _state() -> dict[str, Any]:
     # asgiref has no such attribute; asgibridge's modules stand in asgiref's place.
     implementation = sys.modules.get("asgibridge")
@@ -53,7 +47,8 @@ def _workers() -> dict[str, Any]:
     from asgibridge import workers
 
     now = workers.stats()
-    return {"alive": now.alive, "waiting": now.waiting, "limit": now.limit}
+    names = ("alive", "leased", "released", "waiting", "limit")
+    return {name: getattr(now, name) for name in names}
 
 
 class Observed:
