@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -149,3 +150,21 @@ def script_output(run_script) -> Callable[..., str]:
         return done.stdout.strip()
 
     return output
+
+
+@pytest.fixture
+def uvloop_by_policy() -> Iterator[type[asyncio.AbstractEventLoop]]:
+    """While asyncio's policy makes uvloop's loops: their class."""
+    uvloop = pytest.importorskip("uvloop")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*_event_loop_policy", DeprecationWarning)  # 3.14
+        warnings.filterwarnings("ignore", ".*EventLoopPolicy", DeprecationWarning)
+
+        class Policy(asyncio.DefaultEventLoopPolicy):
+            _loop_factory = uvloop.Loop
+
+        asyncio.set_event_loop_policy(Policy())
+    yield uvloop.Loop
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*_event_loop_policy", DeprecationWarning)
+        asyncio.set_event_loop_policy(None)

@@ -182,25 +182,13 @@ class TestOneLoop:
             assert async_to_sync(main)() == 2
             assert async_to_sync(main)() == 3
 
-    def test_loop_of_the_policy(self):
-        uvloop = pytest.importorskip("uvloop")
-
-        class Policy(asyncio.DefaultEventLoopPolicy):
-            def new_event_loop(self):
-                return uvloop.new_event_loop()
-
-        if sys.version_info >= (3, 14):
-            pytest.skip("setting a policy is deprecated from 3.14 on: an error here")
-        asyncio.set_event_loop_policy(Policy())
-        try:
-            with persistent():
-                loop = loop_of_call()
-                assert isinstance(loop, uvloop.Loop)
-                assert loop_of_call() is loop
-                assert async_to_sync(sync_to_async(int))("5") == 5
-            assert loop.is_closed()
-        finally:
-            asyncio.set_event_loop_policy(None)
+    def test_loop_of_the_policy(self, uvloop_by_policy):
+        with persistent():
+            loop = loop_of_call()
+            assert isinstance(loop, uvloop_by_policy)
+            assert loop_of_call() is loop
+            assert async_to_sync(sync_to_async(int))("5") == 5
+        assert loop.is_closed()
 
 
 class TestSeveralThreads:

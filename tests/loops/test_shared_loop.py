@@ -242,25 +242,13 @@ class TestSwitch:
         said = "ValueError: ASGIBRIDGE_LOOP='share': must be shared (or unset)"
         assert done.stderr.splitlines()[-1] == said
 
-    def test_of_the_policys_kind(self, shared):
-        uvloop = pytest.importorskip("uvloop")
-
-        class Policy(asyncio.DefaultEventLoopPolicy):
-            def new_event_loop(self):
-                return uvloop.new_event_loop()
-
-        if sys.version_info >= (3, 14):
-            pytest.skip("setting a policy is deprecated from 3.14 on: an error here")
-        asyncio.set_event_loop_policy(Policy())
-        try:
-            loop = loop_of_call()
-            assert isinstance(loop, uvloop.Loop)
-            assert Callers(4, lambda _: loop_of_call()).join() == [loop] * 4
-            assert async_to_sync(sync_to_async(int))("5") == 5
-            shared.close()
-            assert loop.is_closed()
-        finally:
-            asyncio.set_event_loop_policy(None)
+    def test_of_the_policys_kind(self, uvloop_by_policy, shared):
+        loop = loop_of_call()
+        assert isinstance(loop, uvloop_by_policy)
+        assert Callers(4, lambda _: loop_of_call()).join() == [loop] * 4
+        assert async_to_sync(sync_to_async(int))("5") == 5
+        shared.close()
+        assert loop.is_closed()
 
     def test_in_debug_mode(self, shared, monkeypatch):
         monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
@@ -618,6 +606,7 @@ class TestClosing:
                     task = asyncio.ensure_future(sleeper())
                     await asyncio.sleep(0)
 
+                asyncio.run(sync_to_async(int)())  # 3.12.2 starts no thread at exit
                 shared_loop()
                 async_to_sync(main)()
                 print("end", flush=True)

@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,8 +62,6 @@ print(json.dumps({
     "pip": importlib.util.find_spec("pip") is not None,
 }))
 """
-
-_virtualenv_lock = threading.Lock()
 
 
 class EnvironmentFailure(Exception):
@@ -192,22 +189,23 @@ def _step(step: str, command: list[str], **more: str) -> None:
     print(f"{step}: {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _virtualenv() -> str:
-    """virtualenv's Python, in an environment of its own: for interpreters without ensurepip."""
-    home = VENVS / "virtualenv"
+def _virtualenv(environment: Path) -> str:
+    """virtualenv's Python, in an environment of its own: for an interpreter without ensurepip.
+
+    One for each environment that is made: two may be made at a time, by two processes.
+    """
+    home = VENVS / f"virtualenv-{environment.name}"
     able: str | None = sys.executable
     if importlib.util.find_spec("ensurepip") is None:
         able = next((each.path for each in map(find, SUPPORTED) if each and each.ensurepip), able)
-    with _virtualenv_lock:
-        if not probe(python_in(home)):
-            _step(
-                "creating an environment for virtualenv (on Debian: apt-get install python3-venv)",
-                [able or sys.executable, "-m", "venv", "--clear", str(home)],
-            )
-        _step(
-            "installing virtualenv",
-            [python_in(home), "-m", "pip", "install", "--quiet", "virtualenv"],
-        )
+    _step(
+        "creating an environment for virtualenv (on Debian: apt-get install python3-venv)",
+        [able or sys.executable, "-m", "venv", "--clear", str(home)],
+    )
+    _step(
+        "installing virtualenv",
+        [python_in(home), "-m", "pip", "install", "--quiet", "virtualenv"],
+    )
     return python_in(home)
 
 
@@ -221,7 +219,14 @@ def create(environment: Path, interpreter: Interpreter) -> None:
     if interpreter.ensurepip:
         command = [interpreter.path, "-m", "venv", "--clear"]
     else:
-        command = [_virtualenv(), "-m", "virtualenv", "--clear", "--python", interpreter.path]
+        command = [
+            _virtualenv(environment),
+            "-m",
+            "virtualenv",
+            "--clear",
+            "--python",
+            interpreter.path,
+        ]
     _step(f"creating {environment.name}", [*command, str(environment)])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
 import warnings
 from typing import Any
 
@@ -45,6 +46,26 @@ def loop_class(name: str) -> Any:
     return importlib.import_module("uvloop").Loop if name == "uvloop" else ReaderlessLoop
 
 
+def makes_eager_tasks(loop: asyncio.AbstractEventLoop) -> bool:
+    """uvloop 0.23 gives the factory an argument that CPython's does not take before 3.13.3."""
+    if sys.version_info < (3, 12):
+        return False
+
+    async def nothing() -> None:
+        pass
+
+    loop.set_task_factory(asyncio.eager_task_factory)
+    coroutine = nothing()
+    try:
+        loop.create_task(coroutine)
+    except TypeError:
+        return False
+    finally:
+        coroutine.close()
+        loop.close()
+    return True
+
+
 def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--loop")
     if name is None:
@@ -62,9 +83,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--loop") is None:
+    name = config.getoption("--loop")
+    if name is None:
         return
+    left_out = dict(LEFT_OUT)
+    if not makes_eager_tasks(loop_class(name)()):
+        left_out["eager"] = "this loop and this CPython make no eager tasks together"
     for item in items:
-        for part, reason in LEFT_OUT.items():
+        for part, reason in left_out.items():
             if part in item.nodeid:
                 item.add_marker(pytest.mark.skip(reason=reason))

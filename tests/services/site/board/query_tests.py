@@ -69,10 +69,11 @@ async def until_in_query() -> None:
 
 
 @asynccontextmanager
-async def timeout_in_query() -> AsyncIterator[None]:
-    """`asyncio.timeout`, whose time has come when a query runs."""
+async def timeout_in_query(call: Call) -> AsyncIterator[None]:
+    """`asyncio.timeout`, whose time has come when a query of the call's runs."""
 
     async def expire() -> None:
+        await wait(call.has_begun)  # not a query before it
         await until_in_query()
         limit.reschedule(asyncio.get_running_loop().time())
 
@@ -151,7 +152,7 @@ class BlockTests(QueryCase):
     async def test_a_time_out(self) -> None:
         call = Call()
         with self.assertRaises(TimeoutError):
-            async with cancel_queries(), timeout_in_query():
+            async with cancel_queries(), timeout_in_query(call):
                 await sync_to_async(call)()
         await self.assert_stopped(call)
 
@@ -299,7 +300,7 @@ class TransactionTests(QueryCase):
         async with cancel_queries(), atomic():
             await Message.objects.acreate(room="r", text="stays")
             with self.assertRaises(TimeoutError):
-                async with timeout_in_query(), atomic():
+                async with timeout_in_query(call), atomic():
                     await Message.objects.acreate(room="r", text="goes")
                     await sync_to_async(call)()
             await Message.objects.acreate(room="r", text="too")
@@ -311,7 +312,7 @@ class TransactionTests(QueryCase):
         async with cancel_queries(), atomic():
             await Message.objects.acreate(room="r", text="never")
             with self.assertRaises(TimeoutError):
-                async with timeout_in_query():
+                async with timeout_in_query(call):
                     await sync_to_async(call)()
             await wait(call.is_over)
             with self.assertRaises(TransactionManagementError):
