@@ -543,6 +543,7 @@ class TestRelease:
 
             async with Insider(**policy) as first, Insider(**policy) as second:
                 await second.do(enter)
+                await first.do(current_thread)  # if the worker was given back before that
                 other = Insider("bob")
                 entering = asyncio.ensure_future(other.__aenter__())
                 await until(lambda: "bind()" in pool.kept_by_idle())
