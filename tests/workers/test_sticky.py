@@ -523,8 +523,8 @@ class TestRelease:
         async def main():
             set_policy(Policy(kind="keep", limit=1))
             policy = {"kind": "keep", "release_idle": 0}
+            before = stats().released
             async with Insider(**policy) as first, Insider(**policy) as second:
-                before = stats().released
                 async with Insider("bob"):
                     assert stats().released > before
                 async with Insider("bob", **policy):
