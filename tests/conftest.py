@@ -84,8 +84,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.not_quick)
 
 
-def pytest_collection_finish() -> None:
-    # Hundreds of tests collect garbage: what pytest has made by now is not looked through again.
+@pytest.fixture(autouse=True, scope="module")
+def little_to_look_through() -> None:
+    """Hundreds of tests collect garbage: what there is by now is not looked through again."""
     if hasattr(gc, "freeze"):
         gc.collect()
         gc.freeze()
