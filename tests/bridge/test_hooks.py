@@ -475,6 +475,7 @@ class TestNamesOfAnExecutor:
         assert run(main()) == (True, False, True)
         workers.end_idle_workers()
 
+    @pytest.mark.thread_unsafe(reason="there is one single thread")
     def test_numbers_and_names(self):
         executor = SyncToAsync.single_thread_executor
         started, go_on = threading.Event(), threading.Event()

@@ -898,7 +898,8 @@ class TestAsyncToSync:
 
         contextvars.copy_context().run(run, iterate)
 
-    def test_what_it_set_ahead_of_the_loop_is_not_lost(self, run):
+    def test_what_it_set_ahead_of_the_loop_is_not_lost(self, run, monkeypatch):
+        monkeypatch.setattr(iterators, "clock", lambda: 0)  # however long an item takes
         ahead = threading.Event()
 
         async def generate():
