@@ -47,6 +47,7 @@ PROCESS_WIDE = {
     "test_starters": "children",
     "test_stats": "counts the process's calls",
     "test_sticky": "the policy, and who shares a worker",
+    "test_tests_with_pytest": "children",
     "test_typed_applications": "children",
     "test_wake_ways": "builds",
     "test_wheels": "the checkout",
