@@ -546,6 +546,13 @@ class TestWhoWasFirst:
         assert "cli.py, line 1. server does that before it imports the app" in done.stderr
         assert "start it with 'asgibridge run server ...'" in done.stderr
 
+    def test_tests_are_to_be_started_with_us(self, tmp_path):
+        """A plugin, such as pytest-django's, is imported before conftest.py."""
+        (tmp_path / "plugin.py").write_text("import asgiref.sync")
+        (tmp_path / "conftest.py").write_text("import asgibridge.autoinstall")
+        done = children.run("-m", "pytest", "-p", "plugin", cwd=tmp_path)
+        assert "plugin.py, line 1. Start the tests with 'pytest -p asgibridge" in done.stderr
+
 
 class TestAutoinstall:
     def test_is_one_line(self, script_output):

@@ -22,6 +22,11 @@ def what_to_do() -> str:
     name, file, line = found or ("", "", 0)
     who = f"It was imported first by {file}, line {line}. " if found else ""
     program = _program()
+    if program == "pytest":  # a plugin of its environment may have imported asgiref
+        return (
+            f"{who}Start the tests with 'pytest -p asgibridge.autoinstall', or with "
+            "'asgibridge run pytest'."
+        )
     if found and name.split(".")[0] == program:
         return (
             f"{who}{program} does that before it imports the application, so no line of the "
