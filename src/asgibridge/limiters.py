@@ -353,7 +353,7 @@ class _TokenWait:
         return RuntimeError(
             f"This call would deadlock: it needs a token of {self._limiter!r}, and what has them "
             f"({', '.join(held)}) waits for {why}. Give the inner call a limiter of its own, or "
-            "this one more tokens."
+            "this one more tokens. See docs/troubleshooting.md#would-deadlock."
         )
 
     def end(self, error: BaseException) -> None:

@@ -86,7 +86,7 @@ def test_asgiref_beside_asgibridge(script_output):
         "asgibridge.integrations WARNING asgiref is imported beside asgibridge: code that has "
         "async_to_sync from asgiref gets an event loop for each call, and not the shared one. Call "
         "asgibridge.install() before anything imports asgiref, or start the program by "
-        "'asgibridge run'"
+        "'asgibridge run'. See docs/troubleshooting.md#asgiref-is-imported-beside-asgibridge"
     )
 
 

@@ -180,7 +180,7 @@ SERVERS = {
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_which_servers_import_asgiref_before_the_application(site, run, server):
-    """docs/install.md has a row for each."""
+    """docs/deployment.md has a row for each."""
     pytest.importorskip(server)
     (site / "application.py").write_text("import asgibridge\nasgibridge.install()\n")
     (site / "start.py").write_text(

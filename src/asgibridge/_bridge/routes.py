@@ -208,7 +208,8 @@ def _would_deadlock(what: str) -> RuntimeError:
         f"{what}, would deadlock: the call has to run in thread "
         f"{threading.current_thread().name!r}, but that thread is running this event loop, inside "
         "a sync function that waits for it. Call the coroutine by async_to_sync there instead of "
-        "starting a loop, or make this call with thread_sensitive=False."
+        "starting a loop, or make this call with thread_sensitive=False. See "
+        "docs/troubleshooting.md#would-deadlock."
     )
 
 
@@ -363,6 +364,7 @@ def _look_at_asgiref() -> None:
     warn(
         "asgiref is imported beside asgibridge, and each has its own thread for thread-sensitive "
         "code: database work may happen on the wrong one. Call asgibridge.install() before "
-        "anything imports asgiref, or start the program with `asgibridge run`.",
+        "anything imports asgiref, or start the program with `asgibridge run`. See "
+        "docs/troubleshooting.md#asgiref-is-imported-beside-asgibridge.",
         RuntimeWarning,
     )

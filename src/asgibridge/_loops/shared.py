@@ -107,7 +107,8 @@ class _LoopOfProcess(PersistentLoop):
         if is_in_call or any(run.is_of_this_thread() for run in runs):
             raise RuntimeError(
                 "SharedLoop.close() would deadlock: it waits for the calls on the loop, and this "
-                "one is in the middle of such a call. Close it when that has returned"
+                "one is in the middle of such a call. Close it when that has returned. See "
+                "docs/loops.md#how-it-ends"
             )
         if running is not None:
             raise RuntimeError(

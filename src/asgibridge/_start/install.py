@@ -255,7 +255,8 @@ def _refuse_if_too_late() -> None:
 
         raise RuntimeError(
             "asgibridge.install() comes too late: the original asgiref is already imported "
-            f"({', '.join(sorted(originals))}). {importers.what_to_do()}"
+            f"({', '.join(sorted(originals))}). {importers.what_to_do()} "
+            "See docs/troubleshooting.md#comes-too-late."
         )
 
 

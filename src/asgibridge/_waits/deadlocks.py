@@ -431,5 +431,6 @@ def would_never_run(what: str, words: str) -> RuntimeError:
     """
     return RuntimeError(
         f"{what} would deadlock: the thread that it has to run in waits for {words}. Do not wait "
-        "for it there, or make the inner call with thread_sensitive=False."
+        "for it there, or make the inner call with thread_sensitive=False. See "
+        "docs/troubleshooting.md#would-deadlock."
     )

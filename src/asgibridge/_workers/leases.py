@@ -194,7 +194,8 @@ class _WorkerWait:
         return RuntimeError(
             f"This call would deadlock: its context needs one of {pool.limit} workers (the limit "
             "in asgibridge.workers.Policy), and each task inside a context with one waits for "
-            f"{why}. Do not wait there for a task with a context of its own, or raise the limit."
+            f"{why}. Do not wait there for a task with a context of its own, or raise the limit. "
+            "See docs/troubleshooting.md#would-deadlock."
         )
 
     def end(self, error: BaseException) -> None:

@@ -593,7 +593,7 @@ class _Pool:
             f"{self.part} are in use ({by or 'none'}; named is what each ran last), and {waiting} "
             "other contexts wait. Raise the limit (ASGIBRIDGE_WORKERS_LIMIT, or "
             "asgibridge.workers.set_policy) or wait_timeout, have fewer requests at once, or see "
-            f"what those do for so long.{idle}"
+            f"what those do for so long.{idle} See docs/workers.md#the-limit."
         )
 
 

@@ -61,7 +61,8 @@ def tell_of_the_original(name: str, what: str) -> None:
         _tell(
             f"asgiref is imported beside asgibridge: code that has {name} from asgiref gets "
             f"{what}. Call asgibridge.install() before anything imports asgiref, or start the "
-            "program by 'asgibridge run'"
+            "program by 'asgibridge run'. See "
+            "docs/troubleshooting.md#asgiref-is-imported-beside-asgibridge"
         )
 
 
