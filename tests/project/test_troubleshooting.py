@@ -147,7 +147,9 @@ def entries(page: str) -> list[str]:
     """The quoted texts in headings and in lists."""
     places = re.findall(r"^#+ .*$|^- .*(?:\n  .*)*", page, re.MULTILINE)
     quoted = (
-        re.sub(r"\s+", " ", each) for place in places for each in re.findall(r'"([^"]+)"', place)
+        re.sub(r"\s+", " ", each).replace("`", "")
+        for place in places
+        for each in re.findall(r'"([^"]+)"', place)
     )
     return [each for each in quoted if " " in each and len(each.strip(DIFFERS)) >= SHORTEST]
 
