@@ -1,19 +1,11 @@
-"""README.md's examples run as pasted; it stays short; what the documents name exists.
-
-An example that cannot run here has ``<!-- not run: REASON -->`` on a line of its own before it.
-"""
+"""README.md stays short; what the documents name exists. test_examples.py runs their examples."""
 
 from __future__ import annotations
 
 import re
-import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-
-from children import run
-from conftest import KERNELS
 
 ROOT = next(
     (each for each in Path(__file__).parents if (each / "README.md").exists()),
@@ -24,34 +16,12 @@ TESTS = next(each for each in Path(__file__).parents if each.name == "tests")
 
 MOST_WORDS = 1500
 
-_BLOCK = re.compile(
-    r"^(?:(?P<before><!-- not run: .+ -->)\n+)?(?P<indent> *)```python\n(?P<code>.*?)^ *```$",
-    re.MULTILINE | re.DOTALL,
-)
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
 _FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 _PLACED = re.compile(r"`([\w/]+\.(?:py|pxi))`\s+`([\w.]+)`")  # a file, and what is in it
 _TEST = re.compile(r"`((?:test_|Test)\w+)(?:\.py)?(?:\.(\w+))?`")
 
 pytestmark = pytest.mark.skipif(not DOCUMENTS, reason="needs the documents")
-
-
-class Example(NamedTuple):
-    line: int
-    code: str
-    is_run: bool
-
-
-def examples(text: str) -> list[Example]:
-    """The fenced Python blocks of a Markdown text."""
-    return [
-        Example(
-            text.count("\n", 0, match.start("code")) + 1,
-            textwrap.dedent(match["code"]),
-            match["before"] is None,
-        )
-        for match in _BLOCK.finditer(text)
-    ]
 
 
 def anchors(text: str) -> set[str]:
@@ -94,7 +64,6 @@ def is_defined(file: str, name: str) -> bool:
     )
 
 
-README = examples(read(ROOT / "README.md")) if DOCUMENTS else []
 ENTRIES = [  # the rows of four cells of which the last names a test
     row
     for row in (read(ROOT / "CONTRIBUTING.md").splitlines() if DOCUMENTS else ())
@@ -105,20 +74,8 @@ ENTRIES = [  # the rows of four cells of which the last names a test
 # --- the documents -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(
-    "example",
-    [pytest.param(each, id=f"line {each.line}") for each in README if each.is_run],
-)
-def test_an_example_of_the_readme_runs(example: Example, kernel: str, tmp_path: Path) -> None:
-    choice = {"pure": "off", "speedups": "require"}[kernel]
-    done = run("-W", "error", "-c", example.code, cwd=tmp_path, ASGIBRIDGE_SPEEDUPS=choice)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_documents_have_examples_and_entry_points() -> None:
+def test_the_map_of_contributors_has_entry_points() -> None:
     assert len(ENTRIES) >= 25
-    assert len([each for each in README if each.is_run]) >= 9
 
 
 def test_the_readme_is_short() -> None:
@@ -185,7 +142,10 @@ def test_the_files_of_a_floor_are_in_its_folder() -> None:
 def test_every_page_is_in_the_index() -> None:
     index = read(ROOT / "docs" / "README.md")
     linked = {path for path, _ in _LINK.findall(index)}
-    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"} <= linked
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {
+        "README.md",
+        "index.md",
+    } <= linked
 
 
 # --- the reader of them --------------------------------------------------------------------------
@@ -202,17 +162,6 @@ def test_a_function_that_is_missing_is_found_out() -> None:
     assert not is_defined("inbox.pxi", "Inbox.no_such")
     assert not is_defined("sync.py", "NoSuchClass.__call__")
     assert not is_defined("no_such.py", "f")
-
-
-def test_examples_are_found() -> None:
-    text = "a\n```python\nx = 1\n```\n\n<!-- not run: why -->\n\n```python\ny\n```\n"
-    assert examples(text) == [Example(3, "x = 1\n", True), Example(9, "y\n", False)]
-
-
-def test_examples_in_a_list_are_dedented() -> None:
-    assert examples("1. a\n\n   ```python\n   if x:\n       y\n   ```\n") == [
-        Example(4, "if x:\n    y\n", True)
-    ]
 
 
 def test_anchors_are_githubs() -> None:
