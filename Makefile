@@ -3,7 +3,7 @@ PYTHON ?= python3
 
 .PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-sockets
 .PHONY: bench-tools bench-wsgi memcheck asan tsan stress soak load parallel bench-parallel
-.PHONY: test-services test-foreign test-django test-django-programs wheels lint clean
+.PHONY: test-services test-foreign test-django test-django-programs wheels docs lint clean
 
 help:
 	@echo "make quick        the fast tests that start no process, on both kernels at once: in a minute"
@@ -45,6 +45,8 @@ help:
 	@echo "make bench-parallel  CPU-bound work on two cores, as fast as in bare threads? on 3.14t"
 	@echo "make wheels       the sdist, of it wheels for all CPythons found, and each way of installing them"
 	@echo "                  tested; docs/install.md (WHEELSFLAGS='--only 3.13 --continue': a piece)"
+	@echo "make docs         the site of the documentation, in build/site; warnings, names that are missing in"
+	@echo "                  the reference and dead links are errors (DOCSFLAGS=--linkcheck: outer ones, too)"
 	@echo "make lint         ruff and mypy --strict; what pyproject.toml and the files of .github must be"
 	@echo "make clean        remove everything that was made"
 	@echo "PYTHON=python3.13 chooses the interpreter"
@@ -141,6 +143,11 @@ bench-parallel:
 	$(PYTHON) tests/tools/environment.py .venv/parallel test,parallel
 	.venv/parallel/bin/python bench/parallel.py $(BENCHFLAGS)
 
+docs:
+	@echo "Half a minute; the first time a minute more for its environment."
+	$(PYTHON) tests/tools/environment.py .venv/docs docs
+	.venv/docs/bin/python tests/tools/documents.py $(DOCSFLAGS)
+
 FORMS = .github/ISSUE_TEMPLATE
 SCHEMA = .venv/lint/bin/check-jsonschema --builtin-schema vendor
 
@@ -155,6 +162,7 @@ lint:
 	.venv/lint/bin/validate-pyproject pyproject.toml
 	.venv/lint/bin/zizmor --offline .github
 	$(SCHEMA).github-workflows .github/workflows/*.yml
+	$(SCHEMA).readthedocs .readthedocs.yaml
 	$(SCHEMA).dependabot .github/dependabot.yml
 	$(SCHEMA).github-issue-config $(FORMS)/config.yml
 	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(wildcard $(FORMS)/*.yml))

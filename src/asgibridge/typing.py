@@ -125,7 +125,9 @@ class LifespanScope(TypedDict):
 
 
 WWWScope = Union[HTTPScope, WebSocketScope]
+"""A request's or a websocket's."""
 Scope = Union[HTTPScope, WebSocketScope, LifespanScope]
+"""Of any kind."""
 
 
 # HTTP
@@ -279,6 +281,7 @@ ASGIReceiveEvent = Union[
     LifespanStartupEvent,
     LifespanShutdownEvent,
 ]
+"""What a server gives an application by ``receive``."""
 
 ASGISendEvent = Union[
     HTTPResponseStartEvent,
@@ -299,9 +302,12 @@ ASGISendEvent = Union[
     LifespanShutdownCompleteEvent,
     LifespanShutdownFailedEvent,
 ]
+"""What an application gives its server by ``send``."""
 
 ASGIReceiveCallable = Callable[[], Awaitable[ASGIReceiveEvent]]
+"""``await receive()`` waits for the next event."""
 ASGISendCallable = Callable[[ASGISendEvent], Awaitable[None]]
+"""``await send(event)`` waits until the server has taken the event."""
 
 
 class ASGI2Protocol(Protocol):
@@ -313,9 +319,13 @@ class ASGI2Protocol(Protocol):
 
 
 ASGI2Application = type[ASGI2Protocol]
+"""Called twice: ``await application(scope)(receive, send)``."""
 ASGI3Application = Callable[
     [Scope, ASGIReceiveCallable, ASGISendCallable],
     Awaitable[None],
 ]
+"""Called once: ``await application(scope, receive, send)``."""
 ASGIApplication = Union[ASGI2Application, ASGI3Application]
+"""Of either kind."""
 ASGIApp = ASGIApplication
+"""A shorter name of `ASGIApplication`."""
