@@ -223,6 +223,27 @@ AROUND = {
         assert "query" in name and error is None
         """,
     ),
+    # --- deployment.md
+    ("deployment.md", "def health():"): Around(
+        "of a site that 'asgibridge run' has started",
+        "import asgibridge; asgibridge.install()",
+        'assert health()["on"]',
+    ),
+    ("deployment.md", "def test_asgibridge_is_on():"): Around(
+        "a test that 'pytest -p asgibridge.autoinstall' runs",
+        "import asgibridge.autoinstall",
+        "test_asgibridge_is_on()",
+    ),
+    # --- start.md
+    ("start.md", "from mysite.asgi import application"): Around(
+        "a script beside manage.py of a site",
+        f"{SITE}\n    import os\n    os.environ['DJANGO_SETTINGS_MODULE'] = 'mysite.settings'\n"
+        "    from asgibridge.django import get_asgi_application\n"
+        "    asgi = sys.modules['mysite.asgi'] = types.ModuleType('mysite.asgi')\n"
+        "    asgi.application = get_asgi_application()\n",
+        "assert statuses == {404}, statuses",
+        needs=("django",),
+    ),
     # --- django.md
     ("django.md", "from asgibridge.django import get_asgi_application"): Around(
         "asgi.py of a site", SITE, "assert callable(application)", needs=("django",)
