@@ -50,7 +50,10 @@ QUEUES: dict[str, Callable[[int], object]] = {
     "queue, thread to task": partial(_queue, queues.threads_to_task),
     "queue, there and back": partial(_queue, queues.ping_pong),
 }
-HOPS = ("hop", "gathered", "variables", "main", "worker", "context", "read", "write")
+HOPS = (
+    *("hop", "gathered", "variables", "main", "worker"),
+    *("context", "context-keep", "context-idle", "read", "write"),
+)
 NAMES = (*HOPS, *QUEUES)
 QUICK = ("hop", "queue, task to task")
 
