@@ -230,6 +230,18 @@ def _kept_contexts(**values: Any) -> Callable[[Library], Run | None]:
     return make
 
 
+def hops_of_one_context(library: Library, **values: Any) -> Run:
+    """Hops in a context that has a policy of these values."""
+    policy = _policy(library, **values)
+    sequential = one_by_one(library.sync.sync_to_async(nothing))
+
+    async def body(n: int) -> None:
+        async with library.sync.ThreadSensitiveContext(policy=policy):
+            await sequential(n)
+
+    return in_loop(body)
+
+
 def _released(library: Library) -> Run | None:
     policy = _policy(library, kind="keep", release_idle=60)
     if policy is None:
