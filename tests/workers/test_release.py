@@ -196,7 +196,7 @@ class TestItsNextCall:
             keep()
             async with ThreadSensitiveContext():
                 mine = await released()
-                assert not pool.in_use
+                await come(lambda: not pool.in_use)
                 other = await elsewhere(one())
                 return mine, other, await current_thread()
 
