@@ -31,7 +31,7 @@ from functools import partial
 from pathlib import Path
 
 import queues
-from cases import ROWS
+from cases import ROWS, hops_of_one_context
 from implementations import available, environment, load
 
 FEW, MANY = 100, 600
@@ -50,8 +50,13 @@ QUEUES: dict[str, Callable[[int], object]] = {
     "queue, thread to task": partial(_queue, queues.threads_to_task),
     "queue, there and back": partial(_queue, queues.ping_pong),
 }
+# What `release_idle` costs a context that never idles.
+CONTEXTS: dict[str, dict[str, float | None]] = {
+    "hop, kept context": {"release_idle": None},
+    "hop, release_idle": {"release_idle": 60},
+}
 HOPS = ("hop", "gathered", "variables", "main", "worker", "context", "read", "write")
-NAMES = (*HOPS, *QUEUES)
+NAMES = (*HOPS, *CONTEXTS, *QUEUES)
 QUICK = ("hop", "queue, task to task")
 
 
@@ -60,7 +65,9 @@ def run_case(name: str, operations: int) -> None:
     library = load("compiled")
     assert library is not None
     run: Callable[[int], object] | None = QUEUES.get(name)
-    if run is None:
+    if name in CONTEXTS:
+        run = hops_of_one_context(library, kind="keep", **CONTEXTS[name])
+    elif run is None:
         (case,) = (case for case in ROWS if case.key == name)
         run = case.build(library)
         assert run is not None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import importlib
 import queue
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -212,6 +213,57 @@ def _new_contexts(library: Library) -> Run:
     return _contexts(library, policy="new")
 
 
+def _policy(library: Library, **values: Any) -> Any:
+    # None of asgiref, and of asgibridge before it had these values.
+    try:
+        workers = importlib.import_module(f"{library.sync.__name__.partition('.')[0]}.workers")
+        return workers.Policy(**values)
+    except (ImportError, TypeError):
+        return None
+
+
+def _kept_contexts(**values: Any) -> Callable[[Library], Run | None]:
+    def make(library: Library) -> Run | None:
+        policy = _policy(library, kind="keep", **values)
+        return None if policy is None else _contexts(library, policy=policy)
+
+    return make
+
+
+def hops_of_one_context(library: Library, **values: Any) -> Run:
+    """Hops in a context that has a policy of these values."""
+    policy = _policy(library, **values)
+    sequential = one_by_one(library.sync.sync_to_async(nothing))
+
+    async def body(n: int) -> None:
+        async with library.sync.ThreadSensitiveContext(policy=policy):
+            await sequential(n)
+
+    return in_loop(body)
+
+
+def _released(library: Library) -> Run | None:
+    policy = _policy(library, kind="keep", release_idle=60)
+    if policy is None:
+        return None
+    call = library.sync.sync_to_async(nothing)
+
+    async def body(n: int) -> None:
+        context = library.sync.ThreadSensitiveContext(policy=policy)
+        async with context:
+            await call()
+            lease = library.sync.SyncToAsync.context_to_thread_executor[context]
+            for _ in range(n):
+                # At once, and not in a minute: what its worker does when it has idled.
+                worker = lease._worker
+                worker.executor.post(lease.release_item(worker))
+                while lease._worker is not None or not lease._giving_back.is_over:
+                    await asyncio.sleep(0)
+                await call()
+
+    return in_loop(body)
+
+
 # Wrappers.
 
 
@@ -307,6 +359,27 @@ ROWS = (
     Case("top", "`async_to_sync` at the top level", "contexts", 60, _top_level),
     Case("context", "`ThreadSensitiveContext`, one call", "contexts", 60, _contexts),
     Case("context-new", "the same, on a new thread each", "contexts", 60, _new_contexts),
+    Case(
+        "context-keep",
+        "the same, on a kept one",
+        "contexts",
+        60,
+        _kept_contexts(release_idle=None),
+    ),
+    Case(
+        "context-idle",
+        "the same, with `release_idle`",
+        "contexts",
+        60,
+        _kept_contexts(release_idle=1),
+    ),
+    Case(
+        "released",
+        "a call in a context that was released, and its release",
+        "contexts",
+        60,
+        _released,
+    ),
     Case("build", "building a `sync_to_async` wrapper", "wrappers", 3000, _build_sync_to_async),
     Case("bind", "its `__get__`", "wrappers", 3000, _bind),
     Case("build-a2s", "building an `async_to_sync` one", "wrappers", 3000, _build_async_to_sync),

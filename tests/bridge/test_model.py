@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 import model
 import programs
 from asgibridge import sync
+from asgibridge._kernel import kernel
+from asgibridge._loops import shared
 
 
 @pytest.fixture(autouse=True)
@@ -28,24 +30,28 @@ def _quiet(caplog):
     logger.setLevel(before)
 
 
-running = None
+running = {}
 
 
-def difference(program):
+def difference(program, is_shared=False):
     """Where the trace is another than the one foretold; None if nowhere, or if it can only hang."""
-    global running
     try:
-        expected = model.foretell(program)
+        expected = model.foretell(program, is_shared)
     except model.Unfit:
         return None
-    running = running or programs.Running("asgibridge")
-    trace = running.run(program)
+    if is_shared not in running:
+        running[is_shared] = programs.Running("asgibridge", is_shared)
+    trace = running[is_shared].run(program)
     for path in dict.fromkeys([*expected, *trace]):
         if trace.get(path) != expected.get(path):
             return path, expected.get(path), trace.get(path)
-    return programs.check(running) or None
+    return programs.check(running[is_shared]) or None
 
 
+LOOPS = pytest.mark.parametrize("is_shared", [False, True], ids=["own loops", "shared loop"])
+
+
+@LOOPS
 @settings(
     max_examples=60,
     deadline=None,
@@ -54,16 +60,17 @@ def difference(program):
     suppress_health_check=list(HealthCheck),
 )
 @given(st.randoms(use_true_random=False), st.integers(1, 30))
-def test_programs_of_hypothesis(choices, depth):
+def test_programs_of_hypothesis(is_shared, choices, depth):
     program = programs.Generator(choices, depth=depth).program()
-    assert difference(program) is None, program
+    assert difference(program, is_shared) is None, program
 
 
 @pytest.mark.not_quick
-def test_seeded_programs():
+@LOOPS
+def test_seeded_programs(is_shared):
     for seed in range(400):
         program = programs.Generator(random.Random(f"test/{seed}")).program()
-        assert difference(program) is None, program
+        assert difference(program, is_shared) is None, program
 
 
 def test_a_program_as_deep_as_can_be():
@@ -78,13 +85,19 @@ def test_a_program_as_deep_as_can_be():
     assert seen[2][2:5] == (1, None, 2)
 
 
-def finds(monkeypatch, owner, name, replacement):
+def finds(monkeypatch, owner, name, replacement, is_shared=False):
     monkeypatch.setattr(owner, name, replacement)
     for seed in range(300):
         program = programs.Generator(random.Random(seed), depth=6).program()
-        if difference(program) is not None:
+        if difference(program, is_shared) is not None:
             return True
     return False
+
+
+# A thread's call on the shared loop leaves a task behind, which runs when that has returned.
+TASK = ("late", (("hop", (("look",),), False),), False)
+ANOTHER = ("thread", (("bridge", (TASK,), False),), False)
+LEFT_BEHIND = ("sync", (("bridge", (("hop", (ANOTHER,), False),), False),))
 
 
 class TestItCanFail:
@@ -111,6 +124,25 @@ class TestItCanFail:
             type("Everybodys", (), everybodys)(),
         )
         made.shutdown()
+
+    def test_a_loop_that_is_not_shared(self, monkeypatch):
+        assert finds(monkeypatch, shared.SharedLoop, "_runs_on", lambda _: None, is_shared=True)
+
+    def test_a_shared_loop_that_is_at_home_with_one_caller(self, monkeypatch):
+        monkeypatch.setattr(shared._LoopOfProcess, "is_shared", False)
+        assert finds(
+            monkeypatch,
+            kernel,
+            "home_of_contexts",
+            lambda _: kernel.current_home(),
+            is_shared=True,
+        )
+
+    def test_a_released_context_that_keeps_its_thread(self, monkeypatch):
+        async def keeps(_self, _context):
+            pass
+
+        assert finds(monkeypatch, programs.Running, "has_let_go", keeps)
 
 
 async def _leave_nothing(self, *_):
@@ -140,6 +172,32 @@ class TestTheModel:
         small = model.shrink(program, lambda each: model.steps_of(each)["thread"] > 0, seconds=2)
         assert model.steps_of(small)["thread"] == 1
         assert sum(model.steps_of(small).values()) < 30
+
+
+class TestTheSharedLoop:
+    def test_a_task_whose_caller_has_gone(self):
+        """It goes on for those further out, and its sync code runs on the process's thread."""
+        assert difference(LEFT_BEHIND, is_shared=True) is None
+        seen = model.foretell(LEFT_BEHIND, is_shared=True)
+        assert seen[(0, 0, 0, 0, 0, 0)][0][:2] == ("process", None)
+
+    def test_knows_that_a_thread_for_which_the_loop_waits_may_need_it(self):
+        other = ("thread", (("bridge", (), False),), False)
+        program = ("sync", (("bridge", (("inline", (other,), False),), False),))
+        assert difference(program) is None
+        with pytest.raises(model.Unfit):
+            model.foretell(program, is_shared=True)
+
+
+def test_a_context_that_idles():
+    hops = (("hop", (("critical", "a", 1),), False), ("hop", (), False))
+    program = ("async", (("released", hops, (("hop", (), False),), False),))
+    assert difference(program) is None
+    seen = model.foretell(program)
+    threads = [seen[(0, part, hop)][0][0] for part, hop in ((0, 0), (0, 1), (1, 0))]
+    assert threads == ["released@(0,)", "released@(0,)", "released@(0,)~"]
+    kept = [seen[(0, part, hop)][0][6] for part, hop in ((0, 1), (1, 0))]
+    assert kept == [1, None]
 
 
 class TestUnlikeAsgiref:

@@ -406,14 +406,17 @@ class TestLeaving:
             script_output(
                 """
                 import asyncio, threading
-                from asgibridge.sync import AsyncSingleThreadContext, async_to_sync
+                from asgibridge.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
+
+                def cancelled():
+                    print("cancelled on", threading.current_thread().name, flush=True)
 
                 async def main():
                     async def sleeper():
                         try:
                             await asyncio.Event().wait()
                         finally:
-                            print("cancelled", flush=True)
+                            await sync_to_async(cancelled)()
                     global task
                     task = asyncio.ensure_future(sleeper())
                     await asyncio.sleep(0)
@@ -424,7 +427,7 @@ class TestLeaving:
                 print("end", flush=True)
                 """
             )
-            == "end\ncancelled"
+            == "end\ncancelled on MainThread"
         )
 
 

@@ -592,16 +592,19 @@ class TestClosing:
         assert (
             script_output(
                 """
-                import asyncio
+                import asyncio, threading
                 from asgibridge.runners import shared_loop
                 from asgibridge.sync import async_to_sync, sync_to_async
+
+                def cancelled():
+                    print("cancelled on", threading.current_thread().name, flush=True)
 
                 async def main():
                     async def sleeper():
                         try:
                             await asyncio.Event().wait()
                         finally:
-                            await sync_to_async(print)("cancelled", flush=True)
+                            await sync_to_async(cancelled)()
                     global task
                     task = asyncio.ensure_future(sleeper())
                     await asyncio.sleep(0)
@@ -612,8 +615,53 @@ class TestClosing:
                 print("end", flush=True)
                 """
             )
-            == "end\ncancelled"
+            == "end\ncancelled on MainThread"
         )
+
+    def test_ctrl_c_ends_the_wait(self, run_script):
+        """That for a task which takes no notice of its cancellation; the next one that at exit."""
+        done = run_script(
+            """
+            import asyncio, os, signal, threading
+            from asgibridge.runners import shared_loop
+            from asgibridge.sync import async_to_sync
+
+            cancelled, another = threading.Event(), threading.Event()
+
+            async def stubborn():
+                while True:
+                    try:
+                        await asyncio.Event().wait()
+                    except asyncio.CancelledError:
+                        cancelled.set()
+
+            async def main():
+                global task
+                task = asyncio.ensure_future(stubborn())
+                await asyncio.sleep(0)
+
+            def interrupt():
+                cancelled.wait()
+                os.kill(os.getpid(), signal.SIGINT)
+                another.wait()
+                threading.main_thread().join()  # until the exit
+                while True:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    cancelled.clear()
+                    cancelled.wait(0.05)
+
+            shared_loop()
+            async_to_sync(main)()
+            threading.Thread(target=interrupt, daemon=True).start()
+            try:
+                shared_loop().close()
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+            another.set()
+            """
+        )
+        assert done.stdout == "interrupted\n", done.stderr
+        assert "Timeout" not in done.stderr  # faulthandler's: it was a hang
 
     def test_calls_of_other_threads_at_exit(self, script_output):
         """A thread that the program leaves is waited for, and may call."""

@@ -90,6 +90,10 @@ class TestSetting:
         assert outcome({"timings": value})["timings"] is is_on
         assert outcome({"timings": False})["timings"] is False
 
+    def test_loop(self, outcome: Any) -> None:
+        assert outcome({"loop": "shared"})["shares a loop"] is True
+        assert outcome({"loop": None})["shares a loop"] is False
+
     def test_watch(self, outcome: Any) -> None:
         assert outcome({"watch": 5})["watch"] == 5
         assert outcome({"watch": None})["watch"] is None
@@ -120,6 +124,8 @@ class TestSetting:
                 {"release_idle": "never"},
                 "'release_idle' is 'never': must be seconds, from 0 on, or off",
             ),
+            ({"loop": "own"}, "'loop' is 'own': must be shared"),
+            ({"loop": True}, "'loop' is True: must be shared"),
             ({"watch": 0}, "'watch' is 0: must be a number of seconds above 0"),
             ({"watch": True}, "'watch' is True: must be a number of seconds above 0"),
             ({"timings": "yes"}, "'timings' is 'yes': must be True or False"),
@@ -214,6 +220,7 @@ def _values() -> list[Any]:
         {},
         *({"timings": value} for value in (True, "1", 1, False)),
         *({"watch": value} for value in (5, None)),
+        *({"loop": value} for value in ("shared", None)),
         *({word: True} for word in ("stream_sync_iterators", "atomic_async_views")),
         {"cancel_queries": True},
         {"workers": "keep", "cancel_queries": "yes"},
@@ -451,10 +458,12 @@ class TestReport:
         ]
 
     def test_says_where_each_value_comes_from(self) -> None:
-        settings = {"ASGIBRIDGE": {"workers": "keep", "limit": 20, "cancel_queries": True}}
+        asked = {"workers": "keep", "limit": 20, "loop": "shared", "cancel_queries": True}
+        settings = {"ASGIBRIDGE": asked}
         found = report(settings=settings, ASGIBRIDGE_WORKERS_LIMIT="5")["info"]
         assert found["workers"] == "keep (settings.ASGIBRIDGE['workers'])"
         assert found["workers' limit"] == "5 (ASGIBRIDGE_WORKERS_LIMIT)"
+        assert found["loop of async_to_sync"] == "shared (settings.ASGIBRIDGE['loop'])"
         assert found["watch"] == "off (ASGIBRIDGE_WATCH is not set)"
         assert found["cancel_queries"] == "True (settings.ASGIBRIDGE['cancel_queries'])"
         assert found["atomic_async_views"] == "False (the default)"

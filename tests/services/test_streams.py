@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -168,6 +169,78 @@ def test_streams_that_wait_hold_nothing(
     assert seen[-1]["released"] >= (STREAMS - LIMIT) * (1 + len(EVENTS))
     # Loose, because the machine is shared by servers and client.
     assert statistics.median(times["beside"]) < 3 * statistics.median(times["alone"]) + 0.01
+
+
+def _bytes_a_stream(
+    postgres: Postgres, implementation: Implementation, **settings: str
+) -> tuple[float, int]:
+    """What the server needs more for each stream that idles; and how many threads it has then."""
+    application = f"streams-{next(_runs)}"
+    room = f"room-{application}"
+
+    async def state(session: aiohttp.ClientSession) -> dict[str, Any]:
+        async with session.get("/-/state?collect") as response:
+            found: dict[str, Any] = await response.json()
+            return found
+
+    async def visit(url: str) -> tuple[float, int]:
+        connector = aiohttp.TCPConnector(limit=0)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
+        async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
+            streams = Streams(session, room)
+            try:
+                await streams.open(STREAMS // 5)  # warm
+                before = (await state(session))["resident"]
+                await streams.open(STREAMS)
+                deadline = time.monotonic() + 30
+                while (now := await state(session))["workers"] and now["workers"]["leased"] > 1:
+                    assert time.monotonic() < deadline, now
+                    await asyncio.sleep(0.05)
+            finally:
+                streams.close()
+            return (now["resident"] - before) / STREAMS, now["threads"]
+
+    server = Server(
+        implementation,
+        *sites.uvicorn("board.asgi:application", "--http", "httptools", "--backlog", "2048"),
+        BOARD_POSTGRES_PORT=str(postgres.port),
+        BOARD_APPLICATION=application,
+        BOARD_CONN_MAX_AGE="60",
+        **settings,
+    )
+    with _files(2 * STREAMS), server:
+        return asyncio.run(visit(server.url))
+
+
+@pytest.fixture(scope="module")
+def least(postgres: Postgres) -> float:
+    """Bytes of a stream of Django's and the server's own: asgiref's, all on one thread."""
+    found, threads = _bytes_a_stream(postgres, sites.ASGIREF, BOARD_WITHOUT_CONTEXTS="1")
+    assert threads < 10
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@KERNELS
+def test_the_memory_of_a_stream_that_waits(
+    postgres: Postgres, implementation: Implementation, least: float, row: Callable[..., None]
+) -> None:
+    found, _threads = _bytes_a_stream(
+        postgres,
+        implementation,
+        ASGIBRIDGE_WORKERS="keep",
+        ASGIBRIDGE_WORKERS_LIMIT=str(LIMIT),
+        ASGIBRIDGE_WORKERS_WAIT_TIMEOUT="60",
+    )
+    row(
+        f"memory of each of {STREAMS} idle streams",
+        **{
+            "asgiref is": implementation,
+            "KiB": round(found / 1024, 1),
+            "KiB without contexts": round(least / 1024, 1),
+        },
+    )
+    assert found - least <= 30 * 1024
 
 
 @KERNELS

@@ -56,6 +56,9 @@ TESTS = (
     "test_kernels",
     "test_local",
     "test_parity",
+    "test_release",
+    "test_shared_loop",
+    "test_sticky",
     "test_threads_and_loops",
 )
 

@@ -7,6 +7,7 @@ raises Unfit for a program that could only hang, because a thread waits for fore
 
     python tests/tools/model.py --examples 20000 --seed 1          on this Python and kernel
     python tests/tools/model.py --examples 20000 --seed 1 --asgiref     and on asgiref beside it
+    python tests/tools/model.py --examples 20000 --seed 1 --shared-loop
 
 Each bridge runs in a child process; one that takes longer than `LIMIT` hangs. A program that shows
 anything else than foretold is made smaller until each step counts, and printed. asgiref's known
@@ -109,6 +110,7 @@ class State:
     frame: Frame | None = None
     context: Context | None = None
     single: Single | None = None
+    shared: Loop | None = None  # that of the process, if something further out is on it
     home: Any = "home"
     handled: Any = None
     spine: Spine | None = None
@@ -119,10 +121,11 @@ class State:
 
 
 class Model:
-    def __init__(self, version=sys.version_info):
+    def __init__(self, version=sys.version_info, is_shared=False):
         self.version = version
         self.trace = {}
         self.process = Thread("process")
+        self.shared = Thread("shared") if is_shared else None
         self.used = set()
 
     def foretell(self, program):
@@ -270,6 +273,8 @@ class Model:
             return self.gather(frame, state, path)
         if what == "context":
             return self.enter(step, state, path, False)
+        if what == "released":
+            return self.enter_released(step, state, path)
         if what == "executor":
             return self.enter(step, state, path, True)
         if what == "cancel":
@@ -353,6 +358,22 @@ class Model:
             if not has_executor:
                 context.thread = Thread(f"{kind}@{path}+")
 
+    def enter_released(self, step, state, path):
+        _, before, after, _ = step
+        context, inner = None, state
+        if state.context is None:
+            context = Context(Thread(f"released@{path}"), False)
+            inner = replace(state, context=context)
+        try:
+            self.steps(self.async_step, before, inner, (*path, 0))
+            if context is not None:
+                context.thread = Thread(f"released@{path}~")
+            return self.steps(self.async_step, after, inner, (*path, 1))
+        finally:
+            if context is not None:
+                context.is_left = True
+                context.thread = Thread(f"released@{path}+")
+
     # Hops.
 
     def target(self, state):
@@ -421,13 +442,15 @@ class Model:
         if what == "bridge":
             return self.bridge(frame, state, path, state.works_for)
         if what == "new loop":
-            return self.bridge(frame, state, path, None)
+            return self.bridge(frame, state, path, None, is_forced=True)
         if what == "run":
             if state.loop is not None:
                 return None
             loop = Loop(f"loop@{path}", state.thread, state.handled)
             return self.root(frame, state.with_copy(loop=loop), path)
         if what == "thread":
+            if state.thread is self.shared:
+                raise Unfit  # a thread for which the loop waits, and which may need the loop
             thread = Thread(f"thread@{path}")
             inner = state.with_copy(
                 thread=thread, home=path, frame=None, loop=None, works_for=None, handled=None
@@ -457,11 +480,16 @@ class Model:
             if inner is not state:
                 inner.single.thread = Thread(f"single@{path}+")
 
-    def bridge(self, frame, state, path, loop):
+    def bridge(self, frame, state, path, loop, is_forced=False):
         if state.loop is not None:
             raise Raised("RuntimeError", "running loop")
         waiting = Frame(state.thread, state.frame, state.handled)
-        if loop is None:
+        shared, do = state.shared, self.do_async
+        if loop is None and self.shared is not None and not is_forced and state.single is None:
+            if shared is None:
+                do, shared = self.root, Loop("shared loop", self.shared, None)
+            loop = shared
+        elif loop is None:
             thread = Thread(f"runner@{path}")
             if state.single is not None:
                 thread = state.single.thread
@@ -470,11 +498,10 @@ class Model:
                 self.used.add(thread)
             loop = Loop(f"loop@{path}", thread, None, served_by=waiting)
             do = self.root
-        else:
-            do = self.do_async
         inner = state.with_copy(
             thread=loop.thread,
             loop=loop,
+            shared=shared,
             works_for=None,
             frame=waiting,
             handled=state.handled or loop.handled,
@@ -494,9 +521,9 @@ def leaving_coroutine(error):
     return error
 
 
-def foretell(program):
-    """The trace of ``program``; raises Unfit."""
-    return Model().foretell(program)
+def foretell(program, is_shared=False):
+    """The trace of ``program``, whose top-level calls share a loop if so told; raises Unfit."""
+    return Model(is_shared=is_shared).foretell(program)
 
 
 # --- many programs -------------------------------------------------------------------------------
@@ -514,8 +541,8 @@ class Hangs(Exception):
 class Bridge:
     """A child process that runs programs on the bridge called ``name``."""
 
-    def __init__(self, name, limit=LIMIT):
-        self.name, self.limit = name, limit
+    def __init__(self, name, limit=LIMIT, is_shared=False):
+        self.name, self.limit, self.is_shared = name, limit, is_shared
         self.process = None
 
     def start(self):
@@ -526,6 +553,7 @@ class Bridge:
                 "faulthandler",
                 str(Path(__file__).with_name("programs.py")),
                 self.name,
+                *(["shared"] if self.is_shared else []),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -576,7 +604,7 @@ class Bridge:
 def shows(bridge, program):
     """How what a bridge shows differs from what is foretold; None if it does not."""
     try:
-        expected = foretell(program)
+        expected = foretell(program, bridge.is_shared)
     except Unfit:
         return None
     try:
@@ -724,9 +752,14 @@ def main():
     parser.add_argument("--seed", type=int, help="default: a new one, which is printed")
     parser.add_argument("--asgiref", action="store_true", help="run them on asgiref, too")
     parser.add_argument("--seconds", type=float, help="stop after so long")
+    parser.add_argument(
+        "--shared-loop", action="store_true", help="for all top-level calls; asgiref has none"
+    )
     options = parser.parse_args()
+    if options.asgiref and options.shared_loop:
+        parser.error("--shared-loop: asgiref has none")
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
-    bridges = [Bridge("asgibridge")]
+    bridges = [Bridge("asgibridge", is_shared=options.shared_loop)]
     if options.asgiref:
         bridges.append(Bridge("asgiref", ASGIREFS_LIMIT))
     began = time.monotonic()
@@ -738,9 +771,11 @@ def main():
                 break
             # With asgiref, every other one has nothing that asgiref is known to fail at.
             plain = options.asgiref and count % 2 == 0
-            program = Generator(random.Random(f"{seed}/{count}"), plain=plain).program()
+            program = Generator(
+                random.Random(f"{seed}/{count}"), plain=plain, ours=not options.asgiref
+            ).program()
             try:
-                foretell(program)
+                foretell(program, options.shared_loop)
             except Unfit:
                 tally.unfit += 1
                 continue
@@ -785,11 +820,12 @@ def report(bridges, seed, count, tally, seconds):
         print(f"asgiref: {name}: {n}")
     version = ".".join(map(str, sys.version_info[:3]))
     gil = "" if getattr(sys, "_is_gil_enabled", lambda: True)() else " without the GIL"
+    loop = ", the shared loop" if tally.options.shared_loop else ""
     kernels = " and ".join(getattr(bridge, "implementation", "?") for bridge in bridges)
     outcome = f"{len(tally.failed)} differ: {tally.failed[:9]}" if tally.failed else "none differs"
     print(
         f"model: {count - tally.unfit} programs ({tally.unfit} unfit), to depth {tally.deepest}, "
-        f"on {kernels}, Python {version}{gil}, seed {seed}, {seconds:.0f} s: {outcome}",
+        f"on {kernels}, Python {version}{gil}{loop}, seed {seed}, {seconds:.0f} s: {outcome}",
         flush=True,
     )
     return 1 if tally.failed else 0

@@ -10,16 +10,20 @@ same in every run, on either kernel, on asgiref, and in `model`, which foretells
 `Running` runs a program on a bridge. Threads and loops appear in the trace by their roles:
 
 ``main`` began the program, ``process`` is the bridge's single thread, ``context@PLACE`` the thread
-of the ThreadSensitiveContext entered there, ``runner@PLACE`` and ``loop@PLACE`` what the top-level
-`async_to_sync` there started, ``thread@PLACE`` a thread that the program itself started there, and
-``pool`` one of the loop's default executor. Who claims a role must be nobody else who is alive.
+of the ThreadSensitiveContext entered there (``released@PLACE``, of one that gives it back while it
+idles), ``runner@PLACE`` and ``loop@PLACE`` what the top-level `async_to_sync` there started,
+``shared`` and ``shared loop`` those that all such calls share, ``thread@PLACE`` a thread that the
+program itself started there, and ``pool`` one of the loop's default executor. Who claims a role
+must be nobody else who is alive.
 
-    python tests/tools/programs.py asgibridge|asgiref    run what comes on stdin: see `model`
+    python tests/tools/programs.py asgibridge|asgiref [shared]      run what comes on stdin: see
+                                                                    `model`
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import faulthandler
 import gc
@@ -38,6 +42,9 @@ from typing import Any
 
 SECONDS = 20
 """No wait in a program takes longer unless something hangs."""
+
+SHARED = "asgibridge-shared-loop"
+"""The name of the thread of the loop that all top-level calls share."""
 
 NAMES = ("x", "y")
 ATTRIBUTES = ("a", "b")
@@ -81,9 +88,11 @@ def outcome_of(error):
 class Generator:
     """Makes programs out of the choices of a `random.Random`, or of something like it."""
 
-    def __init__(self, random, depth=30, frames=40, plain=False):
+    def __init__(self, random, depth=30, frames=40, plain=False, ours=True):
         self.random = random
         self.plain = plain  # only what asgiref does, too
+        self.ours = ours  # also what asgiref does not have
+        self.released = 2  # each takes a hundredth of a second
         self.depth = depth
         self.frames = frames
         self.pool = 4  # the least that a default executor has is five threads
@@ -143,7 +152,14 @@ class Generator:
         if kind == "async" and self.chance(12):
             what = self.random.choice(("context", "context", "executor"))
             steps = (*self.noise(kind), *steps, *self.noise(kind))
-            steps = ((what, steps, self.chance(30)),)
+            if what == "context" and self.ours and self.released and self.chance(30):
+                self.released -= 1
+                before, after = (("hop", self.frame("sync", 0, 0), True) for _ in range(2))
+                steps = (
+                    ("released", (before, *self.noise(kind)), (*steps, after), self.chance(30)),
+                )
+            else:
+                steps = ((what, steps, self.chance(30)),)
         if kind == "sync" and not spine and self.chance(8):
             if self.chance(50):
                 steps = ((*self.of_sync(min(depth, 1), 0), True), *steps)
@@ -224,6 +240,7 @@ class Env:
     home: Any = None  # the loop that brought us into this thread
     late: Any = None  # what the loop's first frame has still to run
     reached: Any = None  # to call when a block is reached
+    late_of_shared: Any = None  # what the first frame further out that is on the shared loop has
     strand: tuple[Any, ...] = ()  # whose thread-critical Local: of those that run at a time
 
 
@@ -234,14 +251,18 @@ class ContextCell:
         self.cells = [Cell(role)]
         self.role = role
 
+    def idle(self):
+        self.cells.append(Cell(self.role + "~"))
+
     def leave(self):
         self.cells.append(Cell(self.role + "+"))
 
 
 class Running:
-    """One run of one program on the bridge called ``name``."""
+    """Runs programs on the bridge called ``name``, on the shared loop if so told."""
 
-    def __init__(self, name):
+    def __init__(self, name, is_shared=False):
+        self.is_shared = is_shared
         self.sync = importlib.import_module(f"{name}.sync")
         self.local_module = importlib.import_module(f"{name}.local")
         self.process = asyncio.run(self.sync.sync_to_async(threading.current_thread)())
@@ -255,8 +276,16 @@ class Running:
         self.variables = {name: contextvars.ContextVar(name, default=None) for name in NAMES}
         self.local = self.local_module.Local()
         self.criticals = {}
-        self.trace["program"] = contextvars.Context().run(self._run, kind, frame)
+        self.shared = Cell("shared"), Cell("shared loop")
+        with self.loop_of_process():
+            self.trace["program"] = contextvars.Context().run(self._run, kind, frame)
+        self.release(*self.shared)
         return self.trace
+
+    def loop_of_process(self):
+        if not self.is_shared:
+            return contextlib.nullcontext()
+        return importlib.import_module("asgibridge.runners").shared_loop()
 
     def _run(self, kind, frame):
         main = Cell("main", threading.current_thread())
@@ -358,14 +387,15 @@ class Running:
     async def root(self, frame, env, path, cell):
         """The first frame of a loop."""
         cell.who = asyncio.get_running_loop()
-        late = []
-        env = replace(env, loops=(*env.loops, cell), late=late)
+        return await self.with_late(frame, replace(env, loops=(*env.loops, cell), late=[]), path)
+
+    async def with_late(self, frame, env, path):
         try:
             return await self.do_async(frame, env, path)
         finally:
             await asyncio.sleep(0)  # `schedule` may have put something in line only just now
-            while late:
-                task, go = late.pop(0)
+            while env.late:
+                task, go = env.late.pop(0)
                 go.set()
                 await asyncio.wait([task])
 
@@ -391,8 +421,22 @@ class Running:
 
     async def arrive(self, frame, env, path):
         """The first frame of a task that a thread waits for."""
+        if threading.current_thread().name == SHARED:
+            return await self.on_shared_loop(frame, env, path)
         run = self.new_loop if self.role_of_loop(env) == "unknown" else self.do_async
         return await run(frame, env, path)
+
+    async def on_shared_loop(self, frame, env, path):
+        thread, loop = self.shared
+        self.claim(thread, threading.current_thread())
+        if loop.who is None:
+            loop.who = asyncio.get_running_loop()
+        if env.late_of_shared is None:
+            late = []
+            threads, loops = (thread, *env.threads), (*env.loops, loop)
+            env = replace(env, threads=threads, loops=loops, late_of_shared=late)
+            return await self.with_late(frame, replace(env, late=late), path)
+        return await self.do_async(frame, replace(env, late=env.late_of_shared), path)
 
     async def do_async(self, frame, env, path):
         self.look(env, path)
@@ -494,6 +538,39 @@ class Running:
                 # Not later: its thread may be at work for others before the block has been left.
                 self.release(cell.cells[0])
                 cell.leave()
+
+    async def async_released(self, step, env, path):
+        # It is bound while it has calls: when it is released between two of them is not foretold.
+        _, before, after, _ = step
+        workers = importlib.import_module("asgibridge.workers")
+        context = self.sync.ThreadSensitiveContext(
+            policy=workers.Policy(kind="fresh", release_idle=0)
+        )
+        cell = ContextCell(f"released@{path}") if env.context is None else None
+        if cell is not None:
+            env = replace(env, context=cell)
+        async with context:
+            try:
+                with workers.bind():
+                    await self.async_steps(before, env, (*path, 0))
+                if cell is not None:
+                    await self.has_let_go(context)
+                    self.release(cell.cells[0])
+                    cell.idle()
+                with workers.bind():
+                    return await self.async_steps(after, env, (*path, 1))
+            finally:
+                if cell is not None:
+                    self.release(cell.cells[-1])
+                    cell.leave()
+
+    async def has_let_go(self, context):
+        lease = self.sync.SyncToAsync.context_to_thread_executor.get(context)
+        deadline = time.monotonic() + SECONDS
+        while lease is not None and lease._worker is not None:
+            if time.monotonic() > deadline:
+                raise TimeoutError("a context that idles was not released")
+            await asyncio.sleep(0.001)
 
     async def async_executor(self, step, env, path):
         executor = ThreadPoolExecutor(1)
@@ -757,14 +834,14 @@ def check(running):
 
 
 def main():
-    name = sys.argv[1]
+    name, *more = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     faulthandler.enable()
     warnings.simplefilter("error")
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = lambda each: unraisable.append(repr(each.exc_value))
-    running = Running(name)
+    running = Running(name, is_shared=more == ["shared"])
     write(answers, getattr(sys.modules[name], "IMPLEMENTATION", name))
     count = 0
     while True:

@@ -3,7 +3,7 @@
     python tests/tools/stress.py [--seed N] [--scale 1] [--only NAME,...] [--list]
 
 Each part below is a process of its own with a share of the time; ``--scale 0.2`` is CI's form, in
-less than two minutes. All get the same seed, which is printed first: the numbers that are drawn are
+about two minutes. All get the same seed, which is printed first: the numbers that are drawn are
 the same again with it, what the threads make of them is not. A part that needs what is not here is
 NOT RUN, and named. Ends with a table and a line that says PASSED or FAILED; with FAILED, the exit
 status is 1.
@@ -89,11 +89,28 @@ PARTS = (
     ),
     Part(
         "model",
-        60,
+        40,
         "random programs, to depth 30, against what they were foretold to do",
         lambda seconds, seed: script(
             "model", "--examples", str(int(seconds * 100)), "--seed", str(seed),
             "--seconds", str(seconds),
+        ),
+    ),
+    Part(
+        "one loop",
+        20,
+        "the same on one event loop for all top-level calls",
+        lambda seconds, seed: script(
+            "model", "--examples", str(int(seconds * 100)), "--seed", str(seed + 1),
+            "--seconds", str(seconds), "--shared-loop",
+        ),
+    ),
+    Part(
+        "limit",
+        20,
+        "contexts that idle, bind and wait for each other at a limit: who would deadlock is told",
+        lambda seconds, seed: script(
+            "limits", "--seconds", f"{seconds:.0f}", "--seed", str(seed)
         ),
     ),
     Part(

@@ -74,6 +74,9 @@ TESTS = (
     "test_pools",
     "test_queue",
     "test_queue_stress",
+    "test_release",
+    "test_shared_loop",
+    "test_sticky",
     "test_threads_and_loops",
 )
 QUICK = ("test_hops", "test_kept_workers", "test_pools", "test_queue_stress")

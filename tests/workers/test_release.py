@@ -10,11 +10,11 @@ import functools
 import gc
 import logging
 import os
-import random
 import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
@@ -22,6 +22,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import limits
 from asgibridge import debug, workers
 from asgibridge._workers import leases
 from asgibridge._workers.pool import ReleaseAfter, pool
@@ -195,7 +196,7 @@ class TestItsNextCall:
             keep()
             async with ThreadSensitiveContext():
                 mine = await released()
-                assert not pool.in_use
+                await come(lambda: not pool.in_use)
                 other = await elsewhere(one())
                 return mine, other, await current_thread()
 
@@ -1503,55 +1504,16 @@ print(state)
     )
 
 
-def test_random_programs():
+@pytest.mark.parametrize(
+    ("loops", "of_contexts"),
+    [(1, [None]), (2, limits.policies())],
+    ids=["of one policy", "of several and two loops"],
+)
+def test_random_programs(loops, of_contexts):
     """Contexts that idle, bind, leave, are cancelled and wait for each other, at a limit of 2: none
     hangs. A call that waits for a context that is bound and waits for it is told so."""
-    rnd, errors, done = random.Random(19), [], [0]
-
-    async def program(depth):
-        async with ThreadSensitiveContext():
-            for _ in range(rnd.randrange(1, 4)):
-                what = rnd.random()
-                if what < 0.3:
-                    await current_thread()
-                elif what < 0.5:
-                    await asyncio.sleep(rnd.random() / 50)
-                elif what < 0.65:
-                    with bind():
-                        await current_thread()
-                        await asyncio.sleep(rnd.random() / 50)
-                        await current_thread()
-                elif what < 0.8:
-                    async for _number in sync_to_async_iterator(numbers(), max_size=2):
-                        await asyncio.sleep(0)
-                elif depth < 2:
-                    inner = elsewhere(program(depth + 1))
-                    if rnd.random() < 0.3:
-                        with bind():
-                            await current_thread()
-                            await inner
-                    else:
-                        await inner
-        done[0] += 1
-
-    async def guarded():
-        try:
-            if rnd.random() < 0.2:
-                await asyncio.wait_for(program(0), rnd.random() / 10)
-            else:
-                await program(0)
-        except asyncio.TimeoutError:
-            pass
-        except RuntimeError as error:
-            errors.append(error)
-
-    async def main():
-        for _ in range(4):
-            await asyncio.gather(*(elsewhere(guarded()) for _ in range(25)))
-
-    keep(limit=2)
-    asyncio.run(main())  # without a time-out, by which a ring would end
-    assert done[0]
-    assert all("would deadlock" in str(error) for error in errors)
-    gc.collect()
-    until(lambda: not pool.in_use and not pool.waiting)
+    found = sum(
+        (limits.play(n, limit=2, loops=loops, of_contexts=of_contexts) for n in range(4)), Counter()
+    )
+    assert found["done"]
+    assert found["told"]

@@ -16,6 +16,7 @@ import pytest
 
 from asgibridge import workers
 from asgibridge._workers import leases
+from asgibridge._workers import pool as pool_module
 from asgibridge.local import Local
 from asgibridge.sync import (
     AsyncSingleThreadContext,
@@ -865,3 +866,49 @@ def test_a_forked_child_begins_anew(script_output):
         """)
         == "ok"
     )
+
+
+def test_two_threads_that_are_the_first_of_a_family(monkeypatch):
+    """They get the same one, or the kept workers of one would be of no use to the other."""
+    here, found = threading.Event(), []
+
+    class Lock:
+        """Tells that the second thread has come so far."""
+
+        def __init__(self):
+            self.lock = threading.RLock()
+
+        def __enter__(self):
+            if threading.current_thread() is second:
+                here.set()
+            self.lock.acquire()
+
+        def __exit__(self, *_error):
+            self.lock.release()
+
+    class Data(dict):
+        """What the first thread looks into, for the second time, when the second one comes."""
+
+        looks = 0
+
+        def __getitem__(self, key):
+            try:
+                return super().__getitem__(key)
+            finally:
+                self.looks += threading.current_thread() is not second
+                if self.looks == 2 and second.ident is None:
+                    second.start()
+                    assert here.wait(SECONDS)
+
+    def come():
+        found.append(pool_module.family_of("keep", print, *[None] * 4))
+        here.set()
+
+    second = threading.Thread(target=come, daemon=True)
+    families = weakref.WeakValueDictionary()
+    families.data = Data()
+    monkeypatch.setattr(pool_module, "_families", families)
+    monkeypatch.setattr(pool_module, "_making_family", Lock(), raising=False)
+    mine = pool_module.family_of("keep", print, *[None] * 4)
+    second.join(SECONDS)
+    assert found == [mine]

@@ -20,6 +20,7 @@ from asgibridge.sync import (
     sync_to_async,
 )
 from asgibridge.workers import LimitReached, Policy, set_policy
+from queues import until
 from threads import SECONDS, clean_pool
 
 pool = leases.pool
@@ -589,3 +590,85 @@ def test_a_function_is_asked_for_its_name_under_no_lock():
     assert run(main) == "answered"
     assert used
     assert all(used)
+
+
+class TestInTheMiddleOfThePoolsWork:
+    """The collector may come while this thread has the pool's lock, and drop a lease: then nobody
+    may wait for the lock of another one, whose thread waits for the pool's."""
+
+    @staticmethod
+    def collect(dropped, held):
+        """Drop what is in the list ``dropped``, while another thread needs the lock of ``held``."""
+        locked, collecting = threading.Event(), threading.Event()
+
+        def other():
+            with held._lock:
+                locked.set()
+                assert collecting.wait(SECONDS)
+                with pool._lock:
+                    pass
+
+        def drop():
+            assert locked.wait(SECONDS)
+            with pool._lock:
+                collecting.set()
+                dropped.clear()
+                gc.collect()
+
+        threads = [threading.Thread(target=each, daemon=True) for each in (other, drop)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+            assert not thread.is_alive(), "a deadlock"
+
+    @pytest.mark.parametrize("kind", ["keep", "fresh"])
+    def test_a_lease_with_a_worker(self, kind):
+        set_policy(Policy(kind=kind, limit=1))
+        dropped = [leases.executor_of_context(None, None)]
+        assert dropped[0].submit(int, "1").result(SECONDS) == 1
+        waiting = leases.executor_of_context(None, None)
+        future = waiting.submit(int, "2")
+        assert len(pool.waiting) == 1
+        self.collect(dropped, waiting)
+        assert future.result(SECONDS) == 2
+
+    def test_a_lease_that_waits(self):
+        set_policy(Policy(kind="keep", limit=1))
+        holder = leases.executor_of_context(None, None)
+        assert holder.submit(int, "1").result(SECONDS) == 1
+        dropped = [leases.executor_of_context(None, None)]
+        future = dropped[0].submit(int, "2")
+        other = leases.executor_of_context(None, None)
+        last = other.submit(int, "3")
+        self.collect(dropped, other)
+        until(future.cancelled)  # without a GIL it dies when its own thread comes to it
+        assert list(pool.waiting) == [id(other)]
+        holder.shutdown()
+        assert last.result(SECONDS) == 3
+
+    def test_a_task_that_waits(self):
+        """Its context stays, and has given up its place when that comes."""
+        set_policy(Policy(kind="keep", limit=1))
+        holder = leases.executor_of_context(None, None)
+        assert holder.submit(int, "1").result(SECONDS) == 1
+        context = ThreadSensitiveContext()
+
+        async def wait():
+            SyncToAsync.thread_sensitive_context.set(context)
+            await current_thread()
+
+        loop = asyncio.new_event_loop()
+        dropped = [Context().run(loop.create_task, wait())]
+        while not pool.waiting:
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+        dropped[0]._log_destroy_pending = False
+        loop.close()
+        lease = SyncToAsync.context_to_thread_executor[context]
+        self.collect(dropped, lease)
+        holder.shutdown()
+        assert not pool.in_use
+        assert not pool.waiting
+        assert lease.submit(int, "2").result(SECONDS) == 2
+        lease.shutdown()

@@ -214,8 +214,15 @@ class PersistentLoop:
                 server.lent.let_go()
 
     def end_at_exit(self) -> None:
-        """`end` it, because the program ends."""
-        self.end()
+        """`leave` it, because the program ends: no other thread may start now, to run what leftover
+        tasks need one for (before CPython 3.12.3, gh-113964). Reports what has ended it.
+        """
+        try:
+            self.leave()
+        except KeyboardInterrupt:  # do not wait for it
+            raise
+        except BaseException as error:
+            threads.report_error(error)
 
     def abandon(self, run: Run) -> None:
         """``run`` was interrupted twice, and perhaps hangs: do not wait for the thread at exit.

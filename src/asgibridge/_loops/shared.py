@@ -124,9 +124,11 @@ class _LoopOfProcess(PersistentLoop):
             self._worker.join()  # it may have a step to go: who forks next is warned of threads
 
     def end_at_exit(self) -> None:
-        self.end()
         if self._abandoned:
+            self.end()
             self._thread.abandon()
+        else:
+            super().end_at_exit()
 
     def abandon(self, run: Run) -> None:
         if self._generation != fork.generation:
@@ -262,6 +264,9 @@ class SharedLoop:
         thread-sensitive sync code that they need for that. Calls that come meanwhile or later have
         a new loop. Does nothing if there is no loop. Raises RuntimeError, and does nothing, in a
         thread that is in the middle of a call on the loop, or that runs an event loop.
+
+        There is no time-out, as `asyncio.run` has none: what never ends holds it up. Ctrl-C ends
+        the wait.
         """
         self._end(switch_off=False)
 

@@ -13,7 +13,8 @@ In WAITING and BEGINNING the lease holds its calls (``_pending``). It posts them
 **Ends.** A lease ends when its context is left or the lease is dropped, after all calls that it has
 accepted. The worker itself gives back the slot, and itself if it is kept, in its last item, after
 the hooks; so a listener hears of the end but nobody has to wait, and a cancelled wait loses
-nothing. A worker without a last item is given back at once, without a hop.
+nothing. A worker without a last item is given back at once, without a hop. A lease that is dropped
+is ended by its worker (`Lease.__del__`).
 
 **Release.** A context that has had no call for a while, and that nothing binds to its thread, gives
 its worker back, with all that a lease's end has; its next call begins like a new context's. On the
@@ -67,7 +68,7 @@ from .._process.items import FutureCall, Item, generators_given
 from .._process.stock import Look, StockNames
 from .._waits import deadlocks
 from .bindings import tasks_of, words_of
-from .pool import Family, LimitReached, ReleaseAfter, Slot, Worker, pool
+from .pool import Family, LimitReached, ReleaseAfter, Slot, Worker, pool, thread_of
 
 _R = TypeVar("_R")
 _NEW, _WAITING, _BEGINNING, _READY, _ENDED = range(5)
@@ -162,10 +163,11 @@ class _WorkerWait:
             self.look_later()
         try:
             return (yield from self.item.__await__())
-        except BaseException as error:
+        except GeneratorExit:  # the task is dropped, with its loop: no lock, see `Lease.__del__`
+            self.item.revoke()
+            raise
+        except BaseException:
             self._lease.forget(self.item)
-            if isinstance(error, GeneratorExit):  # the task is dropped, with its loop
-                self.item.revoke()
             raise
         finally:
             self._timer.cancel()
@@ -401,10 +403,15 @@ class Lease(StockNames):
             ]
             if not self._pending:
                 pool.leave(self)
-                self._state = _NEW
-                if self._over is not None:
-                    self._end_without_worker(self._over)
+                self._stop_waiting()
             return item in held
+
+    def _stop_waiting(self) -> None:
+        # Under the lock, in WAITING: nobody does.
+        self._pending = []
+        self._state = _NEW
+        if self._over is not None:
+            self._end_without_worker(self._over)
 
     def fail(self, error: BaseException) -> None:
         """There is no worker: the held calls raise ``error``, and the next call begins anew."""
@@ -429,6 +436,9 @@ class Lease(StockNames):
         try:
             with self._lock:
                 if self._state != _WAITING:
+                    return False
+                if not self._held():  # the tasks that waited were dropped
+                    self._stop_waiting()
                     return False
                 self._begin(slot)
         except Exception as error:  # no thread could be started
@@ -746,19 +756,43 @@ class Lease(StockNames):
             self._generation = fork.generation  # last: who finds it so takes the new lock
 
     def __del__(self) -> None:
-        state = getattr(self, "_state", _ENDED)
-        if state in (_NEW, _ENDED) or self._generation != fork.generation:
+        # Whatever the collector has interrupted in this thread may have a lock of the pool's or of
+        # another lease. So we wait for none here, or there could be a deadlock:
+        #
+        # 1. A thread has the pool's lock, and the collector drops us.
+        # 2. Another one has the lock of a lease that waits in line, and waits for the pool's.
+        # 3. We give our slot back. It is for that lease, for whose lock the first one waits.
+        #
+        # So the worker ends us, in an item that holds us until then (and this is not called again).
+        # A thread that has found us by a weak reference this moment, to release us or because it is
+        # our turn, looks whether we are told to end when it has set the state; we look the other
+        # way round.
+        if getattr(self, "_state", _ENDED) in (_NEW, _ENDED) or self._generation != fork.generation:
             return
+        self._over = self._over or _LeaseEnd()
+        state, worker = self._state, self._worker
         if state == _WAITING:
-            pool.leave(self)
+            pool.leave(self, blocking=False)
             for item in self._held():
                 item.cancel()
                 item.deliver()
-        elif state == _READY:
-            with self._lock:  # the worker may have found us this moment, to release us
-                if self._state == _READY and self._over is None:
-                    self._over = _LeaseEnd()
-                    self._finish()
+        elif state == _READY and worker is not None:
+            thread = thread_of(worker)
+            is_posted = False
+            if thread is not None and thread.is_alive():
+                try:
+                    is_posted = worker.executor.post(
+                        _LeaseItem(self._end_dropped, self._end_dropped)
+                    )
+                except RuntimeError:  # it has just ended, and there can be no other
+                    pass
+            if not is_posted:
+                self._end_dropped()
+
+    def _end_dropped(self) -> None:
+        with self._lock:
+            if self._state == _READY:
+                self._finish()
 
 
 def _release(reference: weakref.ref[Lease], worker: Worker) -> None:

@@ -18,8 +18,9 @@ those of one sticky key have one lease; calls inside `async_to_sync` go to the t
 there; a loop that runs on a leased worker passes; and a run's lease is not counted, because its
 caller waits for it and may have a worker.
 
-**The lock** guards the lists, and no foreign code runs under it. A thread that needs a lease's lock
-too takes that one first. The lock is re-entrant: the collector may drop a lease at any allocation.
+**The lock** guards the lists, and no foreign code runs under it but finalizers. A thread that needs
+a lease's lock too takes that one first; a lease that is dropped waits for neither
+(`Lease.__del__`). The lock is re-entrant: the collector may run the program's code at any moment.
 In a forked child the pool is empty.
 """
 
@@ -130,12 +131,17 @@ def _call(hook: Hook, thread: threading.Thread) -> object:
 
 
 _families: weakref.WeakValueDictionary[tuple[Any, ...], Family] = weakref.WeakValueDictionary()
+_making_family = threading.RLock()  # re-entrant: the collector may run anything meanwhile
 
 
 def family_of(kind: str, *hooks: Hook | None) -> Family:
     """The family of that kind and those hooks."""
     key = (kind, *hooks)
-    return _families.get(key) or _families.setdefault(key, Family(kind, *hooks))
+    family = _families.get(key)
+    if family is None:
+        with _making_family:  # `setdefault` looks first, and then sets, whoever came meanwhile
+            family = _families.setdefault(key, Family(kind, *hooks))
+    return family
 
 
 class Worker:
@@ -457,7 +463,8 @@ class _Pool:
         """End the idle workers of all other families, and return them. Waits for none."""
         with self._lock:
             ended = [worker for worker in self.idle if worker.family is not but]
-            self.idle[:] = [worker for worker in self.idle if worker.family is but]
+            for worker in ended:  # a finalizer may put another one in meanwhile
+                self.idle.remove(worker)
         for worker in ended:
             worker.executor.shutdown(wait=False)
         return [thread for thread in map(thread_of, ended) if thread is not None]
@@ -544,10 +551,16 @@ class _Pool:
         what = ", ".join(f"{count} by {words}" for words, count in bound.most_common(5))
         return f"some are kept by contexts that idle: {what}" if bound else ""
 
-    def leave(self, lease: Lease) -> None:
-        """The lease does not wait any longer."""
-        with self._lock:
-            self.waiting.pop(id(lease), None)
+    def leave(self, lease: Lease, blocking: bool = True) -> None:
+        """The lease does not wait any longer. From any thread.
+
+        :param blocking: wait for the lock. A finalizer must not; who is dropped is skipped, too.
+        """
+        if self._lock.acquire(blocking):
+            try:
+                self.waiting.pop(id(lease), None)
+            finally:
+                self._lock.release()
 
     def release(self, slot: Slot | None) -> None:
         """A lease is over: pass its slot, if it has one, on. From any thread."""
@@ -561,9 +574,12 @@ class _Pool:
         """Give slots to waiting leases, as far as the limit allows. From any thread."""
         while self.waiting:
             with self._lock:
-                if not self.waiting or (self.limit is not None and len(self.in_use) >= self.limit):
+                if self.limit is not None and len(self.in_use) >= self.limit:
                     return
-                _, reference = self.waiting.popitem(last=False)
+                try:
+                    _, reference = self.waiting.popitem(last=False)
+                except KeyError:  # a finalizer has just taken the last one out
+                    return
                 lease = reference()
                 if lease is None:
                     continue
@@ -572,7 +588,7 @@ class _Pool:
             if not lease.go_on(slot):
                 with self._lock:
                     self.in_use.discard(slot)
-            del lease  # ours may be the last reference, and `Lease.__del__` takes locks
+            del lease  # not under the lock: ours may be the last reference
 
     def explain(self) -> str:
         """What keeps a lease waiting."""
@@ -601,6 +617,8 @@ pool = _Pool()
 
 
 def _after_fork_in_child() -> None:
+    global _making_family
+    _making_family = threading.RLock()
     pool._lock = threading.RLock()
     pool.idle, pool.in_use, pool.waiting = [], set(), OrderedDict()
     pool.released = 0

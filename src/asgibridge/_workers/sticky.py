@@ -43,7 +43,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import operator
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable
@@ -170,26 +169,17 @@ def _found(
 ) -> _Share | None:
     for reference in references:
         share = reference()
-        if (
-            share is not None
-            and _are_alike(share.family, family)
-            and (share.key is key or share.key == key)
-        ):
+        if share is not None and share.family is family and (share.key is key or share.key == key):
             return share
     return None
-
-
-def _are_alike(one: Family, other: Family) -> bool:
-    # Two threads that make the first of a kind at the same moment may have two: see `family_of`.
-    return one is other or (
-        one.kind == other.kind and all(map(operator.is_, one.hooks, other.hooks))
-    )
 
 
 def _forget(number: int, reference: weakref.ref[_Share]) -> None:
     # The share is over, or was dropped. From any thread.
     with _lock:
-        left = tuple(each for each in _shares.get(number, ()) if each is not reference)
+        left = tuple(
+            each for each in _shares.get(number, ()) if each is not reference and each() is not None
+        )
         if left:
             _shares[number] = left
         else:

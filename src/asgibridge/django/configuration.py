@@ -21,7 +21,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 
-from .. import debug, workers
+from .. import debug, runners, workers
 from .._process import settings as environment
 from .._workers import policy as policies
 from .._workers import stats
@@ -34,6 +34,7 @@ VARIABLES = {
     "wait_timeout": "ASGIBRIDGE_WORKERS_WAIT_TIMEOUT",
     "idle_timeout": "ASGIBRIDGE_WORKERS_IDLE_TIMEOUT",
     "release_idle": "ASGIBRIDGE_WORKERS_RELEASE_IDLE",
+    "loop": "ASGIBRIDGE_LOOP",
     "watch": "ASGIBRIDGE_WATCH",
     "timings": "ASGIBRIDGE_TIMINGS",
 }
@@ -92,7 +93,7 @@ def values() -> dict[str, Any]:
 
 
 def apply() -> None:
-    """Set the policy of workers, the timings and the watch as the setting asks for.
+    """Set the policy of workers, the loop, the timings and the watch as the setting asks for.
 
     What the setting does not name stays as the environment or the program has set it, and so does
     what was set since the last call if the setting is the same. ImproperlyConfigured, and nothing
@@ -113,6 +114,8 @@ def apply() -> None:
     }
     if of_policy:
         workers.set_policy(policies.changed(workers.get_policy(), of_policy))
+    if "loop" in new:  # the one value is "shared"
+        runners.shared_loop()
     if "timings" in new:
         stats.collect_timings(new["timings"] == "1")
     if "watch" in new:

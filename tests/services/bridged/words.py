@@ -1,7 +1,7 @@
 """What each value of the setting ASGIBRIDGE does. Reads a list of settings in JSON from its words.
 
-Prints for each the policy, whether calls are timed, the watch's seconds and Django's part; or the
-error.
+Prints for each the policy, whether calls are timed, whether top-level ones share a loop, the
+watch's seconds and Django's part; or the error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import django
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from asgibridge import debug, workers
+from asgibridge import debug, runners, workers
+from asgibridge._loops import shared
 from asgibridge._workers import stats
 from asgibridge.django import configuration
 
@@ -26,6 +27,7 @@ def outcome(value: Any) -> dict[str, Any]:
     workers.set_policy(workers.policy_of(os.environ))
     workers.collect_timings(False)
     debug.unwatch()
+    runners.shared_loop().switch_off()
     with override_settings(ASGIBRIDGE=value):
         try:
             configuration.apply()
@@ -39,6 +41,7 @@ def outcome(value: Any) -> dict[str, Any]:
         **done,
         "policy": repr(workers.get_policy()),
         "timings": stats._wanted,
+        "shares a loop": shared.in_force is not None,
         "watch": watcher and watcher.seconds,
     }
 

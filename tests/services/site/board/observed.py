@@ -7,8 +7,10 @@ which the requests' first sync code ran. Neither path below takes a thread or a 
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
+import os
 import sys
 import threading
 from contextvars import ContextVar
@@ -40,7 +42,17 @@ def _state() -> dict[str, Any]:
         "threads": threading.active_count(),
         "leased": leased,
         "workers": None if implementation is None else _workers(),
+        "resident": _resident(),
     }
+
+
+def _resident() -> int | None:
+    # In bytes, on Linux.
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
 
 
 def _workers() -> dict[str, Any]:
@@ -59,6 +71,8 @@ class Observed:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] == "/-/state":
+            if scope["query_string"] == b"collect":
+                gc.collect()
             body = json.dumps(_state()).encode()
             if scope["query_string"] == b"clear":
                 leased.clear()
