@@ -35,6 +35,7 @@ help:
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
 	@echo "make asan         every fast test, and a storm, with gcc's address and undefined sanitizers"
+	@echo "                  (ASANFLAGS='--tests test_queue,test_select')"
 	@echo "make tsan         the tests that have threads, and a storm, under ThreadSanitizer without the"
 	@echo "                  GIL; builds an interpreter for that once (TSANFLAGS=--quick)"
 	@echo "make stress       all that draws at random, eleven minutes (STRESSFLAGS='--seed 1 --scale 0.2')"
@@ -122,7 +123,7 @@ wheels:
 	.venv/wheels/bin/python tests/tools/wheels.py $(WHEELSFLAGS)
 
 asan:
-	$(PYTHON) tests/tools/memcheck.py --only sanitizers --whole
+	$(PYTHON) tests/tools/memcheck.py --only sanitizers --whole $(ASANFLAGS)
 
 tsan:
 	$(PYTHON) tests/tools/tsan.py $(TSANFLAGS)

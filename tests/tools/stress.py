@@ -108,15 +108,20 @@ PARTS = (
         "queue",
         60,
         "each item exactly once, between threads and loops that give up",
-        lambda seconds, seed: tests(seed, "-m", "not slow", *paths_of("test_queue_stress")),
+        lambda seconds, seed: tests(
+            seed, "-m", "not slow", *paths_of("test_queue_stress", "test_shapes_stress")
+        ),
     ),
     Part(
         "fuzz",
         120,
-        "what takes outside input: typing.check, wsgi, the queue against its model",
+        "what takes outside input: typing.check, wsgi; queues against their models",
         lambda seconds, seed: tests(
             seed, f"--stress-examples={max(10, int(seconds * 5))}",
-            *paths_of("test_check", "test_queue_model", "test_fuzz"),
+            *paths_of(
+                "test_check", "test_queue_model", "test_broadcast_model", "test_shape_models",
+                "test_fuzz",
+            ),
         ),
     ),
 )  # fmt: skip
