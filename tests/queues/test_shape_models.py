@@ -264,10 +264,12 @@ class QueueMachine(StepMachine):
 
 
 class ChannelMachine(StepMachine):
-    @initialize(maxsize=st.integers(0, 3))
-    def make(self, maxsize):
+    @initialize(maxsize=st.integers(0, 3), senders=st.integers(1, 3), receivers=st.integers(1, 3))
+    def make(self, maxsize, senders, receivers):
         sender, receiver = open_channel(maxsize)
-        self.senders, self.receivers = [sender], [receiver]  # also those that are closed
+        # Also those that are closed.
+        self.senders = [sender, *(sender.clone() for _ in range(senders - 1))]
+        self.receivers = [receiver, *(receiver.clone() for _ in range(receivers - 1))]
         self.queue = sender._queue
         self.model = Model(MessageQueue, maxsize)
 
@@ -406,10 +408,11 @@ class ChannelMachine(StepMachine):
             model.is_down = True
         self.settle()
 
-    @rule(data=st.data(), inside=flags)
-    def close(self, data, inside):
+    # Rarely: nothing much happens when all are closed.
+    @rule(data=st.data(), really=st.integers(0, 2), inside=flags)
+    def close(self, data, really, inside):
         end = self.draw(data, self.senders + self.receivers)
-        if end is None:
+        if end is None or really:
             return
         self.act(inside, end.close)
         self.loop.settle()
@@ -419,8 +422,10 @@ class ChannelMachine(StepMachine):
                 self.check(wait, ClosedResourceError)
         self.end_of_side()
 
-    @rule(data=st.data())
-    def drop(self, data):
+    @rule(data=st.data(), really=st.integers(0, 2))
+    def drop(self, data, really):
+        if really:
+            return
         busy = [wait.end for wait in self.waits()]
         ends = [
             (side, place)
@@ -579,6 +584,38 @@ class SelectMachine(StepMachine):
         else:
             expected = QueueFull if model.full() else model.put(item)
             assert self.act(inside, source.put, item) == expected
+        self.settle()
+
+    @rule(data=st.data(), inside=flags)
+    def put_into_two(self, data, inside):
+        """Before the select that is the first in both lines has looked: it takes one of the items,
+        and the other is the next one's in line."""
+        firsts = [
+            source
+            for source in self.sources
+            if source.model.getting and source.model.getting[0].how == "select"
+        ]
+        pairs = [
+            (a, b)
+            for a, b in itertools.combinations(firsts, 2)
+            if a.model.getting[0] is b.model.getting[0]
+        ]
+        if not pairs:
+            return
+        pair = pairs[data.draw(st.integers(0, len(pairs) - 1))]
+        wait = pair[0].model.getting[0]
+
+        def put_both():
+            for source in pair:
+                source.model.put(next(self.numbers))
+                source.put(source.model.items[-1])
+
+        self.act(inside, put_both)
+        self.loop.settle()
+        found = wait.task.result()
+        assert found in [(source.asked, source.model.items[0]) for source in pair]
+        self.leave(wait)
+        self.take(found)
         self.settle()
 
     @rule(data=st.data())
