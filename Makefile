@@ -38,7 +38,7 @@ help:
 	@echo "                  (ASANFLAGS='--tests test_queue,test_select')"
 	@echo "make tsan         the tests that have threads, and a storm, under ThreadSanitizer without the"
 	@echo "                  GIL; builds an interpreter for that once (TSANFLAGS=--quick)"
-	@echo "make stress       all that draws at random, eleven minutes (STRESSFLAGS='--seed 1 --scale 0.2')"
+	@echo "make stress       all that draws at random, thirteen minutes (STRESSFLAGS='--seed 1 --scale 0.2')"
 	@echo "make soak         an hour of everything at once, and what stays behind (SOAKFLAGS='--minutes 5')"
 	@echo "make load         1e7 hops, 1e6 contexts, 10,000 at once (LOADFLAGS='--hops 100000')"
 	@echo "make parallel     every fast test in two and in four threads at once, best on 3.14t"

@@ -111,10 +111,31 @@ class StepMachine(RuleBasedStateMachine):
         return told
 
 
+class QueueStepMachine(StepMachine):
+    """Of one queue, whose model is `model`."""
+
+    def wait_to_get(self, how, most, get, get_many):
+        if how == "get":
+            return Wait(how, None, self.start(get()))
+        if how == "get_many":
+            return Wait(how, most, self.start(get_many(most)))
+        seconds, deadline = self.time_out()
+        task = self.start(get_many(most, max_wait=seconds))
+        return Wait(how, most, task, deadline=deadline)
+
+    @precondition(lambda self: any(wait.deadline for wait in self.model.getting))
+    @rule()
+    def pass_time(self):
+        wait = self.pass_time_until(wait for wait in self.model.getting if wait.deadline)
+        self.loop.settle()
+        self.check(wait, self.model.expire(wait))
+        self.settle()
+
+
 flags = st.booleans()
 
 
-class QueueMachine(StepMachine):
+class QueueMachine(QueueStepMachine):
     """One who puts and one who gets, or several: queues, rings, and a broadcast's one reader."""
 
     @initialize(
@@ -196,15 +217,7 @@ class QueueMachine(StepMachine):
     @precondition(may_get)
     @rule(how=st.sampled_from(["get", "get_many", "get_batch"]), most=st.integers(1, 4))
     def get(self, how, most):
-        deadline = None
-        if how == "get":
-            most, task = None, self.start(self.gets.get())
-        elif how == "get_many":
-            task = self.start(self.gets.get_many(most))
-        else:
-            seconds, deadline = self.time_out()
-            task = self.start(self.gets.get_many(most, max_wait=seconds))
-        self.model.getting.append(Wait(how, most, task, deadline=deadline))
+        self.model.getting.append(self.wait_to_get(how, most, self.gets.get, self.gets.get_many))
         self.settle()
 
     @precondition(may_get)
@@ -225,14 +238,6 @@ class QueueMachine(StepMachine):
         arguments = (most,) if "many" in how else ()
         options = {"timeout": 0} if "sync" in how else {}
         assert self.act(inside, getattr(self.gets, how), *arguments, **options) == expected
-        self.settle()
-
-    @precondition(lambda self: any(wait.deadline for wait in self.model.getting))
-    @rule()
-    def pass_time(self):
-        wait = self.pass_time_until(wait for wait in self.model.getting if wait.deadline)
-        self.loop.settle()
-        self.check(wait, self.model.expire(wait))
         self.settle()
 
     @rule(data=st.data(), puts=flags)
@@ -263,7 +268,7 @@ class QueueMachine(StepMachine):
         self.settle()
 
 
-class ChannelMachine(StepMachine):
+class ChannelMachine(QueueStepMachine):
     @initialize(maxsize=st.integers(0, 3), senders=st.integers(1, 3), receivers=st.integers(1, 3))
     def make(self, maxsize, senders, receivers):
         sender, receiver = open_channel(maxsize)
@@ -325,17 +330,11 @@ class ChannelMachine(StepMachine):
         most=st.integers(1, 4),
     )
     def receive(self, data, how, most):
-        receiver, deadline = self.draw(data, self.receivers), None
+        receiver = self.draw(data, self.receivers)
         if receiver is None:
             return
-        if how == "get":
-            most, task = None, self.start(receiver.receive())
-        elif how == "get_many":
-            task = self.start(receiver.receive_many(most))
-        else:
-            seconds, deadline = self.time_out()
-            task = self.start(receiver.receive_many(most, max_wait=seconds))
-        wait = Wait(how, most, task, deadline=deadline, end=receiver)
+        wait = self.wait_to_get(how, most, receiver.receive, receiver.receive_many)
+        wait.end = receiver
         self.wait(wait, self.model.getting)
 
     def wait(self, wait, line):
@@ -366,14 +365,6 @@ class ChannelMachine(StepMachine):
         arguments = (most,) if "many" in how else ()
         options = {"timeout": 0} if "sync" in how else {}
         assert self.act(inside, getattr(receiver, how), *arguments, **options) == expected
-        self.settle()
-
-    @precondition(lambda self: any(wait.deadline for wait in self.model.getting))
-    @rule()
-    def pass_time(self):
-        wait = self.pass_time_until(wait for wait in self.model.getting if wait.deadline)
-        self.loop.settle()
-        self.check(wait, self.model.expire(wait))
         self.settle()
 
     @precondition(lambda self: self.waits())
