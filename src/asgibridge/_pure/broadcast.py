@@ -40,6 +40,8 @@ next put, as at any queue.
 
 **Fork.** The child has copies of the broadcast and its readers, as far as they were, and none of
 the parent's waiting threads. A reader that nobody uses there lags: close it, or `put` waits for it.
+A step of this Python code that another thread of the parent was in the middle of stays half done in
+the child; the compiled kernel's are done or not begun.
 
 **Exit, collection.** A reader that is dropped unclosed is closed by the shell's ``__del__``. Who
 waits at a reader of a broadcast that nobody else has waits for ever, as at any queue: `shutdown`
