@@ -35,9 +35,10 @@ help:
 	@echo "make bench-wsgi   the WSGI adapters: asgiref's, a2wsgi's, hypercorn's and ours"
 	@echo "make memcheck     the compiled kernel under valgrind and on a debug build of CPython"
 	@echo "make asan         every fast test, and a storm, with gcc's address and undefined sanitizers"
+	@echo "                  (ASANFLAGS='--tests test_queue,test_select')"
 	@echo "make tsan         the tests that have threads, and a storm, under ThreadSanitizer without the"
 	@echo "                  GIL; builds an interpreter for that once (TSANFLAGS=--quick)"
-	@echo "make stress       all that draws at random, eleven minutes (STRESSFLAGS='--seed 1 --scale 0.2')"
+	@echo "make stress       all that draws at random, thirteen minutes (STRESSFLAGS='--seed 1 --scale 0.2')"
 	@echo "make soak         an hour of everything at once, and what stays behind (SOAKFLAGS='--minutes 5')"
 	@echo "make load         1e7 hops, 1e6 contexts, 10,000 at once (LOADFLAGS='--hops 100000')"
 	@echo "make parallel     every fast test in two and in four threads at once, best on 3.14t"
@@ -124,7 +125,7 @@ wheels:
 	.venv/wheels/bin/python tests/tools/wheels.py $(WHEELSFLAGS)
 
 asan:
-	$(PYTHON) tests/tools/memcheck.py --only sanitizers --whole
+	$(PYTHON) tests/tools/memcheck.py --only sanitizers --whole $(ASANFLAGS)
 
 tsan:
 	$(PYTHON) tests/tools/tsan.py $(TSANFLAGS)

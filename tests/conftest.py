@@ -118,6 +118,13 @@ def no_gc() -> Iterator[None]:
 
 
 @pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop that runs on a thread of its own."""
+    with importlib.import_module("queues").running_loop() as loop:
+        yield loop
+
+
+@pytest.fixture
 def run_script(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run source text as a script of its own; if it hangs, fail with the stacks of its threads."""
 

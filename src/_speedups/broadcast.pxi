@@ -35,7 +35,7 @@ cdef enum:  # in place of how many items a reader has before it
     _HAS_LAGGED = -2
 
 
-cdef class BroadcastCore(_Promises):
+cdef class BroadcastCore(_Store):
     """What is put once and read by each reader. `lag` says what a put does where the slowest reader
     is `maxsize` items behind: ``block``, ``drop_oldest`` or ``disconnect``.
     """
@@ -172,14 +172,6 @@ cdef class BroadcastCore(_Promises):
                 asgibridge_swap(self.items, i, None)  # we hold it
         return item
 
-    cdef bint are_enough_of(self, Py_ssize_t there, Py_ssize_t least) noexcept:
-        # Whether others would wait, or something be dropped, before more comes for a batch.
-        return (
-            there >= least
-            or self.is_down
-            or (self.limit > 0 and self.count >= self.limit)
-        )
-
     cdef int drop_reader(self, ReaderCore reader, list dropped) except -1:
         cdef _Waiter waiter, after
         cdef bint was_open
@@ -263,7 +255,7 @@ cdef class BroadcastCore(_Promises):
                     waiter.state = _OVER
                     there = self.find(reader)
                     if there > 0 and (
-                        waiter.least <= 1 or self.are_enough_of(there, waiter.least)
+                        waiter.least <= 1 or self.are_enough(there, waiter.least)
                     ):
                         has_taken = True
                         if many is None:
@@ -420,22 +412,6 @@ cdef class BroadcastCore(_Promises):
             if done or not is_promised or not self.reclaim():
                 return done
 
-    cdef _Waiter new_put(self, object item):
-        cdef _Waiter waiter = _Waiter.__new__(_Waiter)
-        waiter.queue = self
-        waiter.kind = _PUT
-        waiter.item = item
-        waiter.most = -1
-        return waiter
-
-    def _offer(self, item):
-        """Put ``item`` if there is room now; returns whether there was."""
-        return self.offer(item)
-
-    def _putting(self, item):
-        """To be awaited: wait for room and put ``item``."""
-        return self.new_put(item)
-
     def put_nowait(self, item):
         """Put ``item`` for all readers; QueueFull if there is no room.
 
@@ -443,19 +419,6 @@ cdef class BroadcastCore(_Promises):
         """
         if not self.offer(item):
             raise _QueueFull()
-
-    def sync_put(self, item, block=True, timeout=None):
-        """Put ``item`` for all readers, on a thread that can wait up to ``timeout`` seconds.
-
-        QueueFull if there is no room by then, or at once if ``block`` is false; QueueShutDown after
-        `shutdown`, also if that comes meanwhile; RuntimeError where it would have to wait and the
-        thread runs an event loop.
-        """
-        if timeout is not None and block:
-            _check_timeout(timeout)
-        if not self.offer(item):
-            if not block or self.new_put(item).wait(timeout) is _NOTHING:
-                raise _QueueFull()
 
     def shutdown(self, immediate=False):
         """Refuse each put from now on, and each get of a reader that has got all there is.
@@ -484,32 +447,10 @@ cdef class BroadcastCore(_Promises):
         return self.shown_limit
 
     @property
-    def is_shutdown(self):
-        """Whether `shutdown` has been called."""
-        with cython.critical_section(self):
-            return self.is_down
-
-    @property
     def readers(self):
         """How many readers are open."""
         with cython.critical_section(self):
             return self.open_readers
-
-    @property
-    def getting(self):
-        """How many wait to get."""
-        if self.generation != _generation:
-            self.forget()
-        with cython.critical_section(self):
-            return self.getters.size
-
-    @property
-    def putting(self):
-        """How many wait to put."""
-        if self.generation != _generation:
-            self.forget()
-        with cython.critical_section(self):
-            return self.putters.size
 
     def qsize(self):
         """How many items the slowest reader is behind."""
@@ -590,19 +531,6 @@ cdef class ReaderCore:
             raise _QueueShutDown()
         return many
 
-    cdef _Waiter new_waiter(self, Py_ssize_t most):
-        cdef _Waiter waiter = _Waiter.__new__(_Waiter)
-        waiter.queue = self.broadcast
-        waiter.kind = _GET
-        waiter.item = self
-        waiter.most = most
-        return waiter
-
-    cdef _Waiter new_batch(self, Py_ssize_t most):
-        cdef _Waiter waiter = self.new_waiter(most)
-        waiter.least = most
-        return waiter
-
     def _fetch(self):
         """Take the next item if there is one now, else return NOTHING."""
         return self.fetch()
@@ -613,22 +541,18 @@ cdef class ReaderCore:
 
     def _getting(self):
         """To be awaited: wait for an item and take it."""
-        return self.new_waiter(-1)
+        return self.broadcast.new_waiter(_GET, self, -1)
 
     def _getting_many(self, n):
         """To be awaited: wait for an item and take up to ``n`` (None: all)."""
-        return self.new_waiter(_most(n))
+        return self.broadcast.new_waiter(_GET, self, _most(n))
 
     def _getting_batch(self, n):
         """To be awaited: wait for ``n`` items (None: all that come) and take them.
 
-        Fewer, when no more would come, or `_expire` is called, which may be none.
+        Fewer, when no more would come or its time is over (`_Waiter.expire`): maybe none.
         """
-        return self.new_batch(_most(n))
-
-    def _expire(self, _Waiter waiter not None):
-        """The time of a batch is over: it takes what is there. On the thread that waits."""
-        self.broadcast.expire(waiter)
+        return self.broadcast.new_batch(self, _most(n))
 
     def get_nowait(self):
         """Take the next item; QueueEmpty if there is none, QueueShutDown if none can come.
@@ -651,40 +575,13 @@ cdef class ReaderCore:
             _check_timeout(timeout)
         item = self.fetch()
         if item is _NOTHING and block:
-            item = self.new_waiter(-1).wait(timeout)
+            item = self.broadcast.new_waiter(_GET, self, -1).wait(timeout)
         if item is _NOTHING:
             raise _QueueEmpty()
         return item
 
-    def get_many_nowait(self, n=None):
-        """Take all items, ``n`` at most, as a list; QueueEmpty if there is none."""
-        cdef list many = self.fetch_many(_most(n))
-        if not many:
-            raise _QueueEmpty()
-        return many
-
-    def sync_get_many(self, max_items=None, block=True, timeout=None, *, max_wait=None):
-        """Wait for an item as in `sync_get`, and take all that are there, ``max_items`` at most.
-
-        With ``max_wait``, take as many as come within so many seconds, which may be none; sooner if
-        ``max_items`` are there, or others would wait for this reader or drop items.
-        """
-        cdef Py_ssize_t most = _most(max_items)
-        if max_wait is not None:
-            _check_timeout(max_wait)
-            many = self.new_batch(most).wait(max_wait)
-            return [] if many is _NOTHING else many
-        if timeout is not None and block:
-            _check_timeout(timeout)
-        many = self.fetch_many(most)
-        if not many and block:
-            many = self.new_waiter(most).wait(timeout)
-        if many is _NOTHING or not many:
-            raise _QueueEmpty()
-        return many
-
-    def qsize(self):
-        """How many items `get_nowait` could take now."""
+    cdef Py_ssize_t look(self) except -9:
+        # How many items it has before it, or why none.
         cdef BroadcastCore broadcast = self.broadcast
         cdef Py_ssize_t there = 0
         broadcast.lock()
@@ -693,30 +590,22 @@ cdef class ReaderCore:
                 there = broadcast.find(self)
         finally:
             broadcast.unlock()
-        return max(0, there)
+        return there
+
+    def qsize(self):
+        """How many items `get_nowait` could take now."""
+        return max(0, self.look())
 
     @property
     def missed(self):
         """How many items were dropped before this reader came to them."""
-        cdef BroadcastCore broadcast = self.broadcast
-        broadcast.lock()
-        try:
-            with cython.critical_section(broadcast):
-                broadcast.find(self)
-        finally:
-            broadcast.unlock()
+        self.look()  # which catches up
         return self.lost
 
     @property
     def closed(self):
         """Whether it was closed, or the broadcast has ended it."""
-        cdef BroadcastCore broadcast = self.broadcast
-        broadcast.lock()
-        try:
-            with cython.critical_section(broadcast):
-                broadcast.find(self)
-        finally:
-            broadcast.unlock()
+        self.look()  # which catches up
         return self.state != _OPEN
 
     def close(self):

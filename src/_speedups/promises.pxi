@@ -296,10 +296,13 @@ cdef class _Promises:
         # Said in this way round, because the sum may be too large for a number of C's.
         return self.limit <= 0 or self.count + self.extra + self.kept_slots <= self.limit - units
 
-    cdef bint are_enough(self, Py_ssize_t least) noexcept:
-        # Whether no more can come for a batch.
+    cdef inline Py_ssize_t free(self) noexcept:
+        return self.count - self.kept_items
+
+    cdef bint are_enough(self, Py_ssize_t there, Py_ssize_t least) noexcept:
+        # Whether a batch that finds so many waits for no more: none would come, or others wait.
         return (
-            self.count - self.kept_items >= least
+            there >= least
             or self.is_down
             or (self.limit > 0 and self.count + self.extra >= self.limit)
         )
@@ -309,7 +312,7 @@ cdef class _Promises:
         cdef _Waiter waiter = self.getters.first
         if waiter is not None:
             if self.has_item():
-                if waiter.least <= 1 or self.are_enough(waiter.least):
+                if waiter.least <= 1 or self.are_enough(self.free(), waiter.least):
                     if waiter.kind == _PEEK:
                         waiter.item = self.front()
                     self.getters.remove(waiter)
@@ -318,7 +321,7 @@ cdef class _Promises:
                     else:
                         waiter.units = 1
                         if waiter.least > 1:
-                            waiter.units = min(waiter.least, self.count - self.kept_items)
+                            waiter.units = min(waiter.least, self.free())
                         self.keep_for(waiter)
                         self.kept_items += waiter.units
                     return waiter
@@ -400,6 +403,9 @@ cdef class _Promises:
                                 line.remove(waiter)
                                 waiter.state = _OVER
                         waiter = after
+            if self.order >= _HOOKED:  # a thread of the parent may have been in the middle of one
+                self.is_in_hook = False
+                self.count = self._qsize()
         finally:
             self.unlock()
         return 0
@@ -564,7 +570,7 @@ cdef class _Promises:
                         may = waiter.state == _PROMISED or (
                             (line.first is None or was_first)
                             and self.has_item()
-                            and (waiter.least <= 1 or self.are_enough(waiter.least))
+                            and (waiter.least <= 1 or self.are_enough(self.free(), waiter.least))
                         )
                         is_down = is_down and not may
                     if waiter.state == _PROMISED:

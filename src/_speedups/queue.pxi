@@ -11,7 +11,75 @@ cdef object _may_block = _queue_errors.may_block
 cdef object _most_items = _queue_errors.most_items
 
 
-cdef class QueueCore(_Promises):
+cdef class _Store(_Promises):
+    """What items are put into, a queue or a broadcast, and who waits there."""
+
+    cdef bint offer(self, object item) except -1:
+        # Whether there was room now.
+        raise NotImplementedError
+
+    cdef _Waiter new_waiter(self, char kind, object item, Py_ssize_t most):
+        cdef _Waiter waiter = _Waiter.__new__(_Waiter)
+        waiter.queue = self
+        waiter.kind = kind
+        waiter.item = item
+        waiter.most = most
+        return waiter
+
+    cdef _Waiter new_batch(self, object item, Py_ssize_t most):
+        cdef _Waiter waiter = self.new_waiter(_GET, item, most)
+        waiter.least = most
+        return waiter
+
+    def _offer(self, item):
+        """Put ``item`` if there is room now; returns whether there was."""
+        return self.offer(item)
+
+    def _putting(self, item):
+        """To be awaited: wait for room and put ``item``."""
+        return self.new_waiter(_PUT, item, -1)
+
+    def sync_put(self, item, block=True, timeout=None, *, blocking=None):
+        """Put ``item``, on a thread that can wait for room up to ``timeout`` seconds.
+
+        QueueFull if there is none by then, or at once if ``block`` is false; QueueShutDown after
+        `shutdown`, also if that comes meanwhile; RuntimeError where it would have to wait and the
+        thread runs an event loop.
+        """
+        if blocking is not None:
+            block = _may_block(block, blocking)
+        if timeout is not None and block:
+            _check_timeout(timeout)
+        if not self.offer(item):
+            if not block:
+                raise _QueueFull()
+            if self.new_waiter(_PUT, item, -1).wait(timeout) is _NOTHING:
+                raise _QueueFull()
+
+    @property
+    def is_shutdown(self):
+        """Whether `shutdown` has been called."""
+        with cython.critical_section(self):
+            return self.is_down
+
+    @property
+    def getting(self):
+        """How many wait to get or to peek."""
+        if self.generation != _generation:
+            self.forget()
+        with cython.critical_section(self):
+            return self.getters.size
+
+    @property
+    def putting(self):
+        """How many wait to put."""
+        if self.generation != _generation:
+            self.forget()
+        with cython.critical_section(self):
+            return self.putters.size
+
+
+cdef class QueueCore(_Store):
     """The items of a queue and who waits for them. `order`: 0 first in first out, 1 last in first
     out, 2 as the subclass's hooks have it, 3 the same with sizes of items (``_isize``).
     """
@@ -148,18 +216,6 @@ cdef class QueueCore(_Promises):
             raise _QueueShutDown()
         return many
 
-    cdef _Waiter new_waiter(self, char kind, object item, Py_ssize_t most):
-        cdef _Waiter waiter = _Waiter.__new__(_Waiter)
-        waiter.queue = self
-        waiter.kind = kind
-        waiter.item = item
-        waiter.most = most
-        return waiter
-
-    def _offer(self, item):
-        """Put ``item`` if there is room now; returns whether there was."""
-        return self.offer(item)
-
     def _fetch(self):
         """Take the first item if there is one now, else return NOTHING."""
         return self.fetch()
@@ -172,10 +228,6 @@ cdef class QueueCore(_Promises):
         """Take up to ``n`` items (None: all), as many as there are now."""
         return self.fetch_many(_most(n))
 
-    def _putting(self, item):
-        """To be awaited: wait for room and put ``item``."""
-        return self.new_waiter(_PUT, item, -1)
-
     def _getting(self):
         """To be awaited: wait for an item and take it."""
         return self.new_waiter(_GET, None, -1)
@@ -187,26 +239,9 @@ cdef class QueueCore(_Promises):
     def _getting_batch(self, n):
         """To be awaited: wait for ``n`` items (None: all that come) and take them.
 
-        Fewer, when there is no room for more, or `_expire` is called, which may be none.
+        Fewer, when there is no room for more or its time is over (`_Waiter.expire`): maybe none.
         """
-        return self.new_batch(_most(n))
-
-    cdef _Waiter new_batch(self, Py_ssize_t most):
-        cdef _Waiter waiter = self.new_waiter(_GET, None, most)
-        waiter.least = most
-        return waiter
-
-    def _expire(self, _Waiter waiter not None):
-        """The time of a batch is over: it takes what is there. On the thread that waits."""
-        self.expire(waiter)
-
-    def _dismiss(self, _Waiter waiter not None):
-        """End a wait to which nothing is promised: its outcome is NOTHING. From any thread."""
-        self.dismiss(waiter)
-
-    def _wait_for(self, _Waiter waiter not None, timeout):
-        """What awaiting ``waiter`` returns, on a thread; NOTHING if ``timeout`` is over before."""
-        return waiter.wait(timeout)
+        return self.new_batch(None, _most(n))
 
     def _peeking(self):
         """To be awaited: wait for an item and leave it where it is."""
@@ -235,23 +270,6 @@ cdef class QueueCore(_Promises):
         if item is _NOTHING:
             raise _QueueEmpty()
         return item
-
-    def sync_put(self, item, block=True, timeout=None, *, blocking=None):
-        """Put ``item``, on a thread that can wait for room up to ``timeout`` seconds.
-
-        QueueFull if there is none by then, or at once if ``block`` is false; QueueShutDown after
-        `shutdown`, also if that comes meanwhile; RuntimeError where it would have to wait and the
-        thread runs an event loop.
-        """
-        if blocking is not None:
-            block = _may_block(block, blocking)
-        if timeout is not None and block:
-            _check_timeout(timeout)
-        if not self.offer(item):
-            if not block:
-                raise _QueueFull()
-            if self.new_waiter(_PUT, item, -1).wait(timeout) is _NOTHING:
-                raise _QueueFull()
 
     def sync_get(self, block=True, timeout=None, *, blocking=None):
         """Take the first item, on a thread that can wait for it up to ``timeout`` seconds.
@@ -316,7 +334,7 @@ cdef class QueueCore(_Promises):
         most = _most(n)
         if max_wait is not None:
             _check_timeout(max_wait)
-            many = self.new_batch(most).wait(max_wait)
+            many = self.new_batch(None, most).wait(max_wait)
             return [] if many is _NOTHING else many
         if blocking is not None:
             block = _may_block(block, blocking)
@@ -398,28 +416,6 @@ cdef class QueueCore(_Promises):
         """How many items were put for which `task_done` has not been called."""
         with cython.critical_section(self):
             return self.unfinished
-
-    @property
-    def is_shutdown(self):
-        """Whether `shutdown` has been called."""
-        with cython.critical_section(self):
-            return self.is_down
-
-    @property
-    def getting(self):
-        """How many wait to get or to peek."""
-        if self.generation != _generation:
-            self.forget()
-        with cython.critical_section(self):
-            return self.getters.size
-
-    @property
-    def putting(self):
-        """How many wait to put."""
-        if self.generation != _generation:
-            self.forget()
-        with cython.critical_section(self):
-            return self.putters.size
 
     def task_done(self):
         """One item that was taken is done with; ValueError if none is left."""

@@ -102,22 +102,19 @@ cdef class Selection(_Promises):
         waiter.item = None
         return 0
 
+    cdef int expire(self, _Waiter waiter) except -1:
+        # The time is over. On the thread that waits.
+        self.is_late = True
+        waiter.woken(False)
+        return 0
+
     def _waiting(self):
         """To be awaited: the place of a queue among `sources`, and its item.
 
-        NOTHING, if there is none when `_expire` is called.
+        NOTHING, if there is none when its time is over (`_Waiter.expire`).
         """
         cdef _Waiter waiter = _Waiter.__new__(_Waiter)
         waiter.queue = self
         waiter.kind = _SELECT
         waiter.most = -1
         return waiter
-
-    def _wait_for(self, _Waiter waiter not None, timeout):
-        """What awaiting ``waiter`` returns, on a thread; NOTHING if ``timeout`` is over before."""
-        return waiter.wait(timeout)
-
-    def _expire(self, _Waiter waiter not None):
-        """The time is over. On the thread that waits."""
-        self.is_late = True
-        waiter.woken(False)

@@ -12,6 +12,9 @@ cdef object _allocate_lock = threading._allocate_lock
 _LOOK_AGAIN = 0.001
 cdef object _NOTHING = _queue_errors.NOTHING
 cdef object _would_block_loop = _queue_errors.would_block_loop
+cdef object _no_event_loop = _queue_errors.no_event_loop
+cdef object _runs_trio = _queue_errors.runs_trio
+cdef dict _modules = sys.modules
 
 cdef enum:  # what a waiter is for
     _GET = 0
@@ -178,6 +181,14 @@ cdef class _Waiter(_Wait):
             generation += 1
         return True
 
+    def expire(self):
+        # Its time is over: a batch takes what is there, a select ends. On the thread that waits.
+        self.queue.expire(self)
+
+    def dismiss(self):
+        # Ends the wait if nothing is promised to it: its outcome is NOTHING. From any thread.
+        self.queue.dismiss(self)
+
     def is_in_line(self):
         # Whether it waits, and nothing is kept for it yet. From any thread.
         with cython.critical_section(self.queue):
@@ -196,7 +207,7 @@ cdef class _Waiter(_Wait):
         # On the loop's thread.
         loop = _running_loop()
         if loop is None:
-            raise RuntimeError("no running event loop: use the sync_ methods in a plain thread")
+            raise _no_event_loop()
         self.loop = loop
         self.channel = _wake_channel(loop)
         try:
@@ -211,7 +222,7 @@ cdef class _Waiter(_Wait):
             raise
         return self.take_outcome()
 
-    cdef object wait(self, object timeout):
+    cpdef object wait(self, object timeout):
         # As ``await``, on a thread, which sleeps meanwhile. NOTHING: the time-out came first.
         # RuntimeError if the thread runs an event loop.
         deadline = None
@@ -220,7 +231,9 @@ cdef class _Waiter(_Wait):
         self.sleep_lock = new_sleep_lock()
         try:
             while self.queue.advance(self):
-                if timeout != 0 and _running_loop() is not None:
+                if timeout != 0 and (
+                    _running_loop() is not None or ("trio" in _modules and _runs_trio())
+                ):
                     raise _would_block_loop(self.kind)
                 if not self.sleep(deadline):
                     if self.least > 1:

@@ -55,8 +55,9 @@ from ._process.queue_errors import (
     UnsupportedOperation,
     either_number,
 )
-from ._queues.broadcast import Broadcast, Latest, Reader, get_batch
+from ._queues.broadcast import Broadcast, Latest, Reader
 from ._queues.channel import Receiver, Sender, open_channel
+from ._queues.common import Iterated, get_batch
 from ._queues.select import select, sync_select
 
 __all__ = [
@@ -112,7 +113,7 @@ _HOOKS = ("_init", "_qsize", "_put", "_get", "_peekable", "_peek", "_clearable",
 _FIFO, _LIFO, _HOOKED, _SIZED = 0, 1, 2, 3
 
 
-class MessageQueue(kernel.QueueCore, Generic[T]):
+class MessageQueue(kernel.QueueCore, Iterated[T]):
     """A first-in-first-out queue for threads and tasks, with room for ``maxsize`` items.
 
     :param maxsize: 0 or less is no limit, as `math.inf` is; any number will do, and 1.3 is room for
@@ -214,16 +215,6 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
         """Wait until as many items are done (`task_done`) as were put."""
         await self._joining()
 
-    def __aiter__(self) -> AsyncIterator[T]:
-        """``async for``: the items as they come, until the queue is shut down and empty."""
-        return self
-
-    async def __anext__(self) -> T:
-        try:
-            return await self.get()
-        except QueueShutDown:
-            raise StopAsyncIteration from None
-
     # Threads
 
     if TYPE_CHECKING:  # the kernel's methods, with the item's type
@@ -264,16 +255,6 @@ class MessageQueue(kernel.QueueCore, Generic[T]):
             max_items: int | None = None,
             max_wait: float | None = None,
         ) -> list[T]: ...
-
-    def __iter__(self) -> Iterator[T]:
-        """``for``: the items as they come, until the queue is shut down and empty. Blocks."""
-        while True:
-            try:
-                item = self.sync_get()
-            except QueueShutDown:
-                return
-            yield item
-            del item
 
     # What janus and culsans have
 

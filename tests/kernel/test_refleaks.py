@@ -288,10 +288,10 @@ def broadcast_core(kernel):
         broadcast.put_nowait(object())
     broadcast.sync_put(broadcast)
     reader.get_nowait()
-    reader.sync_get_many(3)
+    reader._fetch_many(3)
     raises(Exception, reader.get_nowait)
     raises(Exception, reader.sync_get, True, 0)
-    assert reader.sync_get_many(2, max_wait=0) == []
+    assert reader._getting_batch(2).wait(0) == []
     assert late.missed == 2
     reader.close()
     late.close()
@@ -313,7 +313,7 @@ async def selection(kernel, loop):
         await waiting._waiting()
     waiting = kernel.Selection([queue, reader])
     waiter = waiting._waiting()
-    loop.call_soon(waiting._expire, waiter)
+    loop.call_soon(waiter.expire)
     await waiter
     reader.close()
 

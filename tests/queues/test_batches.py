@@ -11,16 +11,10 @@ import pytest
 
 import queues
 from asgibridge.queue import Broadcast, LifoQueue, MessageQueue, QueueEmpty, QueueShutDown
-from queues import SECONDS, abandoned, in_thread, on_loop, running_loop, until
+from queues import SECONDS, abandoned, in_thread, on_loop, until
 
 SHORT = 0.05
 """Seconds. Whatever is to come within it is there before."""
-
-
-@pytest.fixture
-def loop():
-    with running_loop() as loop:
-        yield loop
 
 
 class Ways:

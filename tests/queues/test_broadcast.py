@@ -25,23 +25,17 @@ from asgibridge.queue import (
     Reader,
     ReaderLagged,
 )
-from queues import SECONDS, abandoned, in_thread, on_loop, running_loop, until
-
-
-@pytest.fixture
-def loop():
-    with running_loop() as loop:
-        yield loop
-
-
-def run(main):
-    return asyncio.run(asyncio.wait_for(main(), SECONDS))
-
-
-async def step():
-    """Others go on until they wait."""
-    for _ in range(5):
-        await asyncio.sleep(0)
+from queues import (
+    SECONDS,
+    InterruptedLoop,
+    abandoned,
+    in_thread,
+    on_loop,
+    run,
+    running_loop,
+    step,
+    until,
+)
 
 
 def rest(reader):
@@ -572,18 +566,9 @@ class TestCancellation:
     def test_in_the_loops_code_that_is_called_to_wake(self):
         """A get that is interrupted while it wakes a put has taken nothing."""
 
-        class Loop(asyncio.SelectorEventLoop):
-            interrupted = False
-
-            def is_closed(self):
-                if self.interrupted:
-                    self.interrupted = False
-                    raise KeyboardInterrupt
-                return super().is_closed()
-
         for get in ("get_nowait", "get_many_nowait"):
             for replay in (0, 2):
-                broadcast, loop = Broadcast(2, replay=replay), Loop()
+                broadcast, loop = Broadcast(2, replay=replay), InterruptedLoop()
                 thread = threading.Thread(target=loop.run_forever)
                 thread.start()
                 try:
@@ -788,17 +773,6 @@ class TestFork:
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
         from asgibridge.queue import *
         from queues import *
-
-        def in_child(check):
-            child = os.fork()
-            if not child:
-                try:
-                    check()
-                    os._exit(7)
-                finally:
-                    os._exit(1)
-            status = os.waitpid(child, 0)[1]
-            assert os.WEXITSTATUS(status) == 7, status
     """
 
     def test_the_child_has_the_readers_and_none_of_the_waiting_threads(self, script_output):

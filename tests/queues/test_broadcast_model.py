@@ -10,11 +10,11 @@ import contextlib
 from concurrent.futures import CancelledError
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from asgibridge.queue import Broadcast, QueueEmpty, QueueFull, QueueShutDown, ReaderLagged
+from queue_model import SETTINGS
 from queues import SECONDS, in_thread, on_loop, running_loop, until
 
 
@@ -280,11 +280,4 @@ class BroadcastMachine(RuleBasedStateMachine):
 
 
 TestBroadcast = pytest.mark.not_quick(BroadcastMachine.TestCase)
-TestBroadcast.settings = settings(
-    max_examples=100,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestBroadcast.settings = SETTINGS

@@ -27,22 +27,7 @@ from asgibridge.queue import (
     Sender,
     open_channel,
 )
-from queues import SECONDS, abandoned, in_thread, on_loop, running_loop, until
-
-
-@pytest.fixture
-def loop():
-    with running_loop() as loop:
-        yield loop
-
-
-def run(main):
-    return asyncio.run(asyncio.wait_for(main(), SECONDS))
-
-
-async def step():
-    for _ in range(5):
-        await asyncio.sleep(0)
+from queues import SECONDS, abandoned, in_thread, on_loop, run, step, until
 
 
 class TestItems:

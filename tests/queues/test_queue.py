@@ -27,7 +27,15 @@ from asgibridge.queue import (
     SyncQueueShutDown,
     UnsupportedOperation,
 )
-from queues import SECONDS, abandoned, in_thread, on_loop, running_loop, until
+from queues import (
+    SECONDS,
+    InterruptedLoop,
+    abandoned,
+    in_thread,
+    on_loop,
+    running_loop,
+    until,
+)
 
 KINDS = [MessageQueue, LifoQueue, PriorityQueue]
 
@@ -37,12 +45,6 @@ class Hooked(MessageQueue):
 
     def _put(self, item):
         super()._put(item)
-
-
-@pytest.fixture
-def loop():
-    with running_loop() as loop:
-        yield loop
 
 
 @pytest.fixture
@@ -836,17 +838,6 @@ class TestFork:
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
         from asgibridge.queue import *
         from queues import *
-
-        def in_child(check):
-            child = os.fork()
-            if not child:
-                try:
-                    check()
-                    os._exit(7)
-                finally:
-                    os._exit(1)
-            status = os.waitpid(child, 0)[1]
-            assert os.WEXITSTATUS(status) == 7, status
     """
 
     def run(self, script_output, body):
@@ -876,6 +867,34 @@ class TestFork:
                 in_child(each)
             print("ok", flush=True)
             os._exit(0)
+        """
+        assert self.run(script_output, body) == "ok"
+
+    def test_another_thread_of_the_parent_is_in_a_hook(self, script_output):
+        body = """
+            inside, go_on = threading.Event(), threading.Event()
+
+            class Slow:
+                def __lt__(self, other):
+                    inside.set()
+                    assert go_on.wait(SECONDS)
+                    return True
+
+            queue = PriorityQueue()
+            queue.put_nowait(1)
+            future = in_thread(queue.put_nowait, Slow())
+            assert inside.wait(SECONDS)
+
+            def check():
+                assert (queue.qsize(), queue.get_nowait()) == (1, 1)
+                queue.put_nowait(2)
+                assert in_thread(queue.sync_get).result(SECONDS) == 2
+
+            in_child(check)
+            go_on.set()
+            future.result(SECONDS)
+            assert queue.qsize() == 2
+            print("ok")
         """
         assert self.run(script_output, body) == "ok"
 
@@ -1026,16 +1045,7 @@ class TestInterrupts:
     def test_in_the_loops_code_that_is_called_to_wake(self, room):
         """A get that is interrupted then has taken nothing; and who waits is woken all the same."""
 
-        class Loop(asyncio.SelectorEventLoop):
-            interrupted = False
-
-            def is_closed(self):
-                if self.interrupted:
-                    self.interrupted = False
-                    raise KeyboardInterrupt
-                return super().is_closed()
-
-        queue, loop = MessageQueue(room), Loop()
+        queue, loop = MessageQueue(room), InterruptedLoop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
         try:

@@ -8,11 +8,9 @@ order, at once.
 from __future__ import annotations
 
 import contextlib
-import heapq
 from concurrent.futures import CancelledError
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -24,76 +22,8 @@ from asgibridge.queue import (
     QueueFull,
     QueueShutDown,
 )
+from queue_model import SETTINGS, Model
 from queues import SECONDS, in_thread, on_loop, running_loop, until
-
-
-class Model:
-    """What a queue is, if there were no threads."""
-
-    def __init__(self, kind, maxsize):
-        self.kind, self.maxsize = kind, maxsize
-        self.items, self.getting, self.putting, self.joining = [], [], [], []
-        self.unfinished, self.is_down = 0, False
-
-    def full(self):
-        return 0 < self.maxsize <= len(self.items)
-
-    def put(self, item):
-        self.items.append(item)
-        if self.kind is PriorityQueue:
-            heapq.heapify(self.items)
-        self.unfinished += 1
-
-    def first(self):
-        return self.items[-1 if self.kind is LifoQueue else 0]
-
-    def get(self):
-        if self.kind is PriorityQueue:
-            return heapq.heappop(self.items)
-        return self.items.pop(-1 if self.kind is LifoQueue else 0)
-
-    def has_enough(self, wait):
-        """Whether who waits to get may do so, as the first in line, of some items."""
-        return (
-            wait.how != "get_batch"
-            or self.full()
-            or self.is_down
-            or len(self.items) >= wait.argument
-        )
-
-    def for_newcomers(self):
-        """How many items nobody waits for."""
-        return 0 if self.getting else len(self.items)
-
-    def settle(self):
-        """Who can go on now, with the outcome."""
-        done = []
-        while True:
-            if self.getting and self.items and self.has_enough(self.getting[0]):
-                wait = self.getting.pop(0)
-                if wait.how == "peek":
-                    outcome = self.first()
-                elif wait.how == "get":
-                    outcome = self.get()
-                else:
-                    outcome = [self.get() for _ in range(min(wait.argument, len(self.items)))]
-                done.append((wait, outcome))
-            elif self.putting and not self.full() and not self.is_down:
-                wait = self.putting.pop(0)
-                self.put(wait.argument)
-                done.append((wait, None))
-            elif self.is_down and self.getting:
-                done.append((self.getting.pop(0), QueueShutDown))
-            elif self.is_down and self.putting:
-                done.append((self.putting.pop(0), QueueShutDown))
-            elif self.joining and not self.unfinished:
-                done.append((self.joining.pop(0), None))
-            else:
-                return done
-
-    def drop(self):
-        self.unfinished = max(0, self.unfinished - len(self.items))
-        self.items.clear()
 
 
 class Wait:
@@ -204,10 +134,7 @@ class QueueMachine(RuleBasedStateMachine):
         item, model = self.next_item(), self.model
         expected = QueueShutDown if model.is_down else None
         if not model.is_down:
-            while model.full() and model.items:
-                model.get()
-                model.unfinished = max(0, model.unfinished - 1)  # it may have been done already
-            model.put(item)
+            model.overwrite(item)
         assert self.outcome(self.queue.put_nowait, item, True) == expected
         self.settle()
 
@@ -278,11 +205,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueue = pytest.mark.not_quick(QueueMachine.TestCase)
-TestQueue.settings = settings(
-    max_examples=100,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+TestQueue.settings = SETTINGS

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from asgibridge.queue import LifoQueue, MessageQueue, QueueEmpty, QueueFull, QueueShutDown
-from queues import in_thread
+from queues import cut_short, in_thread
 
 pytestmark = pytest.mark.not_quick
 
@@ -98,7 +98,7 @@ class Stress:
                     if chance.random() >= self.impatience:
                         await self.queue.put(item)
                     else:
-                        await self.cut_short(self.queue.put(item), chance)
+                        await cut_short(self.queue.put(item), chance)
                     break
                 except asyncio.CancelledError:
                     self.gave_up += 1
@@ -111,24 +111,11 @@ class Stress:
                 if chance.random() >= self.impatience:
                     mine.append(await self.queue.get())
                 else:
-                    mine.append(await self.cut_short(self.queue.get(), chance))
+                    mine.append(await cut_short(self.queue.get(), chance))
             except asyncio.CancelledError:
                 self.gave_up += 1
             except QueueShutDown:
                 return
-
-    async def cut_short(self, coroutine, chance):
-        """Cancelled a few turns of the loop later, or a little while."""
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(coroutine)
-        how = chance.randrange(4)
-        if how == 0:
-            loop.call_soon(task.cancel)
-        elif how == 1:
-            loop.call_soon(loop.call_soon, task.cancel)
-        else:
-            loop.call_later(chance.choice((1e-5, 1e-4)), task.cancel)
-        return await task
 
     def next_share(self):
         return self.shares.pop()

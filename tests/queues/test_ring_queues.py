@@ -19,13 +19,7 @@ from asgibridge.queue import (
     RingQueue,
     UnsupportedOperation,
 )
-from queues import SECONDS, abandoned, in_thread, on_loop, running_loop, until
-
-
-@pytest.fixture
-def loop():
-    with running_loop() as loop:
-        yield loop
+from queues import SECONDS, abandoned, in_thread, on_loop, until
 
 
 class Item:

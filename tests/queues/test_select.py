@@ -26,13 +26,16 @@ from asgibridge.queue import (
     select,
     sync_select,
 )
-from queues import SECONDS, abandoned, in_thread, on_loop, running_loop, until
-
-
-@pytest.fixture
-def loop():
-    with running_loop() as loop:
-        yield loop
+from queues import (
+    SECONDS,
+    InterruptedLoop,
+    abandoned,
+    in_thread,
+    on_loop,
+    run,
+    step,
+    until,
+)
 
 
 @pytest.fixture(params=["thread", "task"])
@@ -41,15 +44,6 @@ def start(request, loop):
     if request.param == "thread":
         return lambda *args, **kwargs: in_thread(sync_select, *args, **kwargs)
     return lambda *args, **kwargs: on_loop(loop, select(*args, **kwargs))
-
-
-def run(main):
-    return asyncio.run(asyncio.wait_for(main(), SECONDS))
-
-
-async def step():
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 def waiting(start, *sources, **kwargs):
@@ -385,18 +379,9 @@ class TestCancellation:
     def test_interrupted_while_others_are_let_go(self):
         """Code of an event loop raises while what was promised beside it is handed on."""
 
-        class Loop(asyncio.SelectorEventLoop):
-            interrupted = False
-
-            def is_closed(self):
-                if self.interrupted:
-                    self.interrupted = False
-                    raise KeyboardInterrupt
-                return super().is_closed()
-
         for _ in range(20):  # which queue is asked first is drawn
             a, b = MessageQueue(), MessageQueue()
-            theirs = Loop()
+            theirs = InterruptedLoop()
             thread = threading.Thread(target=theirs.run_forever)
             thread.start()
             mine = asyncio.new_event_loop()

@@ -25,7 +25,7 @@ from asgibridge.queue import (
     select,
     sync_select,
 )
-from queues import in_thread
+from queues import cut_short, in_thread
 
 pytestmark = pytest.mark.not_quick
 
@@ -54,20 +54,6 @@ def together(*calls):
 
     futures = [in_thread(begin, call) for call in calls]
     return [future.result(LIMIT) for future in futures]
-
-
-async def cut_short(coroutine, chance):
-    """Cancelled a few turns of the loop later, or a little while."""
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(coroutine)
-    how = chance.randrange(4)
-    if how == 0:
-        loop.call_soon(task.cancel)
-    elif how == 1:
-        loop.call_soon(loop.call_soon, task.cancel)
-    else:
-        loop.call_later(chance.choice((1e-5, 1e-4)), task.cancel)
-    return await task
 
 
 async def until_done(make, chance, impatience=0.1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,3 +91,53 @@ def abandoned(coroutine: Any, is_waiting: Callable[[], Any]) -> Iterator[Any]:
         yield loop
     finally:
         loop.close()
+
+
+def run(main: Callable[[], Any]) -> Any:
+    """The result of ``main()`` on a new loop, within the time."""
+    return asyncio.run(asyncio.wait_for(main(), SECONDS))
+
+
+async def step() -> None:
+    """The loop's other tasks go on until they wait."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def cut_short(coroutine: Any, chance: Any) -> Any:
+    """Cancelled a few turns of the loop later, or a little while."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(coroutine)
+    how = chance.randrange(4)
+    if how == 0:
+        loop.call_soon(task.cancel)
+    elif how == 1:
+        loop.call_soon(loop.call_soon, task.cancel)
+    else:
+        loop.call_later(chance.choice((1e-5, 1e-4)), task.cancel)
+    return await task
+
+
+class InterruptedLoop(asyncio.SelectorEventLoop):
+    """Where code of the loop that wakes a task may be interrupted, once."""
+
+    interrupted = False
+
+    def is_closed(self) -> bool:
+        if self.interrupted:
+            self.interrupted = False
+            raise KeyboardInterrupt
+        return super().is_closed()
+
+
+def in_child(check: Callable[[], Any]) -> None:
+    """Call ``check()`` in a forked child, which must succeed."""
+    child = os.fork()
+    if not child:
+        try:
+            check()
+            os._exit(7)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert os.WEXITSTATUS(status) == 7, status

@@ -1,6 +1,6 @@
 """Runs the compiled kernel under what finds a bad memory access, and counts what was found.
 
-    python tests/tools/memcheck.py [--only valgrind,sanitizers,debug] [--whole]
+    python tests/tools/memcheck.py [--only valgrind,sanitizers,debug] [--whole | --tests NAME,...]
                                    [--debug-python PATH]
 
 ``valgrind``
@@ -49,6 +49,9 @@ TOOLS = ("valgrind", "sanitizers", "debug")
 OURS = "_speedups"
 
 TESTS = (
+    "test_batches",
+    "test_broadcast",
+    "test_channel",
     "test_context_and_references",
     "test_errors_and_cancellation",
     "test_hops",
@@ -56,7 +59,10 @@ TESTS = (
     "test_kernels",
     "test_local",
     "test_parity",
+    "test_queue",
     "test_release",
+    "test_ring_queues",
+    "test_select",
     "test_shared_loop",
     "test_sticky",
     "test_threads_and_loops",
@@ -195,7 +201,7 @@ def library(name: str) -> str | None:
 STORM_SECONDS = 30
 
 
-def sanitizers(interpreter: Interpreter, preload: str, *, whole: bool) -> list[Found]:
+def sanitizers(interpreter: Interpreter, preload: str, paths: list[str]) -> list[Found]:
     flags = "-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fsanitize-recover=all"
     logs = VENVS / "memcheck-logs"
     shutil.rmtree(logs, ignore_errors=True)
@@ -209,7 +215,7 @@ def sanitizers(interpreter: Interpreter, preload: str, *, whole: bool) -> list[F
         outcome = pytest_run.run(
             [
                 *(python, "-u", "-m", "pytest", "-q", "-m", "not slow"),
-                *(["tests"] if whole else paths_of(*TESTS)),
+                *paths,
             ],
             cwd=ROOT,
             env=child_environment(ASGIBRIDGE_SPEEDUPS="require", PYTHONMALLOC="malloc"),
@@ -278,6 +284,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(TOOLS), help="default: %(default)s")
     parser.add_argument("--whole", action="store_true", help="sanitizers: every fast test")
+    parser.add_argument("--tests", metavar="NAME,...", help="sanitizers: such as test_queue")
     parser.add_argument("--debug-python", metavar="PATH", help="default: python3.X-dbg on PATH")
     options = parser.parse_args()
     wanted = options.only.split(",")
@@ -298,7 +305,10 @@ def main() -> int:
         if "sanitizers" in wanted:
             preload = library("libasan.so")
             if preload:
-                results += sanitizers(this, preload, whole=options.whole)
+                names = options.tests.split(",") if options.tests else list(TESTS)
+                everything = options.whole and not options.tests
+                paths = ["tests"] if everything else paths_of(*names)
+                results += sanitizers(this, preload, paths)
             else:
                 missing.append("sanitizers: gcc has no libasan")
         if "debug" in wanted:

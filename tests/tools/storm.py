@@ -10,7 +10,7 @@ whole can tell is counted, and must agree when all have ended:
 
 * a function runs once; not at all if it was cancelled before it began, never twice;
 * each exception raised is met by whoever waits, or by the loop's exception handler;
-* each item put into the queue is got once.
+* each item put into a queue is got once, and so forth: see `storm_queues.py`.
 
 An actor that does not come to its end within `PATIENCE` seconds is a hang: then all stacks are
 printed. Nothing here waits by sleeping.
@@ -43,7 +43,6 @@ from asgibridge.iterators import (
     sync_to_async_iterator,
 )
 from asgibridge.local import Local
-from asgibridge.queue import MessageQueue, QueueEmpty, QueueFull
 from asgibridge.runners import shared_loop
 from asgibridge.sync import (
     AsyncSingleThreadContext,
@@ -51,6 +50,7 @@ from asgibridge.sync import (
     async_to_sync,
     sync_to_async,
 )
+from storm_queues import Queues, Wrong, ensure
 
 PATIENCE = 60
 """Seconds for what an actor does last, with everybody else at it."""
@@ -64,17 +64,8 @@ variable = contextvars.ContextVar("variable")
 local = Local()
 
 
-class Wrong(AssertionError):
-    """A guarantee was broken."""
-
-
 class Fault(Exception):
     """An error that an operation raises on purpose."""
-
-
-def ensure(condition, what, *seen):
-    if not condition:
-        raise Wrong(f"{what}: {seen}" if seen else what)
 
 
 @dataclass
@@ -144,20 +135,17 @@ class Call:
         self.storm.tally(met=1)
 
 
-class Storm:
+class Storm(Queues):
     """``loops`` threads with a loop of ``tasks`` tasks each, and ``threads`` without, whose calls
     share a loop if so told."""
 
     def __init__(self, seed, *, loops=3, threads=3, tasks=4, shared=False):
+        super().__init__()
         self.report = Report(seed)
         self.shared = shared
         self.loops, self.threads, self.tasks = loops, threads, tasks
         self.over = threading.Event()
-        self.lock = threading.Lock()
         self.counts = Counter()
-        self.queue = MessageQueue(8)
-        self.put, self.got = Counter(), Counter()
-        self.items = iter(range(sys.maxsize))
         self.alone = [threading.Lock() for _ in STICKY]
 
     def tally(self, **counts):
@@ -208,16 +196,13 @@ class Storm:
 
     def settle(self):
         """All have ended: what must agree now."""
-        for item in self.queue.get_many_nowait() if self.queue.qsize() else ():
-            self.got[item] += 1
         gc.collect()
         counts = self.counts
         for what, agrees in (
             ("a function did not end", counts["begun"] == counts["ended"]),
             ("a function ran twice", not counts["twice"]),
             ("an error was lost", counts["raised"] == counts["met"] + counts["unheard"]),
-            ("an item was lost or doubled", self.put == self.got),
-            ("somebody waits in the queue", self.queue.waiting == 0),
+            *self.agreements(),
         ):
             if not agrees:
                 self.blame(f"{what}: {dict(counts)}, {len(self.put)} put, {len(self.got)} got")
@@ -467,33 +452,6 @@ class Storm:
             ensure(result is call.argument, "another call's result")
         await self.heard(call)
 
-    async def put_or_get(self, chance):
-        for _ in range(chance.randrange(1, 8)):
-            if chance.random() < 0.5:
-                with self.lock:
-                    item = next(self.items)
-                task = asyncio.ensure_future(self.queue.put(item))
-                if await self.cut_short(task, chance):
-                    with self.lock:
-                        self.put[item] += 1
-            else:
-                task = asyncio.ensure_future(self.queue.get())
-                if await self.cut_short(task, chance):
-                    with self.lock:
-                        self.got[task.result()] += 1
-
-    async def cut_short(self, task, chance):
-        """Whether it came to its end; it gets a moment for that."""
-        handle = asyncio.get_running_loop().call_later(chance.choice((0, 1e-5, 1e-3)), task.cancel)
-        self.fault("cancellation")
-        try:
-            await task
-        except asyncio.CancelledError:
-            return False
-        finally:
-            handle.cancel()
-        return True
-
     async def iterate(self, chance):
         n, at_most = chance.randrange(50), chance.randrange(60)
         closed = []
@@ -616,23 +574,6 @@ class Storm:
         with async_to_sync_context_manager(managed)() as thread:
             ensure(thread is threading.current_thread(), "the caller's own thread", thread)
 
-    def put_or_get_in_thread(self, chance):
-        for _ in range(chance.randrange(1, 8)):
-            timeout = chance.choice((0, 1e-5, 1e-3))
-            try:
-                if chance.random() < 0.5:
-                    with self.lock:
-                        item = next(self.items)
-                    self.queue.sync_put(item, timeout=timeout)
-                    with self.lock:
-                        self.put[item] += 1
-                else:
-                    item = self.queue.sync_get(timeout=timeout)
-                    with self.lock:
-                        self.got[item] += 1
-            except (QueueEmpty, QueueFull):
-                self.fault("time-out")
-
     IN_TASKS = (
         hop,
         pool_hop,
@@ -645,7 +586,7 @@ class Storm:
         cancelled,
         cancelled_inside,
         out_of_time,
-        put_or_get,
+        *Queues.IN_TASKS,
         iterate,
         manage,
         scheduled,
@@ -657,7 +598,7 @@ class Storm:
         one_thread,
         iterate_in_thread,
         manage_in_thread,
-        put_or_get_in_thread,
+        *Queues.IN_THREADS,
     )
 
 

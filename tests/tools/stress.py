@@ -125,15 +125,26 @@ PARTS = (
         "queue",
         60,
         "each item exactly once, between threads and loops that give up",
-        lambda seconds, seed: tests(seed, "-m", "not slow", *paths_of("test_queue_stress")),
+        lambda seconds, seed: tests(
+            seed, "-m", "not slow", *paths_of("test_queue_stress", "test_shapes_stress")
+        ),
     ),
     Part(
         "fuzz",
         120,
-        "what takes outside input: typing.check, wsgi, the queue against its model",
+        "what takes outside input: typing.check, wsgi",
         lambda seconds, seed: tests(
             seed, f"--stress-examples={max(10, int(seconds * 5))}",
-            *paths_of("test_check", "test_queue_model", "test_fuzz"),
+            *paths_of("test_check", "test_fuzz"),
+        ),
+    ),
+    Part(
+        "models",
+        120,
+        "queues, broadcasts, channels, selects against models of them, step by step",
+        lambda seconds, seed: tests(
+            seed, f"--stress-examples={max(10, int(seconds * 5))}",
+            *paths_of("test_queue_model", "test_broadcast_model", "test_shape_models"),
         ),
     ),
 )  # fmt: skip
@@ -142,7 +153,7 @@ PARTS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
-    parser.add_argument("--scale", type=float, default=1, help="of the time; default: 11 minutes")
+    parser.add_argument("--scale", type=float, default=1, help="of the time; default: 13 minutes")
     parser.add_argument(
         "--only", metavar="NAME,...", help="of: " + ", ".join(p.name for p in PARTS)
     )

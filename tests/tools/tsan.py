@@ -1,6 +1,7 @@
 """The compiled kernel under ThreadSanitizer, on a CPython without the GIL that is under it, too.
 
     python tests/tools/tsan.py [--python PATH] [--source TARBALL] [--quick] [--seed N]
+                             [--tests NAME,...]
 
 An interpreter that is not instrumented would not do: what its critical sections guard would pass
 for a race, and races behind them would hide. So one is built, once, into
@@ -59,7 +60,11 @@ LOGS = VENVS / "tsan-logs"
 OURS = "_speedups"
 
 TESTS = (
+    "test_batches",
+    "test_broadcast",
+    "test_broadcast_model",
     "test_cancellation",
+    "test_channel",
     "test_context_and_references",
     "test_deadlocks",
     "test_errors_and_cancellation",
@@ -75,11 +80,15 @@ TESTS = (
     "test_queue",
     "test_queue_stress",
     "test_release",
+    "test_ring_queues",
+    "test_select",
+    "test_shape_models",
+    "test_shapes_stress",
     "test_shared_loop",
     "test_sticky",
     "test_threads_and_loops",
 )
-QUICK = ("test_hops", "test_kept_workers", "test_pools", "test_queue_stress")
+QUICK = ("test_hops", "test_kept_workers", "test_pools", "test_queue_stress", "test_shapes_stress")
 
 # When an object dies is another matter there: its count is merged when its thread comes to it.
 NOT_HERE = ["--deselect", "tests/bridge/test_context_and_references.py::TestNothingOutlivesItsCall"]
@@ -329,6 +338,7 @@ def main() -> int:
     parser.add_argument("--python", metavar="PATH", help="an interpreter built for this")
     parser.add_argument("--source", metavar="TARBALL", type=Path, help="of CPython 3.14")
     parser.add_argument("--quick", action="store_true", help="fewer tests and a shorter storm")
+    parser.add_argument("--tests", metavar="NAME,...", help="such as test_queue, in their place")
     parser.add_argument("--seed", type=int, default=1, help="of the storm; default: %(default)s")
     options = parser.parse_args()
     VENVS.mkdir(exist_ok=True)
@@ -364,7 +374,7 @@ def main() -> int:
         PYTHONPATH=str(TOOLS),
     )
     allow_core_files()
-    names = QUICK if options.quick else TESTS
+    names = options.tests.split(",") if options.tests else QUICK if options.quick else TESTS
     began = time.time()
     outcome = pytest_run.run(
         [

@@ -160,13 +160,39 @@ def may_block(block: bool, blocking: bool | None) -> bool:
 _SYNC_NAMES = "get", "peek", "put", "join", "select"  # by what a waiter is for
 
 
+def runs_trio() -> bool:
+    """Whether this thread runs trio's event loop, on which only trio's own waits can be awaited."""
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    try:
+        return lowlevel is not None and lowlevel.current_trio_token() is not None
+    except (AttributeError, RuntimeError):  # half imported; not here
+        return False
+
+
+def no_event_loop() -> RuntimeError:
+    """The error of a wait in a coroutine that no event loop of asyncio's runs."""
+    if runs_trio():
+        return RuntimeError(
+            "a task of trio's cannot wait for a queue, as tasks of asyncio's and threads do: call "
+            "the sync_ method in a thread, as in 'await trio.to_thread.run_sync(queue.sync_get)'"
+        )
+    return RuntimeError("no running event loop: use the sync_ methods in a plain thread")
+
+
 def would_block_loop(kind: int) -> RuntimeError:
     """The error of a wait on a thread whose event loop would stand still meanwhile."""
     name = _SYNC_NAMES[kind]
-    call = "select(...)" if name == "select" else f"queue.{name}()"
+    method, sync_method = f"queue.{name}()", f"queue.sync_{name}"
+    if name == "select":
+        method, sync_method = "select(...)", "sync_select"
+    advice = f"use 'await {method}', or call it in another thread, with sync_to_async"
+    if runs_trio():
+        advice = (
+            f"call it in another thread, by 'await trio.to_thread.run_sync({sync_method}, ...)'"
+        )
     return RuntimeError(
         f"sync_{name}() would have to wait here, and block the event loop that runs on this "
-        f"thread: use 'await {call}', or call it in another thread, with sync_to_async"
+        f"thread: {advice}"
     )
 
 

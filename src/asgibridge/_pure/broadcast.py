@@ -40,6 +40,8 @@ next put, as at any queue.
 
 **Fork.** The child has copies of the broadcast and its readers, as far as they were, and none of
 the parent's waiting threads. A reader that nobody uses there lags: close it, or `put` waits for it.
+A step of this Python code that another thread of the parent was in the middle of stays half done in
+the child; the compiled kernel's are done or not begun.
 
 **Exit, collection.** A reader that is dropped unclosed is closed by the shell's ``__del__``. Who
 waits at a reader of a broadcast that nobody else has waits for ever, as at any queue: `shutdown`
@@ -61,16 +63,16 @@ from .._process.queue_errors import (
     check_timeout,
     places,
 )
-from .promises import _MAY, _NEVER, _WAITS, _Promises, _tell
-from .queue import _most
-from .waiters import _GET, _NEW, _OVER, _PROMISED, _PUT, _WAITING, _Batch, _Waiter
+from .promises import _MAY, _NEVER, _WAITS, _tell
+from .queue import _most, _Store
+from .waiters import _GET, _NEW, _OVER, _PUT, _WAITING, _Batch, _Waiter
 
 _BLOCK, _DROP, _DISCONNECT = range(3)
 _LAGS = "block", "drop_oldest", "disconnect"
 _OPEN, _CLOSED, _LAGGED = range(3)
 
 
-class BroadcastCore(_Promises):
+class BroadcastCore(_Store):
     """What is put once and read by each reader. `lag` says what a put does where the slowest reader
     is `maxsize` items behind: ``block``, ``drop_oldest`` or ``disconnect``.
     """
@@ -229,6 +231,9 @@ class BroadcastCore(_Promises):
         super()._forget()
         self._is_inside = False
 
+    def _stored(self) -> int:
+        return 0 if self._is_over else self._end() - self._head
+
     # Without the lock.
 
     def _advance(self, waiter: _Waiter) -> bool:
@@ -238,7 +243,7 @@ class BroadcastCore(_Promises):
         if self._generation != fork.generation:
             self._forget()
         if waiter.kind == _PUT:
-            return self._advance_put(waiter)
+            return super()._advance(waiter)
         try:
             return self._advance_get(waiter, waiter.item)
         finally:
@@ -292,42 +297,7 @@ class BroadcastCore(_Promises):
         waiter.state = _OVER
         return False
 
-    def _are_enough_of(self, there: int, least: int) -> bool:
-        # Whether others would wait, or something be dropped, before more comes for a batch.
-        return there >= least or self._is_down or 0 < self._limit <= self._count
-
-    def _advance_put(self, waiter: _Waiter) -> bool:
-        dropped: list[Any] = []
-        with self._lock:
-            waiter.rung.clear()
-            if waiter.state == _OVER:
-                return False
-            if waiter.state == _WAITING:
-                return True
-            is_promised = waiter.state == _PROMISED
-            if is_promised:
-                self._keep_no_more(waiter)
-            waiter.state = _OVER
-            if self._is_down:
-                pass
-            elif is_promised or (not self._putters and self._has_room()):
-                dropped = self._put_or_note(waiter.item)
-            else:
-                waiter.state = _WAITING
-                waiter.line = self._putters
-                self._putters[waiter] = None
-                return True
-            is_down = self._is_down
-            woken = self._promise()
-        if woken is not None:
-            self._wake(woken)
-        del dropped
-        if is_down:
-            waiter.item = None
-            raise QueueShutDown
-        return False
-
-    def _put_or_note(self, item: Any) -> list[Any]:
+    def _push(self, item: Any) -> list[Any]:
         # With the lock held. Returns what is to be let go of without it.
         if self._is_inside:
             self._late.append((None, item))
@@ -348,7 +318,7 @@ class BroadcastCore(_Promises):
         self._is_inside = True
         try:
             there = self._find(reader)
-            if there and (least <= 1 or self._are_enough_of(there, least)):
+            if there and (least <= 1 or self._are_enough(there, least)):
                 while there and len(got) < most:
                     got.append(self._take(reader, dropped))
                     there -= 1
@@ -446,7 +416,7 @@ class BroadcastCore(_Promises):
                     or (not self._putters and self._has_room())
                 )
                 if done:
-                    dropped = self._put_or_note(item)
+                    dropped = self._push(item)
                     if self._getters:
                         woken = self._promise()
             if woken is not None:
@@ -455,30 +425,12 @@ class BroadcastCore(_Promises):
                 del dropped
                 return done
 
-    def _putting(self, item: Any) -> _Waiter:
-        """To be awaited: wait for room and put ``item``."""
-        return _Waiter(self, _PUT, item, None)
-
     def put_nowait(self, item: Any) -> None:
         """Put ``item`` for all readers; QueueFull if there is no room.
 
         QueueShutDown after `shutdown`. From any thread, also from a signal handler or a finalizer.
         """
         if not self._offer(item):
-            raise QueueFull
-
-    def sync_put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Put ``item`` for all readers, on a thread that can wait up to ``timeout`` seconds.
-
-        QueueFull if there is no room by then, or at once if ``block`` is false; QueueShutDown after
-        `shutdown`, also if that comes meanwhile; RuntimeError where it would have to wait and the
-        thread runs an event loop.
-        """
-        if timeout is not None and block:
-            check_timeout(timeout)
-        if self._offer(item):
-            return
-        if not block or _Waiter(self, _PUT, item, None).wait(timeout) is NOTHING:
             raise QueueFull
 
     def shutdown(self, immediate: bool = False) -> None:
@@ -507,28 +459,9 @@ class BroadcastCore(_Promises):
         return self._maxsize
 
     @property
-    def is_shutdown(self) -> bool:
-        """Whether `shutdown` has been called."""
-        return self._is_down
-
-    @property
     def readers(self) -> int:
         """How many readers are open."""
         return self._readers
-
-    @property
-    def getting(self) -> int:
-        """How many wait to get."""
-        if self._generation != fork.generation:
-            self._forget()
-        return len(self._getters)
-
-    @property
-    def putting(self) -> int:
-        """How many wait to put."""
-        if self._generation != fork.generation:
-            self._forget()
-        return len(self._putters)
 
     def qsize(self) -> int:
         """How many items the slowest reader is behind."""
@@ -588,13 +521,9 @@ class ReaderCore:
     def _getting_batch(self, n: int | None) -> _Waiter:
         """To be awaited: wait for ``n`` items (None: all that come) and take them.
 
-        Fewer, when no more would come, or `_expire` is called, which may be none.
+        Fewer, when no more would come or its time is over (`_Waiter.expire`): maybe none.
         """
         return _Batch(self._broadcast, self, _most(n))
-
-    def _expire(self, waiter: _Waiter) -> None:
-        """The time of a batch is over: it takes what is there. On the thread that waits."""
-        self._broadcast._expire(waiter)
 
     def get_nowait(self) -> Any:
         """Take the next item; QueueEmpty if there is none, QueueShutDown if none can come.
@@ -622,39 +551,6 @@ class ReaderCore:
             raise QueueEmpty
         return item
 
-    def get_many_nowait(self, n: int | None = None) -> list[Any]:
-        """Take all items, ``n`` at most, as a list; QueueEmpty if there is none."""
-        many = self._fetch_many(n)
-        if not many:
-            raise QueueEmpty
-        return many
-
-    def sync_get_many(
-        self,
-        max_items: int | None = None,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        max_wait: float | None = None,
-    ) -> list[Any]:
-        """Wait for an item as in `sync_get`, and take all that are there, ``max_items`` at most.
-
-        With ``max_wait``, take as many as come within so many seconds, which may be none; sooner if
-        ``max_items`` are there, or others would wait for this reader or drop items.
-        """
-        if max_wait is not None:
-            check_timeout(max_wait)
-            batch = self._getting_batch(max_items).wait(max_wait)
-            return [] if batch is NOTHING else batch
-        if timeout is not None and block:
-            check_timeout(timeout)
-        many: Any = self._fetch_many(max_items)
-        if not many and block:
-            many = self._getting_many(max_items).wait(timeout)
-        if many is NOTHING or not many:
-            raise QueueEmpty
-        return many  # type: ignore[no-any-return]
-
     def qsize(self) -> int:
         """How many items `get_nowait` could take now."""
         broadcast = self._broadcast
@@ -669,21 +565,13 @@ class ReaderCore:
     @property
     def missed(self) -> int:
         """How many items were dropped before this reader came to them."""
-        broadcast = self._broadcast
-        if broadcast._generation != fork.generation:
-            broadcast._forget()
-        with broadcast._lock:
-            broadcast._catch_up(self)
-            return self._missed
+        self.qsize()  # which catches up
+        return self._missed
 
     @property
     def closed(self) -> bool:
         """Whether it was closed, or the broadcast has ended it."""
-        broadcast = self._broadcast
-        if broadcast._generation != fork.generation:
-            broadcast._forget()
-        with broadcast._lock:
-            broadcast._catch_up(self)
+        self.qsize()  # which catches up
         return self._state != _OPEN
 
     def close(self) -> None:

@@ -152,12 +152,14 @@ class _Promises:
         def _clearable(self) -> bool: ...
         def _clear(self) -> None: ...
 
-    def _push(self, item: Any) -> None:
+    def _push(self, item: Any) -> list[Any] | None:
+        # Returns what is to be let go of without the lock, if anything.
         if self._order_ >= _HOOKED:
             self._push_by_hook(item)
         else:
             self._items.append(item)
             self._count += 1
+        return None
 
     def _pull(self) -> Any:
         if self._order_ >= _HOOKED:
@@ -282,10 +284,10 @@ class _Promises:
     def _free(self) -> int:
         return self._count - self._kept_items
 
-    def _are_enough(self, least: int) -> bool:
-        # Whether no more can come for a batch.
+    def _are_enough(self, there: int, least: int) -> bool:
+        # Whether a batch that finds so many waits for no more: none would come, or others wait.
         is_full = 0 < self._limit <= self._count + self._extra
-        return is_full or self._is_down or self._free() >= least
+        return is_full or self._is_down or there >= least
 
     def _promise(self) -> _Waiter | None:
         # Returns the next waiter to be woken, for which something is kept now, or None.
@@ -293,7 +295,7 @@ class _Promises:
             if self._has_item():
                 waiter = next(iter(self._getters))
                 least = waiter.least
-                if least <= 1 or self._are_enough(least):
+                if least <= 1 or self._are_enough(self._free(), least):
                     if waiter.kind == _PEEK:
                         waiter.item = self._front()
                     del self._getters[waiter]
@@ -363,6 +365,12 @@ class _Promises:
                     del line[waiter]
                     waiter.line = None
                     waiter.state = _OVER
+        # A thread of the parent may have been in the middle of a step, or of a hook.
+        self._is_in_hook = False
+        self._count = self._stored()
+
+    def _stored(self) -> int:
+        return self._qsize() if self._order_ >= _HOOKED else len(self._items)
 
     # Without the lock.
 
@@ -442,6 +450,7 @@ class _Promises:
         if self._generation != fork.generation:
             self._forget()
         kind = waiter.kind
+        dropped: list[Any] | None = None
         with self._lock:
             waiter.rung.clear()
             if waiter.state == _OVER:
@@ -469,7 +478,7 @@ class _Promises:
                 may = promised or (
                     (not line or was_first)
                     and self._has_item()
-                    and (waiter.least <= 1 or self._are_enough(waiter.least))
+                    and (waiter.least <= 1 or self._are_enough(self._free(), waiter.least))
                 )
                 is_down = is_down and not may
             if promised:
@@ -496,7 +505,7 @@ class _Promises:
             elif kind == _PEEK:
                 waiter.item = self._front()
             elif kind == _PUT:
-                self._push(waiter.item)
+                dropped = self._push(waiter.item)
                 self._unfinished += 1
             woken = self._promise()
         if woken is not None:
@@ -504,6 +513,7 @@ class _Promises:
             if kind == _GET and may:
                 got = [waiter.item] if waiter.most is None else waiter.item
             self._wake_or_put_back(woken, got)
+        del dropped
         if is_down:
             waiter.item = None
             raise QueueShutDown

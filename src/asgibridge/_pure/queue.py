@@ -26,7 +26,64 @@ from .promises import _FIFO, _Promises
 from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Batch, _Waiter
 
 
-class QueueCore(_Promises):
+class _Store(_Promises):
+    """What items are put into, a queue or a broadcast, and who waits there."""
+
+    __slots__ = ()
+
+    def _offer(self, item: Any) -> bool:
+        """Put ``item`` if there is room now; returns whether there was."""
+        raise NotImplementedError
+
+    def _putting(self, item: Any) -> _Waiter:
+        """To be awaited: wait for room and put ``item``."""
+        return _Waiter(self, _PUT, item, None)
+
+    def sync_put(
+        self,
+        item: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        blocking: bool | None = None,
+    ) -> None:
+        """Put ``item``, on a thread that can wait for room up to ``timeout`` seconds.
+
+        QueueFull if there is none by then, or at once if ``block`` is false; QueueShutDown after
+        `shutdown`, also if that comes meanwhile; RuntimeError where it would have to wait and the
+        thread runs an event loop.
+        """
+        if blocking is not None:
+            block = may_block(block, blocking)
+        if timeout is not None and block:
+            check_timeout(timeout)
+        if not self._offer(item):
+            if not block:
+                raise QueueFull
+            if _Waiter(self, _PUT, item, None).wait(timeout) is NOTHING:
+                raise QueueFull
+
+    @property
+    def is_shutdown(self) -> bool:
+        """Whether `shutdown` has been called."""
+        return self._is_down
+
+    @property
+    def getting(self) -> int:
+        """How many wait to get or to peek."""
+        if self._generation != fork.generation:
+            self._forget()
+        return len(self._getters)
+
+    @property
+    def putting(self) -> int:
+        """How many wait to put."""
+        if self._generation != fork.generation:
+            self._forget()
+        return len(self._putters)
+
+
+class QueueCore(_Store):
     """The items of a queue and who waits for them. `order`: 0 first in first out, 1 last in first
     out, 2 as the subclass's hooks have it, 3 the same with sizes of items (``_isize``).
     """
@@ -138,10 +195,6 @@ class QueueCore(_Promises):
                 raise QueueShutDown
             return NOTHING
 
-    def _putting(self, item: Any) -> _Waiter:
-        """To be awaited: wait for room and put ``item``."""
-        return _Waiter(self, _PUT, item, None)
-
     def _getting(self) -> _Waiter:
         """To be awaited: wait for an item and take it."""
         return _Waiter(self, _GET, None, None)
@@ -153,7 +206,7 @@ class QueueCore(_Promises):
     def _getting_batch(self, n: int | None) -> _Waiter:
         """To be awaited: wait for ``n`` items (None: all that come) and take them.
 
-        Fewer, when there is no room for more, or `_expire` is called, which may be none.
+        Fewer, when there is no room for more or its time is over (`_Waiter.expire`): maybe none.
         """
         return _Batch(self, None, _most(n))
 
@@ -184,30 +237,6 @@ class QueueCore(_Promises):
         if item is NOTHING:
             raise QueueEmpty
         return item
-
-    def sync_put(
-        self,
-        item: Any,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        blocking: bool | None = None,
-    ) -> None:
-        """Put ``item``, on a thread that can wait for room up to ``timeout`` seconds.
-
-        QueueFull if there is none by then, or at once if ``block`` is false; QueueShutDown after
-        `shutdown`, also if that comes meanwhile; RuntimeError where it would have to wait and the
-        thread runs an event loop.
-        """
-        if blocking is not None:
-            block = may_block(block, blocking)
-        if timeout is not None and block:
-            check_timeout(timeout)
-        if not self._offer(item):
-            if not block:
-                raise QueueFull
-            if _Waiter(self, _PUT, item, None).wait(timeout) is NOTHING:
-                raise QueueFull
 
     def sync_get(
         self, block: bool = True, timeout: float | None = None, *, blocking: bool | None = None
@@ -319,10 +348,6 @@ class QueueCore(_Promises):
         with self._lock:
             return max(0, self._count - self._kept_items + self._extra)
 
-    def _wait_for(self, waiter: _Waiter, timeout: float | None) -> Any:
-        """What awaiting ``waiter`` returns, on a thread; NOTHING if ``timeout`` is over before."""
-        return waiter.wait(timeout)
-
     def _mutex(self) -> Any:
         """The re-entrant lock that each step of the queue takes from now on."""
         if self._generation != fork.generation:
@@ -360,25 +385,6 @@ class QueueCore(_Promises):
     def unfinished_tasks(self) -> int:
         """How many items were put for which `task_done` has not been called."""
         return self._unfinished
-
-    @property
-    def is_shutdown(self) -> bool:
-        """Whether `shutdown` has been called."""
-        return self._is_down
-
-    @property
-    def getting(self) -> int:
-        """How many wait to get or to peek."""
-        if self._generation != fork.generation:
-            self._forget()
-        return len(self._getters)
-
-    @property
-    def putting(self) -> int:
-        """How many wait to put."""
-        if self._generation != fork.generation:
-            self._forget()
-        return len(self._putters)
 
     def task_done(self) -> None:
         """One item that was taken is done with; ValueError if none is left."""

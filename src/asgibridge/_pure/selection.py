@@ -49,16 +49,12 @@ class Selection(_Promises):
     def _waiting(self) -> _Waiter:
         """To be awaited: the place of a queue among `sources`, and its item.
 
-        NOTHING, if there is none when `_expire` is called.
+        NOTHING, if there is none when its time is over (`_Waiter.expire`).
         """
         return _Waiter(self, _SELECT, None, None)
 
-    def _wait_for(self, waiter: _Waiter, timeout: float | None) -> Any:
-        """What awaiting ``waiter`` returns, on a thread; NOTHING if ``timeout`` is over before."""
-        return waiter.wait(timeout)
-
     def _expire(self, waiter: _Waiter) -> None:
-        """The time is over. On the thread that waits."""
+        # The time is over. On the thread that waits.
         self._is_late = True
         waiter.wake()
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._process import fork, greenlets
 from .._process.cpython import running_loop
-from .._process.queue_errors import NOTHING, would_block_loop
+from .._process.queue_errors import NOTHING, no_event_loop, runs_trio, would_block_loop
 from .channel import WakeChannel, wake_channel
 
 if TYPE_CHECKING:
@@ -85,6 +85,14 @@ class _Waiter:
         if future is not None and not future.done():
             future.set_result(None)
 
+    def expire(self) -> None:
+        # Its time is over: a batch takes what is there, a select ends. On the thread that waits.
+        self.queue._expire(self)
+
+    def dismiss(self) -> None:
+        # Ends the wait if nothing is promised to it: its outcome is NOTHING. From any thread.
+        self.queue._dismiss(self)
+
     def is_in_line(self) -> bool:
         # Whether it waits, and nothing is kept for it yet. From any thread.
         return self.state == _WAITING
@@ -135,7 +143,7 @@ class _Waiter:
         queue = self.queue
         loop = running_loop()
         if loop is None:
-            raise RuntimeError("no running event loop: use the sync_ methods in a plain thread")
+            raise no_event_loop()
         self.loop = loop
         self.channel = wake_channel(loop)
         try:
@@ -159,11 +167,11 @@ class _Waiter:
         self.sleep_lock = greenlets.make_sleep_lock()
         try:
             while queue._advance(self):
-                if timeout != 0 and not greenlets.runs_no_loop():
+                if timeout != 0 and (runs_trio() or not greenlets.runs_no_loop()):
                     raise would_block_loop(self.kind)
                 if not self.sleep(deadline):
                     if self.least > 1:
-                        queue._expire(self)
+                        self.expire()
                     elif queue._leave(self, True):
                         return NOTHING
         except BaseException:

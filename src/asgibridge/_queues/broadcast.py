@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import operator
 import sys
-from asyncio import get_running_loop
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar, cast
 
 from .._kernel import kernel
-from .._process.queue_errors import NOTHING, QueueShutDown, check_timeout
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from .._process.queue_errors import NOTHING, QueueEmpty
+from .common import Closing, Iterated, get_batch, sync_get_some
 
 T = TypeVar("T")
 
@@ -73,18 +69,25 @@ class Broadcast(kernel.BroadcastCore, Generic[T]):
     if TYPE_CHECKING:  # the kernel's methods, with the item's type
 
         def put_nowait(self, item: T) -> None: ...
-        def sync_put(self, item: T, block: bool = True, timeout: float | None = None) -> None: ...
+        def sync_put(
+            self,
+            item: T,
+            block: bool = True,
+            timeout: float | None = None,
+            *,
+            blocking: bool | None = None,
+        ) -> None: ...
 
     def close(self) -> None:
         """``shutdown(immediate=True)``."""
         self.shutdown(immediate=True)
 
 
-class Reader(kernel.ReaderCore, Generic[T]):
+class Reader(kernel.ReaderCore, Closing, Iterated[T]):
     """A reader of a `Broadcast`, from `Broadcast.subscribe`: each gets all items, at its own pace.
 
-    For threads and tasks. The kernel's methods are its own: `get_nowait`, `sync_get`,
-    `get_many_nowait`, `sync_get_many`, `qsize`, `missed`, `closed` and `close`. Each get raises
+    For threads and tasks. The kernel's methods are its own: `get_nowait`, `sync_get`, `qsize`,
+    `missed`, `closed` and `close`. Each get raises
     QueueShutDown when the broadcast is shut down and all is got, or the reader closed; ReaderLagged
     if the broadcast has gone on without it.
     """
@@ -96,12 +99,6 @@ class Reader(kernel.ReaderCore, Generic[T]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Reader cannot be copied or pickled: subscribe once more")
-
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except AttributeError:
-            pass  # its constructor has raised, or the interpreter is about to be gone
 
     async def get(self) -> T:
         """Take the next item, waiting for one. On any event loop."""
@@ -122,51 +119,37 @@ class Reader(kernel.ReaderCore, Generic[T]):
             return cast("list[T]", await get_batch(self, max_items, max_wait))
         return self._fetch_many(max_items) or cast("list[T]", await self._getting_many(max_items))
 
+    def get_many_nowait(self, n: int | None = None) -> list[T]:
+        """Take all items, ``n`` at most, as a list; QueueEmpty if there is none."""
+        many = self._fetch_many(n)
+        if not many:
+            raise QueueEmpty
+        return many
+
+    def sync_get_many(
+        self,
+        max_items: int | None = None,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        max_wait: float | None = None,
+    ) -> list[T]:
+        """Wait for an item as in `sync_get`, and take all that are there, ``max_items`` at most.
+
+        With ``max_wait``, take as many as come within so many seconds, which may be none; sooner if
+        ``max_items`` are there, or others would wait for this reader or drop items.
+        """
+        if not block and max_wait is None:
+            return self.get_many_nowait(max_items)
+        many = sync_get_some(self, max_items, timeout, max_wait)
+        if many is NOTHING:
+            raise QueueEmpty
+        return cast("list[T]", many)
+
     if TYPE_CHECKING:  # the kernel's methods, with the item's type
 
         def get_nowait(self) -> T: ...
         def sync_get(self, block: bool = True, timeout: float | None = None) -> T: ...
-        def get_many_nowait(self, n: int | None = None) -> list[T]: ...
-        def sync_get_many(
-            self,
-            max_items: int | None = None,
-            block: bool = True,
-            timeout: float | None = None,
-            *,
-            max_wait: float | None = None,
-        ) -> list[T]: ...
-
-    def __iter__(self) -> Iterator[T]:
-        """``for``: the items as they come, until the broadcast is shut down. Blocks."""
-        while True:
-            try:
-                item = self.sync_get()
-            except QueueShutDown:
-                return
-            yield item
-            del item
-
-    def __aiter__(self) -> AsyncIterator[T]:
-        """``async for``: the items as they come, until the broadcast is shut down."""
-        return self
-
-    async def __anext__(self) -> T:
-        try:
-            return await self.get()
-        except QueueShutDown:
-            raise StopAsyncIteration from None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        self.close()
 
 
 class Latest(Broadcast[T]):
@@ -219,23 +202,3 @@ def _number(replay: int) -> int:
     if number < 0:
         raise ValueError(f"replay={replay!r}: must be 0 or more")
     return min(number, sys.maxsize)
-
-
-async def get_batch(
-    source: Any,
-    most: int | None,
-    max_wait: float,
-    wait: Callable[[Any], Coroutine[Any, Any, Any]] | None = None,
-) -> list[Any]:
-    """What comes to ``source``, a queue or a reader, within ``max_wait`` seconds.
-
-    :param wait: awaits the waiter, and returns what that does.
-    """
-    check_timeout(max_wait)
-    waiter = source._getting_batch(most)
-    timer = get_running_loop().call_later(max_wait, source._expire, waiter)
-    try:
-        many = await (waiter if wait is None else wait(waiter))
-    finally:
-        timer.cancel()
-    return [] if many is NOTHING else cast("list[Any]", many)

@@ -42,7 +42,7 @@ from .._process.queue_errors import (
     check_timeout,
     of_channel,
 )
-from .broadcast import get_batch
+from .common import Closing, get_batch, sync_get_some
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -53,7 +53,7 @@ _Queue = kernel.QueueCore
 """As `select` knows it: it does not change with the kernel."""
 
 
-class _End:
+class _End(Closing):
     # What both ends have in common.
     __slots__ = ("__weakref__", "_queue", "_side", "_token", "_waits")
 
@@ -70,12 +70,6 @@ class _End:
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""
         return f"<{type(self).__name__} at {id(self):#x} qsize={self._queue.qsize()}{state}>"
-
-    def __del__(self) -> None:
-        try:
-            self.close()
-        except AttributeError:
-            pass  # its constructor has raised, or the interpreter is about to be gone
 
     @property
     def closed(self) -> bool:
@@ -101,24 +95,12 @@ class _End:
         """
         self._side.discard(self._token)
         for waiter in list(self._waits):
-            self._queue._dismiss(waiter)
+            waiter.dismiss()
         if not self._side:
             self._shut()
 
     async def aclose(self) -> None:
         """`close`, which waits for nothing."""
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
         self.close()
 
     def _shut(self) -> None:
@@ -133,7 +115,7 @@ class _End:
         self._waits.add(waiter)
         try:
             if self._token not in self._side:
-                self._queue._dismiss(waiter)
+                waiter.dismiss()
             outcome = await waiter
         finally:
             self._waits.discard(waiter)
@@ -146,8 +128,8 @@ class _End:
         self._waits.add(waiter)
         try:
             if self._token not in self._side:
-                self._queue._dismiss(waiter)
-            outcome = self._queue._wait_for(waiter, timeout)
+                waiter.dismiss()
+            outcome = waiter.wait(timeout)
         finally:
             self._waits.discard(waiter)
         if outcome is NOTHING:
@@ -287,17 +269,8 @@ class Receiver(_End, Generic[T]):
         QueueEmpty if there is none by then, but with ``max_wait``.
         """
         self._check()
-        for seconds in (timeout, max_wait):
-            if seconds is not None:
-                check_timeout(seconds)
         try:
-            if max_wait is not None:
-                batch = self._queue._getting_batch(max_items)
-                many = self._sync_wait(batch, max_wait)
-                return [] if many is NOTHING else cast("list[T]", many)
-            many = self._queue._fetch_many(max_items)
-            if not many:
-                many = self._sync_wait(self._queue._getting_many(max_items), timeout)
+            many = sync_get_some(self._queue, max_items, timeout, max_wait, self._sync_wait)
         except QueueShutDown:
             raise self._why() from None
         if many is NOTHING:

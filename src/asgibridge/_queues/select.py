@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
 from random import random
 from typing import Any
 
 from .._kernel import kernel
 from .._process.queue_errors import NOTHING, QueueShutDown, SelectTimeout, check_timeout
+from .common import in_time
 
 # As they were when the queues' classes were made of them: they do not change with the kernel.
 _Selection = kernel.Selection
@@ -81,12 +81,7 @@ async def select(*queues: Any, timeout: float | None = None) -> tuple[Any, Any]:
     if timeout is None:
         place, item = await waiter
         return turns[place], item
-    timer = get_running_loop().call_later(timeout, selection._expire, waiter)
-    try:
-        outcome = await waiter
-    finally:
-        timer.cancel()
-    return _outcome(turns, outcome, timeout)
+    return _outcome(turns, await in_time(waiter, timeout), timeout)
 
 
 def sync_select(*queues: Any, timeout: float | None = None) -> tuple[Any, Any]:
@@ -96,7 +91,7 @@ def sync_select(*queues: Any, timeout: float | None = None) -> tuple[Any, Any]:
     if found is not None:
         return found
     turns, selection = _in_turn(queues, sources)
-    return _outcome(turns, selection._wait_for(selection._waiting(), timeout), timeout)
+    return _outcome(turns, selection._waiting().wait(timeout), timeout)
 
 
 def _outcome(turns: tuple[Any, ...], outcome: Any, timeout: float | None) -> tuple[Any, Any]:
