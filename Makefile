@@ -3,7 +3,8 @@ PYTHON ?= python3
 
 .PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-sockets
 .PHONY: bench-tools bench-wsgi memcheck asan tsan stress soak load parallel bench-parallel
-.PHONY: test-services test-foreign test-django test-django-programs wheels docs lint clean
+.PHONY: test-services test-foreign test-django test-django-programs downstream pypy pyodide
+.PHONY: wheels docs lint clean
 
 help:
 	@echo "make quick        the fast tests that start no process, on both kernels at once: in a minute"
@@ -13,6 +14,8 @@ help:
 	@echo "                  Redis, Flask, Starlette (SERVICESFLAGS=--require-services)"
 	@echo "make test-foreign  CPython's, janus's, culsans's, a2wsgi's, anyio's own suites on our classes"
 	@echo "                  (FOREIGNFLAGS=janus)"
+	@echo "make downstream   the suites of libraries that use asgiref, on it and on each kernel, test by test"
+	@echo "                  the same; docs/compatibility.md (DOWNSTREAMFLAGS='channels daphne')"
 	@echo "make test-django  Django's own suites, of three versions, on Django's handlers and on those"
 	@echo "                  of asgibridge.django: test by test the same (CPython 3.12 or later;"
 	@echo "                  DJANGOFLAGS='--django 5.2 asgi handlers')"
@@ -44,6 +47,8 @@ help:
 	@echo "make parallel     every fast test in two and in four threads at once, best on 3.14t"
 	@echo "                  (PARALLELFLAGS='--rounds 1 --threads 4')"
 	@echo "make bench-parallel  CPU-bound work on two cores, as fast as in bare threads? on 3.14t"
+	@echo "make pypy         the tests that do not ask for what CPython alone does, on PyPy (PYPY=pypy3.11)"
+	@echo "make pyodide      the pure wheel where there are no threads: CPython in WebAssembly, by node"
 	@echo "make wheels       the sdist, of it wheels for all CPythons found, and each way of installing them"
 	@echo "                  tested; docs/install.md (WHEELSFLAGS='--only 3.13 --continue': a piece)"
 	@echo "make docs         the site of the documentation, in build/site; warnings, names that are missing in"
@@ -72,6 +77,27 @@ test-django:
 	@echo "Three versions, each twice: twenty minutes (DJANGOFLAGS='asgi handlers middleware': one)."
 	$(PYTHON) tests/tools/environment.py .venv/django-suites django-suites
 	.venv/django-suites/bin/python tests/tools/django_suites.py $(DJANGOFLAGS)
+
+# The tests of these files ask nothing that CPython alone does: to end an object at once, above all.
+PYPY ?= pypy3.11
+ON_PYPY = bridge/test_compatibility.py bridge/test_context_and_references.py bridge/test_hops.py \
+	bridge/test_limiters.py iteration/test_context_managers.py iteration/test_iterators.py \
+	kernel/test_kernels.py kernel/test_parity.py start/test_install.py
+
+pypy:
+	@echo "Five minutes on two cores; PYPY=python: the interpreter to make the environment of."
+	$(PYPY) tests/tools/environment.py .venv/pypy test
+	ASGIBRIDGE_SPEEDUPS=off .venv/pypy/bin/python -m pytest -m "not slow" --timeout 120 \
+		$(addprefix tests/,$(ON_PYPY))
+
+pyodide:
+	$(PYTHON) tests/tools/pyodide_run.py
+
+downstream:
+	@echo "Thirteen suites, each three times: half an hour, most of it SQLite writing to a disk:"
+	@echo "TMPDIR=/dev/shm is faster (DOWNSTREAMFLAGS=adrf: a minute)."
+	$(PYTHON) tests/tools/environment.py .venv/downstream downstream
+	.venv/downstream/bin/python tests/tools/downstream.py $(DOWNSTREAMFLAGS)
 
 # On the kernel that ASGIBRIDGE_SPEEDUPS names.
 test-django-programs:

@@ -76,8 +76,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             (left if is_left_to_the_other_kernel(item) else own).append(item)
         config.hook.pytest_deselected(items=left)
         items[:] = own
+    dies_later = pytest.mark.skip(reason="objects die here when the collector runs")
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
+        if "no_gc" in fixtures and sys.implementation.name != "cpython":
+            item.add_marker(dies_later)
         if "run_script" in fixtures or hasattr(getattr(item, "module", None), "children"):
             item.add_marker(pytest.mark.scripts)
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):

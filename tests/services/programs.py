@@ -158,7 +158,7 @@ def _unprivileged() -> dict[str, int]:
     raise RuntimeError("PostgreSQL does not run as root, and there is no user postgres or nobody")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -174,7 +174,7 @@ def _server(
 ) -> Iterator[int]:
     # The port is free when we look, and may be somebody's when the server takes it: try again.
     for left in reversed(range(TRIES)):
-        port = _free_port()
+        port = free_port()
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command(port),

@@ -129,6 +129,9 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def log(self) -> str:
         return Path(self._log.name).read_text(encoding="utf-8", errors="replace")
 

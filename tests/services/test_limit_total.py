@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 import sites
 from sites import AUTO, Server
+
+from programs import free_port
 
 TOTAL = 12
 
@@ -79,7 +80,7 @@ def site(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", SERVERS)
 def test_each_process_has_its_part(site: Path, name: str) -> None:
     line, expected = SERVERS[name]
-    port = _free_port()
+    port = free_port()
     program, *words = line.format(port=port, worker=WORKER).split()
     if not program.endswith(".py"):
         pytest.importorskip(program)
@@ -97,12 +98,6 @@ def test_each_process_has_its_part(site: Path, name: str) -> None:
     ) as server:
         assert {_get(f"http://127.0.0.1:{port}/") for _ in range(10)} == {expected}
         assert "nothing tells how many server processes share it" not in server.log()
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _get(url: str) -> Any:

@@ -54,9 +54,6 @@ class Worker(Server):
         else:
             assert not _LOST.search(log), log
 
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
     def wait_for_words(self, pattern: str, times: int = 1) -> None:
         sites.wait_until(
             lambda: len(re.findall(pattern, self.log())) >= times,

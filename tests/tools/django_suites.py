@@ -113,12 +113,18 @@ def run(handlers: str, sources: Path, labels: list[str]) -> Outcomes:
         finally:
             child.kill()
             child.wait()
-        found: Outcomes = {}
-        for line in outcomes:
-            test, outcome = json.loads(line)
-            found[test] = outcome or found.get(test) or "no outcome of its own"
+        found = read_lines(Path(outcomes.name))
     if not found or child.returncode not in (0, 1):
         raise UpstreamFailure(f"{sources.name}, {handlers}: not all tests were run: see {log}")
+    return found
+
+
+def read_lines(file: Path) -> Outcomes:
+    """What `django_shim.recorder` has written."""
+    found: Outcomes = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        test, outcome = json.loads(line)
+        found[test] = outcome or found.get(test) or "no outcome of its own"
     return found
 
 

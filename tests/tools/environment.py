@@ -288,7 +288,9 @@ def install(environment: Path, extras: str, alone: str = "") -> None:
 
 
 def _install(environment: Path, extras: str, alone: list[str]) -> None:
-    pip = [python_in(environment), "-m", "pip", "install", "--quiet"]
+    pip = [python_in(environment), "-m", "pip", "install", "--quiet", "--prefer-binary"]
+    python = probe(python_in(environment))
+    compiles = python is None or python.implementation == "CPython"  # PyPy has the pure kernel
     with tempfile.TemporaryDirectory() as copy:
         for source in _files(PACKAGE):
             target = Path(copy, source.relative_to(ROOT))
@@ -297,7 +299,7 @@ def _install(environment: Path, extras: str, alone: list[str]) -> None:
         _step(
             f"installing asgibridge[{extras}] into {environment.name}",
             [*pip, f"{copy}[{extras}]"],
-            ASGIBRIDGE_SPEEDUPS="require" if HAS_COMPILED_KERNEL else "auto",
+            ASGIBRIDGE_SPEEDUPS="require" if HAS_COMPILED_KERNEL and compiles else "auto",
         )
     for requirement in alone:
         _step(

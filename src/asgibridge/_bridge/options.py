@@ -18,11 +18,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from .._process.handover import call_if_open
-from ..limiters import CapacityLimiter
 from . import state
 
 if TYPE_CHECKING:
     from .._kernel import kernel
+    from ..limiters import CapacityLimiter
     from ..sync import SyncToAsync
 
 
@@ -43,8 +43,13 @@ class CallOptions:
                 "limiter must not be set when thread_sensitive is True: such calls run one at a "
                 "time on each thread"
             )
-        if not isinstance(limiter, (CapacityLimiter, type(None))):
-            raise TypeError(f"limiter={limiter!r}: must be an asgibridge.limiters.CapacityLimiter")
+        if limiter is not None:
+            from ..limiters import CapacityLimiter  # only now: most programs have none
+
+            if not isinstance(limiter, CapacityLimiter):
+                raise TypeError(
+                    f"limiter={limiter!r}: must be an asgibridge.limiters.CapacityLimiter"
+                )
         if thread_sensitive and thread_name is not None:
             raise TypeError(
                 "thread_name must not be set when thread_sensitive is True: the thread is not the "

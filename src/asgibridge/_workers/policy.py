@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from .._kernel import kernel
 from .._loops import kept
-from .._process import fork, servers, settings, threads
+from .._process import fork, settings, threads
 from .pool import HOOKS, Hook, pool, release_by_default
 
 if TYPE_CHECKING:
     from typing import Literal, NoReturn
+
+    from .._process import servers
 
 _NAMES = (
     *("kind", "limit", "limit_total", "wait_timeout", "idle_timeout", "release_idle"),
@@ -241,6 +243,8 @@ def limit_of(policy: Policy, processes: servers.Processes | None = None) -> tupl
     total = policy.limit_total
     if total is None:
         return policy.limit, ""
+    from .._process import servers  # only now: most programs have no total
+
     found = processes or servers.processes()
     part = max(total // found.number, 1)
     if policy.limit is not None and policy.limit <= part:
@@ -253,6 +257,8 @@ def tell_processes(number: int, source: str) -> None:
 
     The environment wins. The limit follows with the next context.
     """
+    from .._process import servers
+
     servers.told = servers.Processes(number, source)
     _settle_soon()
 
@@ -265,6 +271,8 @@ def _settle_soon() -> None:
 
 def _settle() -> None:
     # A context is about to get a worker: by now the server knows how many processes it has.
+    from .._process import servers
+
     with _lock:
         total = _policy.limit_total
         if pool.settle is None or total is None:  # another thread was here

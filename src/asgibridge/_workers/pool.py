@@ -35,7 +35,6 @@ import time
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._kernel import kernel
@@ -68,7 +67,6 @@ class LimitReached(TimeoutError):
     __module__ = "asgibridge.workers"
 
 
-@dataclass(frozen=True, eq=False)
 class Family:
     """What interchangeable workers have in common: the kind, and the hooks.
 
@@ -76,12 +74,21 @@ class Family:
     ``__eq__`` of a hook.
     """
 
-    kind: str
-    on_start: Hook | None
-    before_lease: Hook | None
-    after_lease: Hook | None
-    on_end: Hook | None
-    may_release: Hook | None
+    def __init__(
+        self,
+        kind: str,
+        on_start: Hook | None,
+        before_lease: Hook | None,
+        after_lease: Hook | None,
+        on_end: Hook | None,
+        may_release: Hook | None,
+    ) -> None:
+        self.kind = kind
+        self.on_start = on_start
+        self.before_lease = before_lease
+        self.after_lease = after_lease
+        self.on_end = on_end
+        self.may_release = may_release
 
     @property
     def keeps(self) -> bool:
@@ -293,18 +300,18 @@ def release_after(seconds: float | None) -> ReleaseAfter | None:
     return ReleaseAfter(seconds, seconds)
 
 
-@dataclass(eq=False)
 class Slot:
     """The right to one of the limited number of workers."""
 
-    what: str = "nothing yet"  # the function it ran last
-    worker: Worker | None = None
-    owner: Callable[[], Any] | None = None
-    """Returns the task that is inside of its context, or a list of the tasks inside of those that
-    share it; None if that is not known."""
-    seen: str | None = None
-    """Of a context that may give its worker back: what binds it, in words; "" if it idles and
-    nothing is known to; None if nobody has looked since its last call."""
+    def __init__(self) -> None:
+        self.what = "nothing yet"  # the function it ran last
+        self.worker: Worker | None = None
+        self.owner: Callable[[], Any] | None = None
+        """Returns the task that is inside of its context, or a list of the tasks inside of those
+        that share it; None if that is not known."""
+        self.seen: str | None = None
+        """Of a context that may give its worker back: what binds it, in words; "" if it idles and
+        nothing is known to; None if nobody has looked since its last call."""
 
     def tasks(self) -> list[asyncio.Task[Any]] | None:
         """The tasks that are inside; None if they are not known. From any thread."""
