@@ -253,6 +253,8 @@ class TestBlock:
             broadcast.sync_put(2, timeout=0.001)
         with pytest.raises(QueueFull):
             broadcast.sync_put(2, block=False)
+        with pytest.raises(QueueFull):
+            broadcast.sync_put(2, blocking=False)
         futures = [in_thread(broadcast.sync_put, 2)]
         until(lambda: broadcast.putting == 1)
         futures.append(on_loop(loop, broadcast.put(3)))
