@@ -19,6 +19,8 @@ MORE = {
     "__future__",
     "_interpreters",  # whether this is the main one
     "_xxsubinterpreters",
+    "_bisect",  # the pure kernel's
+    "bisect",
     "copy",
     "dataclasses",  # a Policy is one
     "gc",

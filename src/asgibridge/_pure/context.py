@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import contextvars
 import gc
-import sysconfig
+import sys
 from collections.abc import Collection
 from operator import is_
 from typing import Any
 
 _MISSING = object()
 _get_referents = getattr(gc, "get_referents", None)
-if sysconfig.get_config_var("Py_GIL_DISABLED"):
+if "free-threading" in sys.version:  # sysconfig knows, too, and takes milliseconds to load
     _get_referents = None
 
 
