@@ -46,7 +46,7 @@ def loop_class(name: str) -> Any:
     return importlib.import_module("uvloop").Loop if name == "uvloop" else ReaderlessLoop
 
 
-def makes_eager_tasks(loop: asyncio.AbstractEventLoop) -> bool:
+def makes_eager_tasks(make_loop: Any) -> bool:
     """uvloop 0.23 gives the factory an argument that CPython's does not take before 3.13.3."""
     if sys.version_info < (3, 12):
         return False
@@ -54,6 +54,7 @@ def makes_eager_tasks(loop: asyncio.AbstractEventLoop) -> bool:
     async def nothing() -> None:
         pass
 
+    loop = make_loop()
     loop.set_task_factory(asyncio.eager_task_factory)
     coroutine = nothing()
     try:
@@ -87,7 +88,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if name is None:
         return
     left_out = dict(LEFT_OUT)
-    if not makes_eager_tasks(loop_class(name)()):
+    if not makes_eager_tasks(loop_class(name)):
         left_out["eager"] = "this loop and this CPython make no eager tasks together"
     for item in items:
         for part, reason in left_out.items():
