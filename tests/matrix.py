@@ -5,7 +5,7 @@
     python tests/matrix.py --only 3.12      that one of them
 
 Per interpreter and kernel: an environment with an install of this checkout as it is, ``pytest``,
-then ``tests/tools/upstream.py``. With ``--all``, three interpreters at a time, each in a process of
+then ``tests/tools/upstream.py``. With ``--all``, two interpreters at a time, each in a process of
 its own, and what one said is printed when it has ended. Ends with a line per run and one for all;
 the exit status is 1 if anything failed. An interpreter that is not there is named and counts as
 nothing.
@@ -52,9 +52,9 @@ OWN_KERNEL = ("--own-kernel",) if len(KERNELS) == 2 else ()
 LIMIT = 900
 """Seconds for one run of the tests."""
 
-AT_ONCE = 3
-"""How many interpreters are tested at a time. A run keeps three quarters of a processor busy; tests
-time out when starved."""
+AT_ONCE = 2
+"""How many interpreters are tested at a time. A run keeps three quarters of a processor busy; with
+three at a time, on two processors, tests that look at the clock are starved."""
 
 _printing = threading.Lock()
 

@@ -25,6 +25,7 @@ MORE = {
     "dataclasses",  # a Policy is one
     "gc",
     "importlib._abc",
+    "importlib.abc",  # before 3.10
     "importlib.util",
     "logging",  # asyncio's, but for 3.9 on Windows
     "typing_extensions",  # before 3.11

@@ -9,6 +9,7 @@ test_broadcast_model.py.
 
 from __future__ import annotations
 
+import gc
 import itertools
 
 import pytest
@@ -428,6 +429,7 @@ class ChannelMachine(QueueStepMachine):
         if chosen is not None:
             side, place = chosen
             del side[place]
+            gc.collect()  # the traceback of an earlier error may have it
             self.end_of_side()
 
     @rule(data=st.data())
