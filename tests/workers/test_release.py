@@ -525,6 +525,21 @@ class TestBinds:
 
         run(main)
 
+    def test_a_block_that_has_been_left_keeps_nobody(self):
+        """Though the worker has not looked again since: who waits for a worker would deadlock."""
+
+        async def main():
+            async with ThreadSensitiveContext():
+                with bind():
+                    await self.check("workers.bind()")
+                    await bound()
+                    lease = lease_of_this_context()
+                    assert lease.holders(lease._slot) == [[asyncio.current_task()]]
+                assert lease.holders(lease._slot) is None
+                await released()
+
+        run(main)
+
     def test_a_block_of_sync_code(self):
         blocks = [bind()]
 

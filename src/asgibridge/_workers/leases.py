@@ -26,8 +26,9 @@ worker's thread, as an item in its inbox (`Lease._release_from`):
 3. Without the lock: the last hooks; then the worker is free, or ends; then its slot.
 
 An end that comes before 2 finds a worker that is busy with this item, and is posted behind it. One
-that comes between 2 and 3 has no worker, but its listeners hear of it only after 3. What binds: see
-`Lease._bound_by`. A bound lease asks again after the same time.
+that comes between 2 and 3 has no worker, but its listeners hear of it only after 3. What binds: a
+block of `workers.bind`, or what `Lease._bound_by` finds. A bound lease asks again after the same
+time.
 
 That it idles, the worker notices by itself (`Lease.when_idle`): its calls pay nothing for it. While
 others wait in line a context is released sooner, above all one that has been already: what it had
@@ -607,17 +608,20 @@ class Lease(StockNames):
         # On the worker: see the header.
         if self._generation != fork.generation or not self._has(worker):
             return
-        why = self._bound_by(worker)
+        block = words_of(self._binds)
+        why = block or self._bound_by(worker)
         if self._generation != fork.generation:  # a hook has forked, and the lock is the parent's
             return
         with self._lock:
             if not self._has(worker) or worker.executor._look()[1]:
                 return
             slot = self._slot
-            why = why or words_of(self._binds)  # `workers.bind` takes no lock
+            if why is None:
+                why = block = words_of(self._binds)  # `workers.bind` takes no lock
             if why is not None:
                 if slot is not None:
                     slot.seen = why
+                    slot.is_in_block = block is not None
             else:
                 pool.count_release()
                 over = self._giving_back = _LeaseEnd()
@@ -645,10 +649,8 @@ class Lease(StockNames):
             raise
 
     def _bound_by(self, worker: Worker) -> str | None:
-        # What binds us to our worker, in words; None if nothing does. On the worker, under no lock.
-        bound = words_of(self._binds)
-        if bound is not None:
-            return bound
+        # What binds us to our worker but a block, in words; None if nothing does. On the worker,
+        # under no lock.
         for reference in self._generators:
             generator = reference()
             if generator is not None and inspect.getgeneratorstate(generator) in _IN_THE_MIDDLE:
@@ -677,7 +679,8 @@ class Lease(StockNames):
         tasks = tasks_of(self._binds)
         if tasks is not None:
             return [[task] for task in tasks]
-        return [] if slot.seen else None
+        # A block that was seen has been left since: then we are released at the next look.
+        return [] if slot.seen and not slot.is_in_block else None
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """`end`.

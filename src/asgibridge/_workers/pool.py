@@ -312,6 +312,7 @@ class Slot:
         self.seen: str | None = None
         """Of a context that may give its worker back: what binds it, in words; "" if it idles and
         nothing is known to; None if nobody has looked since its last call."""
+        self.is_in_block = False  # whether `seen` is a block of `workers.bind`, or the like
 
     def tasks(self) -> list[asyncio.Task[Any]] | None:
         """The tasks that are inside; None if they are not known. From any thread."""
