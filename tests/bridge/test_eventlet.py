@@ -35,6 +35,30 @@ def test_many_calls_at_once(script_output):
     ).splitlines() == ["True []"]
 
 
+def test_who_waits_imports_nothing(script_output):
+    """CPython 3.9's `import_module` may wait for ever for another thread's greenlet (bpo-43392)."""
+    assert (
+        script_output(
+            PATCHED_BY_EVENTLET
+            + PROGRAM
+            + """
+    import importlib
+
+    def refuse(name, package=None):
+        raise AssertionError(name)
+
+    async_to_sync(view)(0)
+    importlib.import_module = refuse
+    calls = [eventlet.spawn(async_to_sync(view), n) for n in range(3)]
+    print([call.wait()[0] for call in calls])
+    """,
+            ASGIBRIDGE_SPEEDUPS="auto",
+            **WITH_GIL,
+        )
+        == "[0, 1, 2]"
+    )
+
+
 def test_the_register_of_threads_is_for_several_real_threads(script_output):
     """eventlet's lock for it is for one: who lets it go would switch to another's greenlet."""
     assert (

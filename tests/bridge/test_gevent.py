@@ -82,6 +82,28 @@ def test_many_calls_at_once(script_output, kind):
     ).splitlines() == ["True []"]
 
 
+def test_who_waits_imports_nothing(script_output):
+    """CPython 3.9's `import_module` may wait for ever for another thread's greenlet (bpo-43392)."""
+    assert (
+        script_output(
+            SCRIPT
+            + """
+    import importlib
+
+    def refuse(name, package=None):
+        raise AssertionError(name)
+
+    async_to_sync(view)(0)
+    importlib.import_module = refuse
+    calls = [gevent.spawn(async_to_sync(view), n) for n in range(3)]
+    gevent.joinall(calls, timeout=30, raise_error=True)
+    print([call.value[0] for call in calls])
+    """
+        )
+        == "[0, 1, 2]"
+    )
+
+
 def test_calls_at_once_take_the_time_of_one(script_output):
     """They all wait for the last of them."""
     assert (

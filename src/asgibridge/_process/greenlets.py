@@ -41,6 +41,12 @@ def are_here() -> bool:
     return type(threading.get_ident) is not BuiltinFunctionType
 
 
+def _module(name: str) -> Any:
+    # Before CPython 3.10 `import_module` takes the module's lock though it is loaded (bpo-43392):
+    # one of gevent's here, and who waits for such a lock in another thread may wait for ever.
+    return sys.modules.get(name) or importlib.import_module(name)
+
+
 def _is_gevent() -> bool:
     monkey: Any = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
@@ -84,8 +90,8 @@ class Bell:
         return was_rung
 
     def _wait_in_gevent(self, timeout: float | None) -> None:
-        hubs = importlib.import_module("gevent.hub")
-        time_out = importlib.import_module("gevent.timeout").Timeout
+        hubs = _module("gevent.hub")
+        time_out = _module("gevent.timeout").Timeout
         hub = hubs.get_hub()
         waiter = hubs.Waiter(hub)
         watcher = hub.loop.async_()
@@ -104,7 +110,7 @@ class Bell:
             limit.close()
 
     def _wait_in_eventlet(self, timeout: float | None) -> None:
-        hubs = importlib.import_module("eventlet.hubs")
+        hubs = _module("eventlet.hubs")
         # `FileIO` keeps who rings from writing to a descriptor that is closed, and somebody else's.
         ends = os.pipe()
         with io.FileIO(ends[0], "r") as heard, io.FileIO(ends[1], "w") as rung:
@@ -305,9 +311,9 @@ class _Home:
         """Start what is asked for, until there will be no more."""
         while (function := self._asked.get()) is not None:
             if _is_gevent():
-                importlib.import_module("gevent").spawn(function)
+                _module("gevent").spawn(function)
             else:
-                importlib.import_module("eventlet").spawn_n(function)
+                _module("eventlet").spawn_n(function)
 
 
 _homes: dict[int, _Home] = {}  # of each real thread that runs a loop of ours
@@ -316,18 +322,18 @@ _homes: dict[int, _Home] = {}  # of each real thread that runs a loop of ours
 def _original(name: str) -> Any:
     # A function of the interpreter's module `_thread`.
     if _is_gevent():
-        return importlib.import_module("gevent.monkey").get_original("_thread", name)
-    return getattr(importlib.import_module("eventlet.patcher").original("_thread"), name)
+        return _module("gevent.monkey").get_original("_thread", name)
+    return getattr(_module("eventlet.patcher").original("_thread"), name)
 
 
 def _end_hub() -> None:
     # Of a loop's thread, with its descriptors.
     if _is_gevent():
-        hub = importlib.import_module("gevent.hub").get_hub()
+        hub = _module("gevent.hub").get_hub()
         hub.join()
         hub.destroy(destroy_loop=True)
         return
-    hub = importlib.import_module("eventlet.hubs").get_hub()
+    hub = _module("eventlet.hubs").get_hub()
     hub.abort(wait=True)
     close = getattr(getattr(hub, "poll", None), "close", None)
     if close is not None:
