@@ -3,6 +3,7 @@
     python tests/matrix.py                  this interpreter, in .venv/test (what `make test` does)
     python tests/matrix.py --all            every CPython found of those supported, in .venv/py3.X
     python tests/matrix.py --only 3.12      that one of them
+    python tests/matrix.py --all --brief    every CPython, one kernel on those in the middle
 
 Per interpreter and kernel: an environment with an install of this checkout as it is, ``pytest``,
 then ``tests/tools/upstream.py``. With ``--all``, two interpreters at a time, each in a process of
@@ -20,10 +21,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "tools"))
 import pytest_run
@@ -129,22 +131,24 @@ def run_kernel(python: Interpreter, speedups: str, *, slow: bool) -> Run:
     return run
 
 
-def run_leg(name: str, environment: Path, interpreter: Interpreter, *, slow: bool) -> list[Run]:
+def run_leg(
+    name: str, environment: Path, interpreter: Interpreter, *, slow: bool, kernels: tuple[str, ...]
+) -> list[Run]:
     try:
         python = prepare(environment, interpreter)
     except EnvironmentFailure as failure:
         print(f"\n### {name}\n{failure}", flush=True)
         return [Run(name, "", "", "no environment: see above")]
-    return [run_kernel(python, speedups, slow=slow) for speedups in KERNELS]
+    return [run_kernel(python, speedups, slow=slow) for speedups in kernels]
 
 
-def run_elsewhere(name: str, *, slow: bool) -> list[Run]:
+def run_elsewhere(name: str, *, slow: bool, kernels: tuple[str, ...]) -> list[Run]:
     """`run_leg` in a process of its own, which says all that it has to say at its end."""
     with tempfile.TemporaryDirectory() as directory:
         results = Path(directory, "results.jsonl")
         command = [sys.executable, __file__, "--only", name, "--results", str(results)]
         done = subprocess.run(
-            [*command, "--slow", "all" if slow else "none"],
+            [*command, "--slow", "all" if slow else "none", "--kernels", *kernels],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
@@ -157,17 +161,29 @@ def run_elsewhere(name: str, *, slow: bool) -> list[Run]:
     return runs or [Run(name, "", "", f"no result (exit status {done.returncode}): see above")]
 
 
-def run_all(legs: dict[str, tuple[Path, Interpreter]], slow: list[str]) -> Iterator[list[Run]]:
+def run_all(
+    legs: dict[str, tuple[Path, Interpreter]], slow: list[str], kernels: dict[str, tuple[str, ...]]
+) -> Iterator[list[Run]]:
     """The runs of each of the interpreters, as these come to their ends."""
     if len(legs) == 1:
         for name, leg in legs.items():
-            yield run_leg(name, *leg, slow=name in slow)
+            yield run_leg(name, *leg, slow=name in slow, kernels=kernels[name])
         return
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        longest_first = sorted(legs, key=lambda name: name not in slow)
-        futures = [pool.submit(run_elsewhere, name, slow=name in slow) for name in longest_first]
+        longest_first = sorted(legs, key=lambda name: (name not in slow, not name.endswith("t")))
+        futures = [
+            pool.submit(run_elsewhere, name, slow=name in slow, kernels=kernels[name])
+            for name in longest_first
+        ]
         for future in as_completed(futures):
             yield future.result()
+
+
+def kernels_for(legs: Iterable[str], chosen: Sequence[str], *, brief: bool) -> dict[str, Any]:
+    """Which kernels to test on each Python."""
+    with_gil = [name for name in SUPPORTED if name in legs and not name.endswith("t")]
+    middle = with_gil[1:-1] if brief else []
+    return {name: KERNELS[-1:] if name in middle else tuple(chosen) for name in legs}
 
 
 def read_results(path: Path | None) -> list[Run]:
@@ -202,14 +218,15 @@ def report(runs: list[Run], missing: list[str]) -> bool:
     return bool(runs) and not failed
 
 
-def introduction(legs: dict[str, tuple[Path, Interpreter]], slow: str) -> str:
+def introduction(kernels: dict[str, tuple[str, ...]], slow: str) -> str:
     """What is going to be done, and how long that takes; on a machine with two cores."""
-    minutes = 15 if slow == "all" else 10
-    batches = -(-len(legs) // AT_ONCE)
+    runs = sum(map(len, kernels.values()))
+    minutes = (8 if slow == "all" else 5) * runs // (1 if len(kernels) == 1 else AT_ONCE)
+    what = ", ".join(f"{name} ({' and '.join(kernels[name])})" for name in kernels)
     return (
-        f"The tests, then asgiref's own suite, each on {len(KERNELS)} kernels, on Python "
-        f"{', '.join(legs) or '(none found)'}: about {minutes * batches} minutes, and the first "
-        "time one or two more for each environment."
+        "The tests, then asgiref's own suite, with these values of ASGIBRIDGE_SPEEDUPS, on Python "
+        f"{what or '(none found)'}: about {minutes} minutes, and the first time one or two more "
+        "for each environment."
     )
 
 
@@ -222,6 +239,15 @@ def main() -> int:
         "directories that ASGIBRIDGE_PYTHONS lists",
     )
     parser.add_argument("--only", metavar="NAME", choices=SUPPORTED, help="of these, this one")
+    parser.add_argument(
+        "--brief",
+        action="store_true",
+        help="with --all: the compiled kernel alone on all but the oldest, the newest and the "
+        "free-threaded Python",
+    )
+    parser.add_argument(
+        "--kernels", nargs="+", choices=KERNELS, default=KERNELS, help="which kernels to test"
+    )
     parser.add_argument(
         "--slow",
         choices=("all", "newest", "none"),
@@ -253,11 +279,12 @@ def main() -> int:
         assert this is not None
         legs[this.name] = (VENVS / "test", this)
 
-    print(introduction(legs, options.slow), flush=True)
+    kernels = kernels_for(legs, options.kernels, brief=options.brief)
+    print(introduction(kernels, options.slow), flush=True)
     newest = [name for name in legs if not name.endswith("t")][-1:]
     slow = {"all": list(legs), "newest": newest, "none": []}[options.slow]
     runs = list(earlier)
-    for new in run_all(legs, slow):
+    for new in run_all(legs, slow, kernels):
         runs += new
         if options.results:
             options.results.parent.mkdir(parents=True, exist_ok=True)
