@@ -236,6 +236,24 @@ class TestCancellation:
 
         asyncio.run(main())
 
+    def test_who_waits_behind_it_gets_one_each(self):
+        """And what nobody waits for is the first one's who comes."""
+
+        async def main():
+            queue = MessageQueue()
+            waits = queue.get_many(4, max_wait=SECONDS), queue.get_many(3), queue.get()
+            tasks = []
+            for number, wait in enumerate(waits):
+                tasks.append(asyncio.create_task(wait))
+                while queue.getting <= number:
+                    await asyncio.sleep(0)
+            for item in range(3):
+                queue.put_nowait(item)
+            tasks[0].cancel()
+            assert await asyncio.gather(*tasks[1:]) == [[0, 1], 2]
+
+        asyncio.run(main())
+
     def test_when_it_has_been_promised_all(self):
         async def main():
             queue = MessageQueue()

@@ -62,14 +62,21 @@ class Model:
     def get_many(self, most: int) -> list[Any]:
         return [self.get() for _ in range(min(most, len(self.items)))]
 
-    def has_enough(self, wait: Any) -> bool:
-        """Whether who waits to get may do so, as the first in line, of some items."""
-        return (
-            wait.how != "get_batch"
-            or self.full()
-            or self.is_down
-            or len(self.items) >= wait.argument
-        )
+    def promised(self) -> list[tuple[Any, int]]:
+        """Those who wait to get and can go on now, with how many items are theirs. Who waits for
+        several is promised one; what nobody is promised is taken by the first who comes."""
+        found = []
+        free = len(self.items)
+        for wait in self.getting:
+            is_batch = wait.how == "get_batch"
+            if free <= 0 or (
+                is_batch and not (self.full() or self.is_down or free >= wait.argument)
+            ):
+                break
+            theirs = min(wait.argument, free) if is_batch else int(wait.how != "peek")
+            found.append((wait, theirs))
+            free -= theirs
+        return found
 
     def for_newcomers(self) -> int:
         """How many items nobody waits for."""
@@ -79,14 +86,19 @@ class Model:
         """Who can go on now, with the outcome."""
         done: list[tuple[Any, Any]] = []
         while True:
-            if self.getting and self.items and self.has_enough(self.getting[0]):
-                wait = self.getting.pop(0)
-                if wait.how == "peek":
-                    done.append((wait, self.first()))
-                elif wait.argument is None:
-                    done.append((wait, self.get()))
-                else:
-                    done.append((wait, self.get_many(wait.argument)))
+            promised = self.promised()
+            if promised:
+                kept = sum(theirs for _, theirs in promised)
+                del self.getting[: len(promised)]
+                for wait, theirs in promised:
+                    kept -= theirs
+                    if wait.how == "peek":
+                        done.append((wait, self.first()))
+                    elif wait.argument is None:
+                        done.append((wait, self.get()))
+                    else:
+                        most = min(wait.argument, len(self.items) - kept)
+                        done.append((wait, self.get_many(most)))
             elif self.putting and not self.full() and not self.is_down:
                 wait = self.putting.pop(0)
                 self.put(wait.argument)
