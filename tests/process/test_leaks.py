@@ -94,6 +94,6 @@ def test_nothing_is_left_to_the_collector(workload):
 def test_memory_is_flat_over_very_many_calls(workload, n):
     growth = left_behind(workload, n)
     check_flat(growth, n / 100)
-    # The smallest block there is has sixteen bytes: of each call that is 480,000 or more. A heap has
-    # its moods, too.
+    # The smallest block there is has sixteen bytes: one for each call is 480,000 or more. A heap
+    # has its moods, too.
     assert growth["bytes"] <= 300_000

@@ -89,6 +89,7 @@ async def listen(server: Server, client: Any) -> tuple[list[Heard], dict[str, An
         return await asyncio.gather(*tasks), await figures(session)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", [listen_to_events, listen_at_socket])
 @pytest.mark.parametrize("implementation", [COMPILED, PURE], ids=str)
 def test_one_thread_to_all_clients(

@@ -152,6 +152,7 @@ async def client_of_aiohttp() -> tuple[Callable[[str], Any], Callable[[], Any]]:
     return get, client.close
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connect", [client_of_httpx, client_of_aiohttp])
 def test_one_client_for_all_threads_keeps_its_connections(
     server: ThreadingHTTPServer,

@@ -220,6 +220,7 @@ def least(postgres: Postgres) -> float:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @KERNELS
 def test_the_memory_of_a_stream_that_waits(

@@ -25,7 +25,9 @@ KERNELS = pytest.mark.parametrize("implementation", [COMPILED, PURE], ids=str)
 
 
 @KERNELS
-@pytest.mark.parametrize("client", ["psycopg", "psycopg2", "sqlite"])
+@pytest.mark.parametrize(
+    "client", ["psycopg", pytest.param("psycopg2", marks=pytest.mark.slow), "sqlite"]
+)
 @pytest.mark.parametrize(
     ("tests", "least"),
     [("transaction_tests", 30), ("query_tests", 20), ("stream_tests", 12)],
