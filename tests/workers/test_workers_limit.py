@@ -624,7 +624,7 @@ class TestInTheMiddleOfThePoolsWork:
 
     @pytest.mark.parametrize("kind", ["keep", "fresh"])
     def test_a_lease_with_a_worker(self, kind):
-        set_policy(Policy(kind=kind, limit=1))
+        set_policy(Policy(kind=kind, limit=1, release_idle=None))
         dropped = [leases.executor_of_context(None, None)]
         assert dropped[0].submit(int, "1").result(SECONDS) == 1
         waiting = leases.executor_of_context(None, None)
@@ -634,7 +634,7 @@ class TestInTheMiddleOfThePoolsWork:
         assert future.result(SECONDS) == 2
 
     def test_a_lease_that_waits(self):
-        set_policy(Policy(kind="keep", limit=1))
+        set_policy(Policy(kind="keep", limit=1, release_idle=None))
         holder = leases.executor_of_context(None, None)
         assert holder.submit(int, "1").result(SECONDS) == 1
         dropped = [leases.executor_of_context(None, None)]
@@ -649,7 +649,7 @@ class TestInTheMiddleOfThePoolsWork:
 
     def test_a_task_that_waits(self):
         """Its context stays, and has given up its place when that comes."""
-        set_policy(Policy(kind="keep", limit=1))
+        set_policy(Policy(kind="keep", limit=1, release_idle=None))
         holder = leases.executor_of_context(None, None)
         assert holder.submit(int, "1").result(SECONDS) == 1
         context = ThreadSensitiveContext()
