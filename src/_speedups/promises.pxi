@@ -504,9 +504,11 @@ cdef class _Promises:
         # it. Looks at the oldest promise alone: a task whose loop runs takes its own soon. Or at
         # the batch to which all items belong.
         cdef _Waiter waiter
+        cdef bint has_batches
         with cython.critical_section(self):
             waiter = self.promised.first
-        if waiter is None and self.has_batches:
+            has_batches = self.has_batches
+        if waiter is None and has_batches:
             waiter = self.batch()
         if waiter is None or waiter.loop is None or not waiter.loop.is_closed():  # None: a thread's
             return False

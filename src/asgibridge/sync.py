@@ -317,7 +317,10 @@ def _close_if_not_begun(coroutine: Any) -> None:
     if type(coroutine) is observers.ObservedAwaitable:
         coroutine.close_if_not_begun()
     elif inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) == "CORO_CREATED":
-        coroutine.close()
+        try:
+            coroutine.close()
+        except ValueError:  # the loop's thread has begun it this moment: it is left to that
+            pass
 
 
 class SyncToAsync(kernel.SyncWrapper, Generic[_P, _R]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from asgibridge import sync
 from asgibridge.sync import (
     AsyncToSync,
     SyncToAsync,
@@ -619,3 +621,29 @@ class TestMisuse:
         """)
             == "True []"
         )
+
+    def test_a_coroutine_that_begins_while_its_caller_leaves_it(self, monkeypatch):
+        """1. The caller finds that it has not begun. 2. A thread begins it. 3. The caller closes
+        it."""
+        inside, go_on = threading.Event(), threading.Event()
+
+        async def main():
+            inside.set()
+            assert go_on.wait(20)
+            return "done"
+
+        def step():
+            try:
+                coroutine.send(None)
+            except StopIteration as end:
+                outcomes.append(end.value)
+
+        coroutine, outcomes = main(), []
+        monkeypatch.setattr(inspect, "getcoroutinestate", lambda coroutine: "CORO_CREATED")
+        thread = threading.Thread(target=step)
+        thread.start()
+        assert inside.wait(20)
+        sync._close_if_not_begun(coroutine)
+        go_on.set()
+        thread.join(20)
+        assert outcomes == ["done"]
