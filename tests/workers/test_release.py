@@ -917,28 +917,43 @@ class TestDjango:
 
         assert run(main) == "close"
 
+    class Unreadable(dict):
+        def __init__(self):
+            self.settings = {}
+
+        def __iter__(self):
+            raise KeyError("settings")
+
     def test_what_can_not_be_looked_at_binds(self, monkeypatch, caplog):
-        class Connections(dict):
-            settings = None
-
-            def __init__(self):
-                self.settings = {}
-
-            def __iter__(self):
-                raise KeyError("settings")
-
         async def main():
             keep()
             async with ThreadSensitiveContext():
-                await current_thread()
                 with monkeypatch.context() as patch:
-                    fake = SimpleNamespace(connections=Connections())
+                    fake = SimpleNamespace(connections=self.Unreadable())
                     patch.setitem(sys.modules, "django.db", fake)
-                    assert "can't be looked at" in await bound()
+                    assert "can't be looked at" in await bound_after_a_call()
                 await released()
 
         run(main)
         assert "is not released" in caplog.text
+
+    @pytest.mark.parametrize("kind", ["keep", "fresh"])
+    def test_what_can_not_be_looked_at_as_it_is_released(self, monkeypatch, caplog, kind):
+        """It could a moment before. The worker goes on, or ends as others do."""
+
+        def may_release(worker):
+            fake = SimpleNamespace(connections=self.Unreadable())
+            monkeypatch.setitem(sys.modules, "django.db", fake)
+            return True
+
+        async def main():
+            set_policy(Policy(kind=kind, release_idle=0, may_release=may_release))
+            async with ThreadSensitiveContext():
+                await released()
+                assert await sync_to_async(int)("7") == 7
+
+        run(main)
+        assert "looking for Django's database connections failed" in caplog.text
 
 
 # --- in the middle of a release ------------------------------------------------------------------

@@ -66,7 +66,12 @@ def renew_connections() -> None:
 
 
 def _each(function: Callable[[Any], object], what_failed: str) -> None:
-    for alias, wrapper in _own():
+    try:
+        own = _own()
+    except Exception:  # the thread goes on, whose inbox may hold other calls
+        logger.exception("looking for Django's database connections failed")
+        return
+    for alias, wrapper in own:
         try:
             function(wrapper)
         except Exception:
