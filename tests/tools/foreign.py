@@ -108,6 +108,7 @@ LEFT_OUT = {
         "test_baize_stream_response": "baize would be needed for this alone",
     },
     "anyio": {
+        "trio": "the bridges need asyncio's event loop",
         "TestLock": ANYIOS,
         "TestEvent": ANYIOS,
         "TestCondition": ANYIOS,
