@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 from concurrent.futures import CancelledError
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from asgibridge.queue import Broadcast, QueueEmpty, QueueFull, QueueShutDown, ReaderLagged
-from queue_model import SETTINGS
+from queue_model import SETTINGS, alone
 from queues import SECONDS, in_thread, on_loop, running_loop, until
 
 
@@ -279,5 +278,5 @@ class BroadcastMachine(RuleBasedStateMachine):
             self.stack.close()
 
 
-TestBroadcast = pytest.mark.not_quick(BroadcastMachine.TestCase)
+TestBroadcast = alone(BroadcastMachine.TestCase)
 TestBroadcast.settings = SETTINGS

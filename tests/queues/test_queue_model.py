@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from concurrent.futures import CancelledError
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -22,7 +21,7 @@ from asgibridge.queue import (
     QueueFull,
     QueueShutDown,
 )
-from queue_model import SETTINGS, Model
+from queue_model import SETTINGS, Model, alone
 from queues import SECONDS, in_thread, on_loop, running_loop, until
 
 
@@ -204,5 +203,5 @@ class QueueMachine(RuleBasedStateMachine):
             self.stack.close()
 
 
-TestQueue = pytest.mark.not_quick(QueueMachine.TestCase)
+TestQueue = alone(QueueMachine.TestCase)
 TestQueue.settings = SETTINGS

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import itertools
 
-import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -32,7 +31,7 @@ from asgibridge.queue import (
     select,
     sync_select,
 )
-from queue_model import SETTINGS, Model, SteppedLoop
+from queue_model import SETTINGS, Model, SteppedLoop, alone
 
 ERRORS = (
     EndOfChannel,
@@ -799,11 +798,11 @@ class LatestMachine(StepMachine):
         self.settle()
 
 
-TestQueue = pytest.mark.not_quick(QueueMachine.TestCase)
+TestQueue = alone(QueueMachine.TestCase)
 TestQueue.settings = SETTINGS
-TestChannel = pytest.mark.not_quick(ChannelMachine.TestCase)
+TestChannel = alone(ChannelMachine.TestCase)
 TestChannel.settings = SETTINGS
-TestSelect = pytest.mark.not_quick(SelectMachine.TestCase)
+TestSelect = alone(SelectMachine.TestCase)
 TestSelect.settings = SETTINGS
-TestLatest = pytest.mark.not_quick(LatestMachine.TestCase)
+TestLatest = alone(LatestMachine.TestCase)
 TestLatest.settings = SETTINGS

@@ -6,6 +6,7 @@ import asyncio
 import heapq
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from asgibridge.queue import LifoQueue, PriorityQueue, QueueShutDown
@@ -19,6 +20,12 @@ SETTINGS = settings(
     suppress_health_check=list(HealthCheck),
 )
 """Of a state machine: the same steps in each run; `stress_plugin` draws others."""
+
+
+def alone(case: Any) -> Any:
+    """The marks of a state machine's tests."""
+    unsafe = pytest.mark.thread_unsafe(reason="hypothesis notices what others draw of `random`")
+    return pytest.mark.not_quick(unsafe(case))
 
 
 class Model:
