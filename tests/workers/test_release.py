@@ -1225,7 +1225,8 @@ def test_of_those_that_idle_the_one_that_is_free_to_go_is_found():
                     binds.append(bind())
                     binds[0].__enter__()
                 await current_thread()
-                lease._worker.begin_for(lease._reference, SOON)
+                lease._worker.lease = lease._reference
+                lease._worker.set_patience(SOON)
                 await current_thread()
                 begun.set()
                 await end.wait()

@@ -55,7 +55,10 @@ def send(
             return call
     context = wrapper.thread_sensitive_context.get(None)
     if context:
-        return _send_to_executor(loop, call, _executor_of(wrapper, context))
+        executor = wrapper.context_to_thread_executor.get(context)
+        if executor is None:
+            executor = _begin(wrapper, context)
+        return _send_to_executor(loop, call, executor)
     frame = state.loop_thread_executors.get(loop)
     if frame is not None:
         if type(frame) is not kernel.CurrentThreadExecutor:
@@ -102,24 +105,27 @@ def _send_to_frame(frame: kernel.CurrentThreadExecutor, call: kernel.SyncCall) -
             return True
 
 
-def _executor_of(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
-    # A foreign object may stand in for a ThreadSensitiveContext, as asgiref lets it.
-    if getattr(context, "_exited", False):
+def _begin(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
+    # Of a context's first call: the executor.
+    try:
+        policy, left, has_exited = context._policy, context._left, context._exited
+    except AttributeError:
+        # A foreign object may stand in for a ThreadSensitiveContext, as asgiref lets it.
+        policy, left = getattr(context, "_policy", None), getattr(context, "_left", None)
+        has_exited = getattr(context, "_exited", False)
+    if has_exited:
         raise RuntimeError(
             "ThreadSensitiveContext has exited. Tasks created inside a context with an executor "
             "must finish before it exits."
         )
-    executor = wrapper.context_to_thread_executor.get(context)
-    if executor is None:
-        policy = getattr(context, "_policy", None)
-        # A call that comes after the exit must not meet what is on the thread it had.
-        left = getattr(context, "_left", None)
-        if policy is None and worker_pool.is_plain:
-            executor = _kernel.kernel.ThreadSensitiveExecutor(left)
-        else:
-            owner = getattr(context, "_owner", None)
-            executor = sticky.executor_of_context(policy, left, owner, context)
-        wrapper.context_to_thread_executor[context] = executor
+    executor: Executor
+    # A call that comes after the exit must not meet what is on the thread it had: what has `left`.
+    if policy is None and worker_pool.is_plain:
+        executor = _kernel.kernel.ThreadSensitiveExecutor(left)
+    else:
+        owner = getattr(context, "_owner", None)
+        executor = sticky.executor_of_context(policy, left, owner, context)
+    wrapper.context_to_thread_executor[context] = executor
     return executor
 
 

@@ -453,9 +453,12 @@ class Lease(StockNames):
         release = self.release
         self._worker = worker = pool.take(self._family, self._avoiding, release is not None)
         if release is not None:
-            worker.begin_for(self._reference, release.pressed)
+            worker.lease = self._reference
+            if worker.patience != release.pressed:
+                worker.set_patience(release.pressed)
         elif worker.patience is not None:
-            worker.begin_for(None, None)
+            worker.lease = None
+            worker.set_patience(None)
         self._slot = slot
         if slot is not None:
             slot.worker = worker

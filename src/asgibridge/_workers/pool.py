@@ -173,18 +173,15 @@ class Worker:
         self.patience: float | None = None  # seconds after which it asks that
         self.idle_since = 0.0  # if it has a patience, and is in the pool
 
-    def begin_for(self, lease: weakref.ref[Lease] | None, patience: float | None) -> None:
-        """It is leased: ask ``lease`` when it has idled for ``patience``. Before the first call."""
-        self.lease = lease
-        if patience is not None and patience > pool.idle_timeout:
-            patience = pool.idle_timeout  # it has that when it lies in the pool, too
-        if self.patience != patience:
-            self.set_patience(patience)
-
     def set_patience(self, seconds: float | None) -> None:
-        """After what time it asks what to do; None: after its idle time. From any thread."""
-        self.patience = seconds
-        self.executor.set_patience(seconds)
+        """After what time it asks what to do, at most its idle time, which it has in the pool, too;
+        None: after its idle time. From any thread.
+        """
+        if seconds is not None and seconds > pool.idle_timeout:
+            seconds = pool.idle_timeout
+        if self.patience != seconds:
+            self.patience = seconds
+            self.executor.set_patience(seconds)
 
     def needs_to_begin(self) -> bool:
         """Whether a lease's first hooks are to be called. From any thread."""
@@ -292,6 +289,7 @@ def release_by_default(kind: str, limit: int | None) -> ReleaseAfter | None:
     return _BY_DEFAULT if kind == "keep" and limit is not None else None
 
 
+@functools.lru_cache(maxsize=16)  # each context with a policy of its own asks; arbitrary
 def release_after(seconds: float | None) -> ReleaseAfter | None:
     """What holds where somebody has said ``seconds``."""
     if seconds is None:
