@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -63,9 +64,9 @@ async def in_a_group(awaitable):
             group.create_task(call())
 
 
-async def by_hand(awaitable):
+async def by_hand(awaitable, cancelling=lambda task: task.cancel):
     task = asyncio.current_task()
-    asyncio.get_running_loop().call_later(SHORT, task.cancel)
+    asyncio.get_running_loop().call_later(SHORT, cancelling(task))
     try:
         return await awaitable
     except asyncio.CancelledError:
@@ -74,7 +75,20 @@ async def by_hand(awaitable):
         raise asyncio.TimeoutError from None
 
 
+async def by_a_function_around_the_task(awaitable):
+    return await by_hand(awaitable, lambda task: lambda: task.cancel())
+
+
+async def by_a_partial(awaitable):
+    return await by_hand(awaitable, lambda task: functools.partial(task.cancel))
+
+
+async def by_the_class(awaitable):
+    return await by_hand(awaitable, lambda task: functools.partial(asyncio.Task.cancel, task))
+
+
 WAYS = [wait_for, own_timeout, around_a_gather, around_a_task_of_a_task, by_hand]
+WAYS += [by_a_function_around_the_task, by_a_partial, by_the_class]
 if sys.version_info >= (3, 11):
     WAYS += [stdlib_timeout, in_a_group]
 
@@ -138,6 +152,23 @@ def test_around_a_call_that_was_queued_before():
         return await working
 
     assert run(main()) == "fallback"
+
+
+def test_a_timer_that_only_looks_is_none():
+    async def watched():
+        task = asyncio.current_task()
+        timer = asyncio.get_running_loop().call_later(60, lambda: print(task))
+        try:
+            return await thread()
+        finally:
+            timer.cancel()
+
+    async def inner():
+        await asyncio.sleep(0)
+        return await elsewhere(watched())
+
+    with pytest.raises(RuntimeError, match="would deadlock"):
+        run(sync_to_async(async_to_sync(inner))())
 
 
 def test_that_has_ended_before():

@@ -253,11 +253,16 @@ def _waiting(callback: Any) -> list[Any]:
 
 
 def _about(handle: list[Any]) -> list[Any]:
-    # The object that a callback is bound to, that object's task, and the callback's arguments.
+    # The object that a callback is bound to, that object's task, and the callback's arguments; the
+    # cells of a function that cancels something, and what a partial is made of.
     found: list[Any] = []
     for part in handle:
         if type(part) is tuple:
             found.extend(part)
+        elif type(part) is functools.partial:
+            found.extend(_about([part.func, part.args]))
+        elif type(part) is types.FunctionType and "cancel" in part.__code__.co_names:
+            found.extend(gc.get_referents(*(part.__closure__ or ())))
         elif type(part) in (types.MethodType, types.BuiltinMethodType):
             owner = part.__self__
             named = part.__func__ if type(part) is types.MethodType else part
