@@ -141,16 +141,20 @@ def test_honcho(site, run, command, file):
 @pytest.mark.parametrize(
     "environment", ["", "environment=PYTHONPATH='.'\n"], ids=["", "environment"]
 )
-def test_supervisord(site, run, environment):
+@pytest.mark.parametrize("is_outer", [True, False], ids=["run supervisord", "supervisord run"])
+def test_supervisord(site, run, is_outer, environment):
     pytest.importorskip("supervisor")
-    # Its own log says when the program has ended; then it is told to end itself.
-    program = f"{sys.executable} -c 'import program, os, signal; os.kill(os.getppid(), 15)'"
+    # The program tells it to end.
+    with (site / "program.py").open("a") as source:
+        source.write("import os; os.kill(os.getppid(), 15)\n")
+    before = "" if is_outer else "-m asgibridge run "
+    program = f"{sys.executable} {before}program.py"
     (site / "supervisord.conf").write_text(
         f"[supervisord]\nnodaemon=true\nlogfile={site}/log\npidfile={site}/pid\n"
         f"[program:p]\ncommand={program}\nstdout_logfile={site}/out\nautorestart=false\n"
         f"startsecs=0\n{environment}"
     )
-    output = run(*RUN, "supervisord", "-c", "supervisord.conf")
+    output = run(*(RUN if is_outer else ()), "supervisord", "-c", "supervisord.conf")
     assert (site / "out").read_text() == "asgibridge.sync\n", output
 
 
