@@ -12,7 +12,8 @@ PROGRAM = """
     import asyncio, contextvars, os, sys, threading
     from asgibridge import debug, workers
     from asgibridge.iterators import (
-        async_to_sync_context_manager, async_to_sync_iterator, sync_to_async_iterator
+        async_to_sync_context_manager, async_to_sync_iterator, sync_to_async_context_manager,
+        sync_to_async_iterator
     )
     from asgibridge.queue import MessageQueue
     from asgibridge.runners import shared_loop
@@ -20,7 +21,7 @@ PROGRAM = """
         AsyncSingleThreadContext, ThreadSensitiveContext, async_to_sync, sync_to_async
     )
     from asgibridge.wsgi import AsgiToWsgi, WsgiToAsgi
-    from contextlib import asynccontextmanager
+    from contextlib import asynccontextmanager, nullcontext
 
     async def one():
         return 1
@@ -43,6 +44,10 @@ PROGRAM = """
     async def pull():
         return [each async for each in sync_to_async_iterator(iter("ab"))]
 
+    async def enter_sync():
+        async with sync_to_async_context_manager(nullcontext(1)) as value:
+            return value
+
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x"})
@@ -56,6 +61,23 @@ PROGRAM = """
 
     def request(site):
         return b"".join(site(environ(), lambda status, headers, exc_info=None: None))
+
+    def wsgi_app(environ, start_response):
+        start_response("200 OK", [])
+        return [b"x"]
+
+    async def ask(site):
+        incoming, sent = [{"type": "http.request", "body": b"", "more_body": False}], []
+        async def receive():
+            return incoming.pop()
+        async def send(message):
+            sent.append(message["type"])
+        scope = {
+            "type": "http", "http_version": "1.1", "method": "GET", "path": "/",
+            "query_string": b"", "headers": [],
+        }
+        await site(scope, receive, send)
+        return sent
 
     def in_block(**options):
         with AsyncSingleThreadContext(**options):
@@ -95,7 +117,12 @@ WAYS = {
     "kept worker": "lambda: asyncio.run(hop_in_context(policy='keep'))",
     "pool": "lambda: asyncio.run(hop(thread_sensitive=False))",
     "sync iterator": "lambda: asyncio.run(pull())",
+    "new worker": "lambda: asyncio.run(hop_in_context(policy='new'))",
+    "thread name": "lambda: asyncio.run(hop(thread_sensitive=False, thread_name='mine'))",
+    "sync context manager": "lambda: asyncio.run(enter_sync())",
     "AsgiToWsgi": "lambda: request(AsgiToWsgi(app))",
+    "WsgiToAsgi": "lambda: asyncio.run(ask(WsgiToAsgi(wsgi_app)))",
+    "WsgiToAsgi(workers=2)": "lambda: asyncio.run(ask(WsgiToAsgi(wsgi_app, workers=2)))",
     "watch": "lambda: debug.watch(5)",
     "dump on a signal": "lambda: debug.dump_on_signal(10)",
 }
@@ -131,6 +158,10 @@ STATES = {
         "CLOSE = lambda: block.__exit__(None, None, None)"
     ),
     "an application": "site = AsgiToWsgi(app); request(site); CLOSE = lambda: request(site)",
+    "a WSGI application": (
+        "site = WsgiToAsgi(wsgi_app, workers=2); asyncio.run(ask(site)); "
+        "CLOSE = lambda: asyncio.run(ask(site))"
+    ),
     "an application to close": "site = AsgiToWsgi(app); request(site); CLOSE = site.close",
     "kept workers": (
         "workers.set_policy(workers.Policy(kind='keep')); asyncio.run(hop_in_context()); "
