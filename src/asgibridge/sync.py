@@ -558,6 +558,7 @@ def _adopt_as_subclass(
     if base is SyncToAsync and "__name__" not in own:
         kernel.adopt(wrapper, function, mark)
         return
+    own.update(vars(wrapper))  # by its own __init__, before ours
     stand_in = SimpleNamespace()
     kernel.adopt(stand_in, function, mark)
     for name, value in vars(stand_in).items():

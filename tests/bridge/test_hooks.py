@@ -191,6 +191,33 @@ class TestSubmitThatIsReplaced:
         )
         assert not [function for _, function in pools if is_hop(function)]
 
+    def test_of_one_executor_or_loop_hears_of_hops_to_the_users_own(self):
+        class Loop(asyncio.SelectorEventLoop):
+            def run_in_executor(self, executor, function, *args):
+                heard.append(executor)
+                return super().run_in_executor(executor, function, *args)
+
+        def submit(fn, /, *args, **kwargs):
+            heard.append("submit")
+            return ThreadPoolExecutor.submit(pool, fn, *args, **kwargs)
+
+        heard = []
+        loop = Loop()
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit = submit
+                hop = sync_to_async(int, thread_sensitive=False, executor=pool)
+                assert loop.run_until_complete(hop()) == 0
+                assert heard == [pool, "submit"]
+                hop = sync_to_async(int, thread_sensitive=False)
+                assert loop.run_until_complete(hop()) == 0
+                assert heard == [pool, "submit", None]
+                assert loop.run_until_complete(sync_to_async(int)()) == 0
+                assert heard == [pool, "submit", None]
+        finally:
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
     def test_leaves_errors_cancellation_and_context_alone(self, monkeypatch):
         variable = contextvars.ContextVar("variable", default=0)
         Heard(monkeypatch, ThreadPoolExecutor)

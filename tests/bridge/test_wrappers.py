@@ -293,6 +293,23 @@ class TestSubclassThatNamesItself:
         assert wrapper.__name__ == "task_of_async_function"
         assert wrapper() == 1
 
+    @pytest.mark.parametrize("is_before", [True, False])
+    def test_on_the_instance(self, is_before):
+        class Named(AsyncToSync):
+            def __init__(self, function):
+                if is_before:
+                    self.__name__ = self.note = "mine"
+                super().__init__(function)
+                if not is_before:
+                    self.__name__ = self.note = "mine"
+
+        async def work():
+            return 1
+
+        work.note = "the function's"
+        wrapper = Named(work)
+        assert (wrapper.__name__, wrapper.note, wrapper()) == ("mine", "mine", 1)
+
     def test_only_one_with_a_name_hides_the_functions_documentation(self):
         class Closing(SyncToAsync):
             """About the class, as Channels' database_sync_to_async has it."""
