@@ -22,6 +22,8 @@ from functools import lru_cache, partial
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
 
+from ._bridge.routes import without_a_thread
+from ._process.threads import CannotStart
 from ._wsgi.conversation import Conversation, Response
 from ._wsgi.environ import BadRequest, build_environ, build_scope
 from ._wsgi.exchange import ClientDisconnected, Exchange, body_of
@@ -59,7 +61,10 @@ class _RunInPool(_SyncToAsync):
         self._pool = LoopExecutor(size, "asgibridge-wsgi")
 
     def _send(self, loop: asyncio.AbstractEventLoop, call: kernel.SyncCall) -> Any:
-        self._pool.post(call)
+        try:
+            self._pool.post(call)
+        except CannotStart:
+            return without_a_thread(loop, call)
         return call
 
 

@@ -13,8 +13,11 @@ import threading
 import pytest
 
 from asgibridge import workers
+from asgibridge.iterators import sync_to_async_iterator
 from asgibridge.limiters import CapacityLimiter
 from asgibridge.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from asgibridge.testing import HttpCommunicator
+from asgibridge.wsgi import WsgiToAsgi
 
 pytestmark = [
     pytest.mark.timeout(20),
@@ -84,7 +87,26 @@ async def not_sensitive():
     return await hop(thread_sensitive=False)
 
 
-WAYS = [hop, in_context, not_sensitive, limited, named]
+async def iterated():
+    idents = (threading.get_ident() for _ in range(1))
+    (ident,) = [each async for each in sync_to_async_iterator(idents)]
+    return ident
+
+
+async def request(**options):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [str(threading.get_ident()).encode()]
+
+    async with HttpCommunicator(WsgiToAsgi(application, **options)) as http:
+        return int((await http.get_response()).text)
+
+
+async def request_with_threads():
+    return await request(workers=2)
+
+
+WAYS = [hop, in_context, not_sensitive, limited, named, iterated, request, request_with_threads]
 
 
 @pytest.mark.parametrize("way", WAYS)

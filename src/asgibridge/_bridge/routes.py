@@ -79,10 +79,7 @@ def _send_to_pool(
             try:
                 pool.post(call)
             except CannotStart:
-                if not _runs_work_itself(loop):
-                    call.cancel()
-                    raise
-                return _run_here(call)
+                return without_a_thread(loop, call)
             return call
     return _run_in_executor(loop, call, executor)
 
@@ -181,6 +178,17 @@ def _runs_work_itself(loop: asyncio.AbstractEventLoop) -> bool:
         future.cancel()
         return False
     return future.exception() is None and future.result() == threading.get_ident()
+
+
+def without_a_thread(loop: asyncio.AbstractEventLoop, call: kernel.SyncCall) -> kernel.SyncCall:
+    """Run the call on the loop's thread if work belongs there; else raise what is being handled.
+
+    In an ``except CannotStart``, for a call that a pool of threads has refused.
+    """
+    if not _runs_work_itself(loop):
+        call.cancel()
+        raise
+    return _run_here(call)
 
 
 def _run_here(call: kernel.SyncCall) -> kernel.SyncCall:
