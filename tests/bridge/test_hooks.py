@@ -31,7 +31,7 @@ from asgibridge.sync import (
 
 CurrentThreadExecutor = current_thread_executor.CurrentThreadExecutor
 PUBLIC = "compatibility current_thread_executor debug iterators limiters local observers queue"
-PUBLIC += " server sync testing timeout typing workers wsgi"
+PUBLIC += " integrations pools runners server sync testing timeout typing workers wsgi"
 
 
 def run(coroutine):
