@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -72,6 +73,30 @@ def end_of_a_pool(coroutine_function):
     return future.result(0)
 
 
+def wait_for_one(coroutine_function):
+    copy = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(copy.run, asyncio.run, coroutine_function())
+        futures.wait([future])
+        return future.result(0)
+
+
+def wait_for_all(coroutine_function):
+    other, copy = Future(), contextvars.copy_context()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(copy.run, asyncio.run, coroutine_function())
+        future.add_done_callback(lambda _: other.set_result(None))
+        futures.wait([future, other])
+        return future.result(0)
+
+
+def as_completed(coroutine_function):
+    copy = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as pool:
+        (future,) = futures.as_completed([pool.submit(copy.run, asyncio.run, coroutine_function())])
+        return future.result(0)
+
+
 def run_until_complete(coroutine_function):
     loop = asyncio.new_event_loop()
     try:
@@ -109,6 +134,9 @@ WAYS = [
     join,
     result_of_a_pool,
     end_of_a_pool,
+    wait_for_one,
+    wait_for_all,
+    as_completed,
     run_until_complete,
     threadsafe,
     of_a_helper_of_a_helper,
@@ -185,6 +213,26 @@ def test_that_is_not_waited_for():
         assert going.wait(10)
         helper.join(0.3)  # for longer than the first look takes
         assert helper.is_alive()
+        return threading.current_thread(), future
+
+    mine, future = asyncio.run(sync_to_async(function)())
+    assert future.result(10) is mine
+
+
+@pytest.mark.parametrize("return_when", [futures.FIRST_COMPLETED, futures.ALL_COMPLETED])
+def test_of_several_one_may_end(return_when):
+    """The wait ends with the other, or by its time-out; then the call runs."""
+
+    def function():
+        other, pool = Future(), ThreadPoolExecutor(1)
+        future = pool.submit(contextvars.copy_context().run, asyncio.run, at_once())
+        if return_when == futures.FIRST_COMPLETED:
+            threading.Timer(0.3, other.set_result, [None]).start()
+            futures.wait([future, other], return_when=return_when)
+        else:
+            futures.wait([future, other], 0.3)
+        assert not future.done()
+        pool.shutdown(wait=False)
         return threading.current_thread(), future
 
     mine, future = asyncio.run(sync_to_async(function)())

@@ -1,10 +1,10 @@
 """Calls from a helper thread's own loop to a thread that waits for the helper.
 
 A sync function starts a thread, which runs a loop of its own in a copy of the context variables
-(``copy_context().run(asyncio.run, ...)``), and waits for it: by `Thread.join` or a future's
-``result``. A thread-sensitive call on that loop has to run where the function runs, and never does.
-The wait is none of our bridges'. But it is on the waiting thread's stack, so a loop on a thread of
-the program's own looks there, as long as such a call of its waits:
+(``copy_context().run(asyncio.run, ...)``), and waits for it: by `Thread.join`, a future's
+``result``, or `concurrent.futures.wait`. A thread-sensitive call on that loop has to run where the
+function runs, and never does. The wait is none of our bridges'. But it is on the waiting thread's
+stack, so a loop on a thread of the program's own looks there, as long as such a call of its waits:
 
 1. The thread that has to run the call waits, without a time-out, for this thread, for the future of
    what this thread runs, or for that of a task of this loop (`asyncio.run_coroutine_threadsafe`,
@@ -24,6 +24,7 @@ import gc
 import sys
 import threading
 import weakref
+from concurrent import futures
 from concurrent.futures import Executor, Future
 from threading import Thread
 from types import FrameType
@@ -46,6 +47,8 @@ _MOST = 100
 
 _WAITING = {Thread.join.__code__, Future.result.__code__, Future.exception.__code__}
 _FILES = {code.co_filename for code in _WAITING}
+_WAITING_FOR_SOME = {futures.wait.__code__: "not_done", futures.as_completed.__code__: "pending"}
+"""Each with its variable for the futures that it waits for."""
 
 
 class _Waiting:
@@ -113,7 +116,7 @@ def _why_never(call: Any, task: Any, executor: Executor) -> str | None:
     if not isinstance(root, asyncio.Task) or root.get_loop() is not task.get_loop():
         return None
     why = deadlocks.chain([root], task)
-    what = "Thread.join" if awaited is here else "Future.result"
+    what = "Thread.join" if awaited is here else "its future"
     return None if why is None else f"thread {here.name!r} ({what}), whose event loop runs {why}"
 
 
@@ -125,12 +128,21 @@ def _thread_of(executor: Any) -> int | None:
     return details.get("thread_ident") if worker is None else worker.ident
 
 
-def _awaited_by(frame: FrameType | None) -> Any:
+def _awaited_by(frame: FrameType | None, mine: FrameType) -> Any:
     # The Thread or Future that a thread waits for without a time-out, with nothing else further in.
+    # Of several futures the only one that is not done, or, if it waits for all, ours.
     while frame is not None and frame.f_code.co_filename in _FILES:
-        if frame.f_code in _WAITING:
+        name = _WAITING_FOR_SOME.get(frame.f_code)
+        if name is not None or frame.f_code in _WAITING:
             names = frame.f_locals
-            return names.get("self") if names.get("timeout", 0) is None else None
+            if names.get("timeout", 0) is not None:
+                return None
+            if name is None:
+                return names.get("self")
+            pending = list(names.get(name, ()))
+            if names.get("return_when") == futures.ALL_COMPLETED:
+                pending = [f for f in pending if cpython.runs_work_of(mine, f)] or pending
+            return pending[0] if len(pending) == 1 else None
         frame = frame.f_back
     return None
 
@@ -138,13 +150,10 @@ def _awaited_by(frame: FrameType | None) -> Any:
 def _awaited_in_the_end(frame: FrameType | None, here: Thread, frames: dict[int, FrameType]) -> Any:
     # The same, from thread to thread: the last Thread or Future that is known to wait for no other.
     awaited = None
+    mine = frames[here.ident or 0]
     for _ in range(_MOST):
-        further = _awaited_by(frame)
-        if (
-            further is None
-            or further is here
-            or cpython.runs_work_of(frames[here.ident or 0], further)
-        ):
+        further = _awaited_by(frame, mine)
+        if further is None or further is here or cpython.runs_work_of(mine, further):
             return further
         awaited = further
         ident = awaited.ident if isinstance(awaited, Thread) else None
