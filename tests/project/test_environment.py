@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import environment
+import matrix
 
 
 @pytest.fixture
@@ -121,6 +122,15 @@ def test_no_two_test_files_have_one_name():
         if "services" not in path.parts
     ]
     assert len(stems) == len(set(stems))
+
+
+def test_a_run_says_first_what_it_does_and_for_how_long():
+    said = matrix.introduction({"3.9": ("off",), "3.13": ("off", "require")}, "all")
+    assert "on Python 3.9 (off), 3.13 (off and require): about 12 minutes" in said
+    recipe = (environment.ROOT / "Makefile").read_text().partition("\ndemo:\n")[2]
+    lines = recipe.partition("\n\n")[0].splitlines()
+    assert lines[0].startswith("\t@echo ")
+    assert "two minutes or three" in lines[0]
 
 
 def test_a_command_that_takes_a_while_says_so(monkeypatch, capsys):
