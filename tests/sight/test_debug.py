@@ -833,6 +833,27 @@ class TestWatch:
         assert "stuck" in output.text
         assert " since 0." in output.text
 
+    def test_a_view_that_waits_for_a_helper_thread_by_an_event(self):
+        """The helper's own loop calls back to the view's thread. docs/deadlocks.md says this."""
+        output = Output()
+        helpers = []
+
+        async def agent():
+            return await sync_to_async(threading.current_thread)()
+
+        def view():
+            run = functools.partial(contextvars.copy_context().run, asyncio.run, agent())
+            helpers.append(threading.Thread(target=run))
+            helpers[0].start()
+            assert output.written.wait(SECONDS)
+
+        debug.watch(0.5, output)
+        asyncio.run(sync_to_async(view)())
+        helpers[0].join(SECONDS)
+        culprit = output.text.partition("CULPRIT: ")[2].partition("\n")[0]
+        assert names(culprit, "which runs", ".view (", f"{__file__}:", "in view: ")
+        assert names(output.text, "current_thread (", " is queued for thread asgibridge-worker-")
+
     def test_says_nothing_of_what_is_in_time(self):
         output = Output()
         debug.watch(SECONDS, output)
