@@ -167,9 +167,10 @@ _watcher: _Watcher | None = None
 def watch(seconds: float, file: Writable | None = None) -> None:
     """Dump to ``file`` (sys.stderr) when a `sync_to_async` call has been running for ``seconds``.
 
-    Once for each such call; a call that waits in `async_to_sync` counts as running. Replaces what
-    was set before. Also ``ASGIBRIDGE_WATCH=SECONDS`` in the environment. ValueError unless
-    ``seconds`` is a positive number.
+    Once for each such call; a call that waits in `async_to_sync` counts as running. The pure kernel
+    does not know since when a call runs that has begun before (`workers.collect_timings`), and
+    leaves it out. Replaces what was set before. Also ``ASGIBRIDGE_WATCH=SECONDS`` in the
+    environment. ValueError unless ``seconds`` is a positive number.
     """
     global _watcher
     seconds = _checked(seconds)
