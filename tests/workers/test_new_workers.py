@@ -67,6 +67,8 @@ def niceness():
 
 
 def be_nice():
+    if niceness() == 19:
+        pytest.skip("is as nice as can be")
     os.nice(1)
 
 
