@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import inspect
 import os
 import pickle
 import signal
@@ -12,6 +13,7 @@ import sys
 import textwrap
 import threading
 import weakref
+from collections.abc import Coroutine
 
 import pytest
 
@@ -47,6 +49,160 @@ def rest(reader):
 
 class Item:
     pass
+
+
+class TestGet:
+    """What `Reader.get` returns is awaited, and treated otherwise, as any coroutine."""
+
+    @staticmethod
+    def reader_of(*items):
+        broadcast = Broadcast()
+        reader = broadcast.subscribe()
+        for item in items:
+            broadcast.put_nowait(item)
+        return broadcast, reader
+
+    @pytest.mark.parametrize(
+        "item",
+        [None, 1, (1, 2), StopIteration(3), ValueError(), StopAsyncIteration, NotImplemented],
+    )
+    def test_returns_any_item(self, item):
+        async def main():
+            again = reader.get()
+            return [await reader.get(), await asyncio.ensure_future(reader.get()), await again]
+
+        _, reader = self.reader_of(item, item, item)
+        for got in run(main):
+            assert got is item
+
+    def test_is_a_coroutine_to_all_that_ask(self):
+        _, reader = self.reader_of(1)
+        assert inspect.iscoroutinefunction(reader.get)
+        assert inspect.iscoroutinefunction(Reader.get)
+        get = reader.get()
+        assert inspect.isawaitable(get)
+        assert isinstance(get, Coroutine)
+        assert asyncio.iscoroutine(get)
+        assert "get" in get.__qualname__
+        get.close()
+
+    def test_runs_in_every_way(self):
+        async def main(get):
+            return await asyncio.wait_for(get, SECONDS)
+
+        _, reader = self.reader_of(1, 2, 3)
+        assert asyncio.run(reader.get()) == 1
+        assert run(lambda: main(reader.get())) == 2
+        with pytest.raises(StopIteration) as raised:
+            reader.get().send(None)
+        assert raised.value.value == 3
+
+    def test_stays_what_it_was_when_its_end_is_kept(self):
+        async def main():
+            return [await reader.get() for _ in range(2)]
+
+        _, reader = self.reader_of(1, 2, 3, 4)
+        kept = []
+        for _ in range(2):
+            try:
+                next(reader.get().__await__())
+            except StopIteration as end:
+                kept.append(end)
+        assert run(main) == [3, 4]
+        assert [end.value for end in kept] == [1, 2]
+
+    def test_lets_its_item_go(self):
+        async def main():
+            item = await reader.get()
+            found = weakref.ref(item)
+            del item
+            gc.collect()
+            return found()
+
+        _, reader = self.reader_of(Item())
+        assert run(main) is None
+
+    def test_takes_nothing_before_it_is_awaited(self):
+        _, reader = self.reader_of(1)
+        with pytest.warns(RuntimeWarning, match="was never awaited"):
+            assert reader.get() is not None
+        closed = reader.get()
+        closed.close()
+        thrown = reader.get()
+        with pytest.raises(KeyError):
+            thrown.throw(KeyError("x"))
+        sent = reader.get()
+        with pytest.raises(TypeError, match="non-None value"):
+            sent.send(1)
+        sent.close()
+        assert reader.qsize() == 1
+
+    def test_cannot_be_awaited_twice(self):
+        async def main():
+            get = reader.get()
+            await get
+            for again in (lambda: get, lambda: asyncio.ensure_future(get)):
+                with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+                    await again()
+            with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+                get.throw(KeyError("x"))
+            get.close()
+
+        _, reader = self.reader_of(1, 2)
+        run(main)
+        assert reader.qsize() == 1
+
+    def test_that_waits_can_be_closed_and_thrown_into(self):
+        async def main():
+            for end in ("close", "throw", "drop"):
+                get = reader.get()
+                get.send(None)
+                assert broadcast.getting == 1
+                if end == "close":
+                    get.close()
+                elif end == "throw":
+                    with pytest.raises(KeyError):
+                        get.throw(KeyError("x"))
+                del get
+                gc.collect()
+                assert broadcast.getting == 0
+            broadcast.put_nowait(1)
+            return await reader.get()
+
+        broadcast, reader = self.reader_of()
+        assert run(main) == 1
+
+    def test_that_is_cancelled_before_its_first_step(self):
+        async def main():
+            task = asyncio.ensure_future(reader.get())
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        _, reader = self.reader_of(1)
+        run(main)
+        assert reader.qsize() == 1
+
+    def test_frees_one_place_at_a_time(self):
+        async def main():
+            puts = [asyncio.ensure_future(broadcast.put(item)) for item in (3, 4)]
+            await asyncio.sleep(0)
+            for done in (1, 2):
+                await slow.get()
+                await quick.get()
+                await until_waiting(2 - done)
+            await asyncio.gather(*puts)
+
+        async def until_waiting(n):
+            while broadcast.putting != n:
+                await asyncio.sleep(0)
+
+        broadcast = Broadcast(2)
+        slow, quick = broadcast.subscribe(), broadcast.subscribe()
+        broadcast.put_nowait(1)
+        broadcast.put_nowait(2)
+        run(main)
+        assert rest(slow) == rest(quick) == [3, 4]
 
 
 class TestReaders:

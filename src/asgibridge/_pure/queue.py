@@ -22,7 +22,7 @@ from .._process.queue_errors import (
     most_items,
     places,
 )
-from .promises import _FIFO, _Promises
+from .promises import _FIFO, _SIZED, _Promises
 from .waiters import _GET, _JOIN, _PEEK, _PUT, _TOLD, _WAITING, _Batch, _Waiter
 
 
@@ -99,16 +99,26 @@ class QueueCore(_Store):
             with self._lock:
                 if self._is_down:
                     raise QueueShutDown
-                done = self._limit <= 0 or (not self._putters and self._has_room(self._units(item)))
+                order = self._order_
+                limit = self._limit
+                if limit <= 0:
+                    done = True
+                elif self._putters:
+                    done = False
+                elif order == _SIZED:
+                    done = self._has_room(self._units(item))
+                else:  # as `_has_room` has it
+                    done = self._count + self._extra + self._kept_slots < limit
                 if done:
-                    if self._order_ == _FIFO:  # as `_push` has it
+                    if order == _FIFO:  # as `_push` has it
                         self._items.append(item)
                         self._count += 1
                     else:
                         self._push(item)
                     self._unfinished += 1
-                    if self._getters:
-                        woken = self._promise()
+                    if not self._getters:
+                        return True
+                    woken = self._promise()
             if woken is not None:
                 self._wake(woken)
             if done or not self._promised or not self._reclaim():
@@ -128,8 +138,9 @@ class QueueCore(_Store):
                         self._count -= 1
                     else:
                         item = self._pull()
-                    if self._putters:
-                        woken = self._promise()
+                    if not self._putters:
+                        return item
+                    woken = self._promise()
                 is_down = self._is_down
             if item is not NOTHING:
                 if woken is not None:

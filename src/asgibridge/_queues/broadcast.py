@@ -86,10 +86,9 @@ class Broadcast(kernel.BroadcastCore, Generic[T]):
 class Reader(kernel.ReaderCore, Closing, Iterated[T]):
     """A reader of a `Broadcast`, from `Broadcast.subscribe`: each gets all items, at its own pace.
 
-    For threads and tasks. The kernel's methods are its own: `get_nowait`, `sync_get`, `qsize`,
-    `missed`, `closed` and `close`. Each get raises
-    QueueShutDown when the broadcast is shut down and all is got, or the reader closed; ReaderLagged
-    if the broadcast has gone on without it.
+    For threads and tasks. The kernel's methods are its own: `get`, `get_nowait`, `sync_get`,
+    `qsize`, `missed`, `closed` and `close`. Each get raises QueueShutDown when the broadcast is
+    shut down and all is got, or the reader closed; ReaderLagged if that has gone on without it.
     """
 
     __slots__ = ("__weakref__",)
@@ -99,13 +98,6 @@ class Reader(kernel.ReaderCore, Closing, Iterated[T]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Reader cannot be copied or pickled: subscribe once more")
-
-    async def get(self) -> T:
-        """Take the next item, waiting for one. On any event loop."""
-        item: T = self._fetch()  # a `cast` would be a call
-        if item is NOTHING:
-            item = await self._getting()
-        return item
 
     async def get_many(
         self, max_items: int | None = None, *, max_wait: float | None = None
@@ -148,8 +140,18 @@ class Reader(kernel.ReaderCore, Closing, Iterated[T]):
 
     if TYPE_CHECKING:  # the kernel's methods, with the item's type
 
+        async def get(self) -> T: ...
         def get_nowait(self) -> T: ...
         def sync_get(self, block: bool = True, timeout: float | None = None) -> T: ...
+
+    elif sys.version_info < (3, 12):  # a compiled method can't be marked as a coroutine function
+
+        async def get(self) -> T:
+            """Take the next item, waiting for one. To be awaited, on any event loop."""
+            item: T = self._fetch()
+            if item is NOTHING:
+                item = await self._getting()
+            return item
 
 
 class Latest(Broadcast[T]):

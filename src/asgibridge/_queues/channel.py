@@ -6,9 +6,10 @@ When the last token of a side goes, the queue is shut down: by the last sender s
 is still received, by the last receiver at once, items and all.
 
 **Who owns what.** The two sets of tokens and the queue are the channel's; all ends hold them. An
-end has its token and ``_waits``, the waits that go on at it. There is no lock: the sets' own
-methods are single steps, so an end may be closed by any thread, a signal handler or a finalizer. To
-close the last end twice at once shuts the queue down twice, which does no harm. A clone enters its
+end has its token, ``_waits``, the waits that go on at it, and the queue's method it calls most,
+which `close` replaces by one that raises. There is no lock: the sets' own methods are single steps,
+so an end may be closed by any thread, a signal handler or a finalizer. To close the last end twice
+at once shuts the queue down twice, which does no harm. A clone enters its
 token first and then looks whether the end it was made of is still open, so that one of two, the
 clone or the close, sees the other.
 
@@ -27,7 +28,7 @@ dropped there, so a child that is to see an end close closes its own copies itse
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 from .._kernel import kernel
@@ -94,6 +95,7 @@ class _End(Closing):
         From any thread, and from a signal handler or a finalizer, too. May be called again.
         """
         self._side.discard(self._token)
+        self._refuse()
         for waiter in list(self._waits):
             waiter.dismiss()
         if not self._side:
@@ -104,6 +106,9 @@ class _End(Closing):
         self.close()
 
     def _shut(self) -> None:
+        raise NotImplementedError
+
+    def _refuse(self) -> None:
         raise NotImplementedError
 
     def _check(self) -> None:
@@ -144,14 +149,17 @@ class Sender(_End, Generic[T]):
     BrokenResourceError when no receiver is left, ClosedResourceError if this sender is closed.
     """
 
-    __slots__ = ()
+    __slots__ = ("_offer",)
+
+    def __init__(self, queue: Any, side: set[object]) -> None:
+        # Until `close`, which is cheaper than to ask each time.
+        self._offer: Callable[[T], bool] = queue._offer
+        super().__init__(queue, side)
 
     async def send(self, item: T) -> None:
         """Send ``item``, waiting for room. On any event loop."""
-        if self._token not in self._side:
-            self._check()
         try:
-            if not self._queue._offer(item):
+            if not self._offer(item):
                 await self._wait(self._queue._putting(item))
         except QueueShutDown:
             raise self._why() from None
@@ -185,6 +193,9 @@ class Sender(_End, Generic[T]):
     def _why(self) -> Exception:
         return of_channel(ClosedResourceError if self.closed else BrokenResourceError)
 
+    def _refuse(self) -> None:
+        self._offer = _closed
+
     def _shut(self) -> None:
         self._queue.shutdown()
 
@@ -196,14 +207,16 @@ class Receiver(_End, Generic[T]):
     senders are closed, or dropped; ClosedResourceError if this receiver is closed.
     """
 
-    __slots__ = ()
+    __slots__ = ("_fetch",)
+
+    def __init__(self, queue: Any, side: set[object]) -> None:
+        self._fetch: Callable[[], Any] = queue._fetch  # until `close`, as `Sender._offer`
+        super().__init__(queue, side)
 
     async def receive(self) -> T:
         """Receive the first item, waiting for one. On any event loop."""
-        if self._token not in self._side:
-            self._check()
         try:
-            item: T = self._queue._fetch()
+            item: T = self._fetch()
             if item is NOTHING:
                 item = await self._wait(self._queue._getting())
         except QueueShutDown:
@@ -305,8 +318,15 @@ class Receiver(_End, Generic[T]):
     def _why(self) -> Exception:
         return of_channel(ClosedResourceError if self.closed else EndOfChannel)
 
+    def _refuse(self) -> None:
+        self._fetch = _closed
+
     def _shut(self) -> None:
         self._queue.shutdown(immediate=True)
+
+
+def _closed(*_item: object) -> NoReturn:
+    raise of_channel(ClosedResourceError)
 
 
 def open_channel(maxsize: float = 0) -> tuple[Sender[Any], Receiver[Any]]:
