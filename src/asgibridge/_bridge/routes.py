@@ -116,7 +116,7 @@ def _begin(wrapper: SyncToAsync[Any, Any], context: Any) -> Executor:
             "must finish before it exits."
         )
     executor: Executor
-    # A call that comes after the exit must not meet what is on the thread it had: what has `left`.
+    # `left` had the context's thread: a call that comes after the exit must not meet what is there.
     if policy is None and worker_pool.is_plain:
         executor = _kernel.kernel.ThreadSensitiveExecutor(left)
     else:
