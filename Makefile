@@ -24,7 +24,8 @@ help:
 	@echo "make demo         a Django and Channels site, on asgiref, on asgibridge and on WSGI"
 	@echo "                  (DEMOFLAGS=--quick)"
 	@echo "make bench        every crossing timed: asgiref, each kernel, and bare wake-ups; the targets;"
-	@echo "                  docs/benchmarks.md (BENCHFLAGS=--quick: in a minute, and writes nothing;"
+	@echo "                  docs/benchmarks.md, and docs/benchmarks-report.html, which has it all"
+	@echo "                  (BENCHFLAGS=--quick: in a minute, and writes nothing;"
 	@echo "                  BENCHFLAGS='--before HEAD~5': our kernels now and then, and nothing else)"
 	@echo "make bench-callgrind  instructions of a hop and of a queue's item, against those stored"
 	@echo "                  (BENCHFLAGS=--update; '--quick --lenient': in a minute)"
@@ -115,7 +116,7 @@ bench:
 	$(PYTHON) tests/tools/environment.py .venv/bench bench
 	.venv/bench/bin/python bench/paired.py $(BENCHFLAGS)
 ifeq (,$(findstring --before,$(BENCHFLAGS)))
-	.venv/bench/bin/python bench/suite.py $(filter --quick,$(BENCHFLAGS))
+	.venv/bench/bin/python bench/suite.py --docs $(filter --quick,$(BENCHFLAGS))
 endif
 
 bench-callgrind:

@@ -69,7 +69,7 @@ def run_case(name: str, operations: int) -> None:
         run = hops_of_one_context(library, kind="keep", **CONTEXTS[name])
     elif run is None:
         (case,) = (case for case in ROWS if case.key == name)
-        run = case.build(library)
+        run = case.build("compiled", library)
         assert run is not None
     run(operations)
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from implementations import Library
+from implementations import PEERS, Library
 
 Run = Callable[[int], Any]
 
@@ -43,8 +43,19 @@ class Case:
     """``time``: the run is timed; ``latency``: it returns seconds of each operation; ``memory``: it
     returns bytes per operation."""
 
-    def build(self, library: Library | None) -> Run | None:
-        """The function to measure, or None if there is nothing of this case to measure."""
+    def has(self, name: str) -> bool:
+        """Whether there may be something of this case to measure for an implementation or peer."""
+        if name in PEERS:
+            return name in self.peers
+        return (self.floor if name == "floor" else self.make) is not None
+
+    def build(self, name: str, library: Library | None) -> Run | None:
+        """The function to measure, or None if there is nothing of this case to measure.
+
+        :param library: None of the floor, and of a peer.
+        """
+        if name in PEERS:
+            return self.peers[name]() if name in self.peers else None
         if library is None:
             return None if self.floor is None else self.floor()
         return None if self.make is None else self.make(library)
@@ -146,16 +157,6 @@ def bare_hop(make_body: Callable[[Callable[[], Awaitable[None]]], Any]) -> Calla
     return make
 
 
-def _pool_of_anyio() -> Run:
-    from anyio.to_thread import run_sync
-
-    return in_loop(one_by_one(lambda: run_sync(nothing)))
-
-
-def _pool_of_asyncio() -> Run:
-    return in_loop(one_by_one(lambda: asyncio.to_thread(nothing)))
-
-
 # From sync code to a loop.
 
 
@@ -172,16 +173,6 @@ def _in_worker(library: Library) -> Run:
             call()
 
     return in_loop(library.sync.sync_to_async(work))
-
-
-def _in_worker_of_anyio() -> Run:
-    import anyio
-
-    def work(n: int) -> None:
-        for _ in range(n):
-            anyio.from_thread.run(async_nothing)
-
-    return in_loop(lambda n: anyio.to_thread.run_sync(work, n))
 
 
 def _top_level(library: Library) -> Run:
@@ -344,7 +335,6 @@ ROWS = (
         "hops",
         1000,
         _pool,
-        peers={"anyio": _pool_of_anyio, "to_thread": _pool_of_asyncio},
     ),
     Case("variables", "with 100 context variables set", "hops", 1000, with_variables(100)),
     Case("main", "back on the waiting main thread", "hops", 1000, _back_on_the_main_thread),
@@ -354,7 +344,6 @@ ROWS = (
         "hops",
         1000,
         _in_worker,
-        peers={"anyio": _in_worker_of_anyio},
     ),
     Case("top", "`async_to_sync` at the top level", "contexts", 60, _top_level),
     Case("context", "`ThreadSensitiveContext`, one call", "contexts", 60, _contexts),

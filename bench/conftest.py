@@ -72,11 +72,7 @@ def bench(timed: Timed, implementation: str, library: Library | None) -> Bench:
     """Measure a case, if the implementation has it."""
 
     def measure(case: Case) -> None:
-        if implementation in PEERS:
-            make = case.peers.get(implementation)
-            run = make() if make else None
-        else:
-            run = case.build(library)
+        run = case.build(implementation, library)
         if run is None:
             pytest.skip(f"nothing of {case.title} to measure")
         warm_up(case, run)

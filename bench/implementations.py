@@ -20,14 +20,16 @@ from typing import Any
 IMPLEMENTATIONS = ("floor", "asgiref", "pure", "compiled")
 
 PEERS = {
-    "to_thread": "asyncio",
+    "asyncio": "asyncio",
     "anyio": "anyio",
+    "trio": "trio",
+    "synchronicity": "synchronicity",
     "janus": "janus",
     "culsans": "culsans",
     "aiologic": "aiologic",
     "a2wsgi": "a2wsgi",
 }
-"""The module of each."""
+"""The module of each. peers.py has what they do, and says what they cannot."""
 
 OURS = ("pure", "compiled")
 

@@ -33,7 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import compare
 import report
 from before import LEAST_ROUNDS, QUICK_ROUNDS, BuildFailure, Contest, before, rows
-from implementations import available, environment
+from implementations import available, available_peers, environment
 from passes import PASSES, Pass
 from results import Measured, Results, conditions
 
@@ -55,7 +55,7 @@ def run_process(
     each: Pass, implementation: str, samples: int, core: int | None, more: dict[str, str]
 ) -> dict[str, dict[str, list[float]]]:
     """One process's samples, by case and measure; ``more`` is added to its environment."""
-    has = [case for case in each.cases if (case.floor if implementation == "floor" else case.make)]
+    has = [case for case in each.cases if case.has(implementation)]
     if not has:
         return {}
     command = [sys.executable, str(PROCESS), implementation, *(case.key for case in has)]
@@ -84,7 +84,7 @@ def turns(contest: Contest | None, number: int) -> list[tuple[str, str, dict[str
     implementation they are to measure, and what is added to their environment.
     """
     if contest is None:
-        return [(name, name, {}) for name in available()]
+        return [(name, name, {}) for name in (*available(), *available_peers())]
     return [
         (side.label(name), name, side.environment)
         for name in available()
@@ -130,13 +130,16 @@ def measure(
             results.passes[each.name] = measured
 
 
-def chosen(only: str | None, parser: argparse.ArgumentParser) -> list[Pass]:
+def chosen(only: str | None, parser: argparse.ArgumentParser, *, before: bool) -> list[Pass]:
     names = [each.name for each in PASSES]
     wanted = only.split(",") if only else names
     for name in wanted:
         if name not in names:
             parser.error(f"--only: {name!r} is none of {', '.join(names)}")
     passes = [each for each in PASSES if each.name in wanted]
+    if before and not only:
+        # Others' libraries have no earlier commit, and what ours do there, other passes have.
+        passes = [each for each in passes if each.name != "peers"]
     if importlib.util.find_spec("uvloop") is None and any(p.loop == "uvloop" for p in passes):
         print("uvloop is not installed: its rows are left out", file=sys.stderr)
         passes = [each for each in passes if each.loop != "uvloop"]
@@ -182,7 +185,7 @@ def main() -> None:
             parser.error(f"--only: {target} was measured under other conditions; run it whole")
         results.passes = earlier.passes
     measure(
-        chosen(options.only, parser),
+        chosen(options.only, parser, before=contest is not None),
         results,
         contest,
         quick=options.quick,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cases import ROWS, Case
 from curves import CURVES, LATENCY, MEMORY
 from loops import LOOPS
+from peers import PEER_ROWS
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ PASSES = (
     Pass("latency", LATENCY, rounds=7, samples=3, pinned=False),
     Pass("uvloop", _rows("hops", "contexts"), rounds=7, samples=5, loop="uvloop"),
     Pass("loops", LOOPS, rounds=6, samples=4, quick_samples=1),
+    Pass("peers", PEER_ROWS, rounds=6, samples=4, quick_samples=1),
     Pass("variables", _curve("context variables"), rounds=4, samples=5),
     Pass("in-flight", _curve("in flight", "bare futures"), rounds=4, samples=4, quick_samples=1),
     Pass("contexts", _curve("contexts at once"), rounds=4, samples=4),

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 
 from cases import ROWS
 from curves import CURVES
+from history import Entry, curves, python_of
 from results import Measured, Results
 from site_report import passes, title
 from site_views import VIEWS, Circumstances
@@ -78,6 +79,17 @@ def draw_site(results: Results, folder: Path) -> dict[str, str]:
     with mpl.rc_context(_STYLE):
         _save(_site(results), folder / name)
     return {name: f"Requests per second of a Django site, {results.python}"}
+
+
+def draw_history(entries: list[Entry], folder: Path) -> dict[str, str]:
+    """The same for the history: a plot for each Python."""
+    drawn = {}
+    with mpl.rc_context(_STYLE):
+        for python in sorted({python_of(entry) for entry in entries}, reverse=True):
+            name = f"history-{python}"
+            _save(_history([e for e in entries if python_of(e) == python], python), folder / name)
+            drawn[name] = f"How many times faster than asgiref, by release, {python}"
+    return drawn
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -168,6 +180,40 @@ def _curves(results: Results) -> Any:
         frameon=False,
     )
     figure.suptitle(f"How the cost grows, pinned to one core, CPython {results.python}")
+    return figure
+
+
+def _history(entries: list[Entry], python: str) -> Any:
+    cases = [case for case in ROWS if any(case.key in e["microseconds"] for e in entries)]
+    releases = list(dict.fromkeys(entry["version"] for entry in entries))
+    columns = min(len(cases), 4)
+    rows = -(-len(cases) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(3.4 * columns, 2.2 * rows + 1), layout="constrained", squeeze=False
+    )
+    for unused in grid.flat[len(cases) :]:
+        unused.set_visible(False)
+    labelled: dict[str, Any] = {}
+    for axes, case in zip(grid.flat, cases):
+        for curve in curves(entries, case.key, ("compiled", "pure")):
+            (labelled[curve.kernel],) = axes.plot(
+                [releases.index(release) for release, _ in curve.points],
+                [value for _, value in curve.points],
+                _LINES[curve.kernel],
+                marker=_MARKERS[curve.kernel],
+                color=COLOURS[curve.kernel],
+            )
+        axes.axhline(1, color=COLOURS["asgiref"], linewidth=1, linestyle=_LINES["asgiref"])
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.2)
+        axes.set_xticks(range(len(releases)), releases)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="y")
+        axes.set_title(textwrap.fill(case.title.replace("`", ""), 28), fontsize=10)
+    figure.legend(
+        list(labelled.values()), list(labelled), loc="outside lower center", ncols=2, frameon=False
+    )
+    figure.suptitle(f"How many times faster than asgiref, by release, {python}")
     return figure
 
 

@@ -17,12 +17,13 @@ import time
 
 from cases import ROWS, Case, Run
 from curves import CURVES, LATENCY, MEMORY
-from implementations import IMPLEMENTATIONS, load
+from implementations import IMPLEMENTATIONS, PEERS, load
 from loops import LOOPS
+from peers import PEER_ROWS
 
 Samples = dict[str, list[float]]
 
-CASES = {case.key: case for case in (*ROWS, *CURVES, *LATENCY, *MEMORY, *LOOPS)}
+CASES = {case.key: case for case in (*ROWS, *CURVES, *LATENCY, *MEMORY, *LOOPS, *PEER_ROWS)}
 
 
 def warm_up(case: Case, run: Run) -> None:
@@ -55,7 +56,7 @@ def sample(case: Case, run: Run, samples: int) -> Samples:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("implementation", choices=IMPLEMENTATIONS)
+    parser.add_argument("implementation", choices=(*IMPLEMENTATIONS, *PEERS))
     parser.add_argument("cases", nargs="+", metavar="CASE", choices=CASES)
     parser.add_argument("--samples", type=int, default=5)
     parser.add_argument("--core", type=int, help="stay on this one (default: use all)")
@@ -69,10 +70,11 @@ def main() -> None:
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    library = load(options.implementation)
+    name = options.implementation
+    library = None if name in PEERS else load(name)
     measured: dict[str, Samples] = {}
     for key in options.cases:
-        run = CASES[key].build(library)
+        run = CASES[key].build(name, library)
         if run is not None:
             measured[key] = sample(CASES[key], run, options.samples)
     json.dump(measured, sys.stdout)

@@ -19,13 +19,16 @@ from rich.table import Table
 from cases import ROWS, Case
 from curves import CROWD, CURVES, MEMORY
 from figures import micro, times
-from implementations import IMPLEMENTATIONS, OURS
+from history import Entry, quotient
+from implementations import IMPLEMENTATIONS, OURS, PEERS
 from loops import KINDS, THREADS, key
-from passes import PASSES
+from peers import CANNOT, PEER_ROWS
 from results import Measured, Results, load_all
 from targets import AIM, MANY, at_least, growth, verdicts
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+OVER_TIME = ("hop", "gathered", "pool", "worker", "top", "context", "read")
+"""The rows that are shown release by release; history.jsonl has all."""
 NAMES = {"floor": "floor", "asgiref": "asgiref", "pure": "pure", "compiled": "compiled"}
 
 
@@ -39,12 +42,16 @@ class Section:
     rows: list[list[str]]
     texts: int = 1
     """How many columns, the first ones, are no figures."""
+    remarks: tuple[str, ...] = ()
+    """Below the table, on the page only."""
 
     def markdown(self) -> str:
         lines = [f"### {self.title}", "", self.note, ""]
         lines.append("| " + " | ".join(self.header) + " |")
         lines.append("|---" * self.texts + "|---:" * (len(self.header) - self.texts) + "|")
         lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        if self.remarks:
+            lines += ["", *(f"- {remark}" for remark in self.remarks)]
         return "\n".join(lines) + "\n"
 
     def terminal(self) -> Table:
@@ -209,6 +216,56 @@ def _curve(group: str, title: str, x: str) -> Callable[[Results, Measured], Sect
     return section
 
 
+def _by_name(measured: Measured, cases: list[tuple[str, str]]) -> tuple[list[str], list[list[str]]]:
+    """The columns of who has any of these cases, and a row for each: by its key and its title."""
+    names = [
+        name
+        for name in (*IMPLEMENTATIONS, *PEERS)
+        if any(measured.has(case, name) for case, _ in cases)
+    ]
+    rows = [
+        [
+            title,
+            *(
+                f"{micro(measured.least(case, name))} ({micro(measured.median(case, name))})"
+                if measured.has(case, name)
+                else ""
+                for name in names
+            ),
+        ]
+        for case, title in cases
+    ]
+    return names, rows
+
+
+def _peers(_results: Results, measured: Measured) -> Section:
+    cases = [(case.key, case.title) for case in _measured_cases(PEER_ROWS, measured)]
+    names, rows = _by_name(measured, cases)
+    note = (
+        f"µs per operation: minimum (median); {_conditions_of(measured)}. trio runs on its own "
+        "loop. An empty cell: what is below the table says why"
+    )
+    remarks = tuple(f"{name} {text}" for name, text in CANNOT.items())
+    return Section("Others, by name", note, ["job", *names], rows, remarks=remarks)
+
+
+def _suite(_results: Results, measured: Measured) -> Section:
+    # The other cases have tables for which the implementations took turns.
+    elsewhere = {case.title for case in PEER_ROWS}
+    cases = [
+        (case, case.removeprefix("queue: "))
+        for case, by_name in measured.cases.items()
+        if case not in elsewhere and any(name in PEERS for name in by_name)
+    ]
+    names, rows = _by_name(measured, cases)
+    note = (
+        "µs per item and per request: minimum (median); by pytest-benchmark, not pinned, each in "
+        f"a process of its own, one after the other, {measured.samples} samples; "
+        "`make bench-queue` and `make bench-wsgi` take turns, and have more cases"
+    )
+    return Section("Queues and WSGI adapters, by name", note, ["case", *names], rows)
+
+
 def _memory(_results: Results, measured: Measured) -> Section:
     rows = []
     for case in _measured_cases(MEMORY, measured):
@@ -230,6 +287,8 @@ _SECTIONS: dict[str, Callable[[Results, Measured], Section]] = {
     "latency": _latency,
     "uvloop": _with_cpu("With uvloop"),
     "loops": _loops,
+    "peers": _peers,
+    "suite": _suite,
     "variables": _curve("context variables", "Context variables that no call changes", "set"),
     "in-flight": _curve("in flight", "Calls in flight, per call", "in flight"),
     "contexts": _curve("contexts at once", "`ThreadSensitiveContext`s at once, per one", "at once"),
@@ -244,9 +303,9 @@ _SECTIONS: dict[str, Callable[[Results, Measured], Section]] = {
 def sections(results: Results) -> list[Section]:
     """A table for each pass that was run, and one of the targets."""
     found = [
-        _SECTIONS[each.name](results, results.passes[each.name])
-        for each in PASSES
-        if each.name in results.passes
+        make(results, results.passes[name])
+        for name, make in _SECTIONS.items()
+        if name in results.passes
     ]
     judged = verdicts(results)
     if judged:
@@ -294,6 +353,9 @@ queues for a communicator. (The compiled kernel can be below it: it wakes thread
 another way.) `make bench` writes every sample beside the plots, as JSON;
 `python bench/paired.py --compare` compares two such files. `make bench PYTHON=python3.13` measures
 another Python.
+
+[benchmarks-report.html](benchmarks-report.html) is this page as one file, with the plots and every
+sample in it.
 """
 
 
@@ -303,6 +365,8 @@ def write(docs: Path) -> None:
     A part whose results are not here stays as it is: who has run one benchmark may lack the
     samples of the other, or of another Python.
     """
+    import history
+    import page as html_page
     import plots
     import site_report
 
@@ -322,7 +386,44 @@ def write(docs: Path) -> None:
     # The crossings come first, and the newest Python.
     order = sorted(parts, key=lambda key: key[1:], reverse=True)
     order.sort(key=lambda key: key[0])
-    page.write_text("\n".join([_HEAD, *map(parts.__getitem__, order)]), encoding="utf-8")
+    entries = history.load(docs)
+    over_time = [_history(entries, plots.draw_history(entries, folder))] if entries else []
+    whole = "\n".join([_HEAD, *map(parts.__getitem__, order), *over_time])
+    page.write_text(whole, encoding="utf-8")
+    html_page.write(docs)
+
+
+_OVER_TIME = "## Over the releases"
+
+
+def _history(entries: list[Entry], drawn: dict[str, str]) -> str:
+    """The part about all releases: a plot for each Python, and a row for each measurement."""
+    rows = []
+    for entry in reversed(entries):
+        about = entry["conditions"]
+        cells = []
+        for case in OVER_TIME:
+            found = [quotient(entry, case, kernel) for kernel in ("compiled", "pure")]
+            cells.append(" / ".join("-" if value is None else times(value) for value in found))
+        row = [entry["version"], entry["date"], about["python"], about["machine"]]
+        rows.append([*row, about["asgiref"], *cells])
+    titles = {case.key: case.title for case in ROWS}
+    header = ["release", "measured", "Python", "machine", "asgiref"]
+    header += [titles[case] for case in OVER_TIME]
+    section = Section(
+        "Each measurement",
+        "how many times faster than asgiref in the same run, compiled / pure, pinned to one core",
+        header,
+        rows,
+        texts=5,
+    )
+    about = filled(
+        "A workflow measures each release on a machine of GitHub's, and adds a line to "
+        "docs/benchmarks/history.jsonl. Machines differ, and so do releases of asgiref: each "
+        "figure is asgiref's time by ours in one run."
+    )
+    images = [_image(*each) for each in drawn.items()]
+    return "\n".join([f"{_OVER_TIME}\n", f"{about}\n", *images, section.markdown()])
 
 
 def _image(name: str, title: str) -> str:
@@ -345,6 +446,7 @@ def _key(heading: str) -> _Key:
 def _parts(text: str) -> dict[_Key, str]:
     # What there is in the page below its head.
     found = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    found = [part for part in found if not part.startswith(_OVER_TIME)]
     return {_key(part.partition("\n")[0]): part.rstrip("\n") + "\n" for part in found}
 
 

@@ -1,6 +1,6 @@
 """Runs the pytest-benchmark suite for each implementation and peer, the results side by side.
 
-    python bench/suite.py [--samples 10] [--json DIRECTORY] [PYTEST OPTION ...]
+    python bench/suite.py [--samples 10] [--docs] [--json DIRECTORY] [PYTEST OPTION ...]
 
 Each in a process of its own, all cases one after the other, not pinned to a core, with
 pytest-benchmark's own statistics; kept as JSON, `pytest-benchmark compare` reads them. To compare
@@ -21,9 +21,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+import report
 from implementations import available, available_peers, environment
+from results import Measured, Results, conditions
 
 HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
 
 
 def run(name: str, samples: int, target: Path, more: list[str]) -> list[dict[str, Any]]:
@@ -64,20 +67,47 @@ def table(results: dict[str, list[dict[str, Any]]]) -> Table:
     return shown
 
 
+def measured_of(results: dict[str, list[dict[str, Any]]], samples: int) -> Measured:
+    """The same as a pass of the paired runner's, with every sample, in seconds per operation."""
+    measured = Measured(pinned=False, loop="asyncio", rounds=1, samples=samples)
+    for name, benchmarks in results.items():
+        for each in benchmarks:
+            scale = 1 / each["extra_info"]["operations"]
+            data = [value * scale for value in each["stats"]["data"]]
+            measured.add(each["group"], name, "wall", data)
+    return measured
+
+
+def publish(measured: Measured) -> None:
+    """Put it into what the paired runner has just written, and make the pages anew."""
+    about = Results(conditions())
+    target = DOCS / "benchmarks" / f"{about.name}.json"
+    if not target.exists() or Results.load(target).conditions != about.conditions:
+        print("docs/ stays: bench/paired.py has no results of these conditions", file=sys.stderr)
+        return
+    results = Results.load(target)
+    results.passes["suite"] = measured
+    results.save(target)
+    report.write(DOCS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=10, help="of each case")
     parser.add_argument("--quick", action="store_true", help="2 samples of each")
+    parser.add_argument("--docs", action="store_true", help="put the results into docs/")
     parser.add_argument("--json", type=Path, metavar="DIRECTORY", help="keep the results there")
     options, more = parser.parse_known_args()
     results = {}
+    samples = 2 if options.quick else options.samples
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.json or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         names = (*available(), *available_peers())
         for name in track(names, "the suite", console=Console(stderr=True)):
-            samples = 2 if options.quick else options.samples
             results[name] = run(name, samples, folder / f"{name}.json", more)
+    if options.docs and not options.quick:
+        publish(measured_of(results, samples))
     Console(width=None if sys.stdout.isatty() else 220).print(table(results))
 
 
