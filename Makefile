@@ -3,6 +3,7 @@ PYTHON ?= python3
 
 .PHONY: help test quick demo bench bench-callgrind bench-queue bench-site bench-sockets
 .PHONY: bench-tools bench-wsgi memcheck asan tsan stress soak load parallel bench-parallel
+.PHONY: bench-free-threading
 .PHONY: test-services test-foreign test-django test-django-programs downstream pypy pyodide
 .PHONY: wheels docs lint clean
 
@@ -47,7 +48,11 @@ help:
 	@echo "make load         1e7 hops, 1e6 contexts, 10,000 at once (LOADFLAGS='--hops 100000')"
 	@echo "make parallel     every fast test in two and in four threads at once, best on 3.14t"
 	@echo "                  (PARALLELFLAGS='--rounds 1 --threads 4')"
-	@echo "make bench-parallel  CPU-bound work on two cores, as fast as in bare threads? on 3.14t"
+	@echo "make bench-parallel  CPU-bound work, and hops of several loops, on two cores: as fast as in"
+	@echo "                  bare threads? on 3.14t"
+	@echo "make bench-free-threading  Django with and without the GIL: views that compute, and memory"
+	@echo "                  after 100,000 requests, on 3.14t (GIL_PYTHON=python3.14: the other side, too;"
+	@echo "                  BENCHFLAGS='--quick --servers uvicorn')"
 	@echo "make pypy         the tests that do not ask for what CPython alone does, on PyPy (PYPY=pypy3.11)"
 	@echo "make pyodide      the pure wheel where there are no threads: CPython in WebAssembly, by node"
 	@echo "make wheels       the sdist, of it wheels for all CPythons found, and each way of installing them"
@@ -170,6 +175,15 @@ parallel:
 bench-parallel:
 	$(PYTHON) tests/tools/environment.py .venv/parallel test,parallel
 	.venv/parallel/bin/python bench/parallel.py $(BENCHFLAGS)
+
+bench-free-threading:
+	@echo "Three ways of serving, three contestants, with the GIL and without, five times: an hour."
+	$(PYTHON) tests/tools/environment.py .venv/free-threading bench-free-threading
+ifneq (,$(GIL_PYTHON))
+	$(GIL_PYTHON) tests/tools/environment.py .venv/free-threading-gil bench-free-threading
+endif
+	.venv/free-threading/bin/python bench/free_threading.py $(BENCHFLAGS) \
+		$(if $(GIL_PYTHON),--gil-python .venv/free-threading-gil/bin/python)
 
 docs:
 	@echo "Half a minute; the first time a minute more for its environment."

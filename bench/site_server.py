@@ -1,8 +1,9 @@
 """One server of the site, of one process or more: started, asked what it runs, read from /proc, and
 ended.
 
-uvicorn serves the site on ASGI, gunicorn (with threads) and granian serve it on WSGI. A WSGI server
-has a process beside that which serves; both count.
+uvicorn serves the site on ASGI, gunicorn (with threads) and granian serve it on WSGI, and granian
+on ASGI, too, for free_threading.py. gunicorn and granian have a process beside that which serves;
+both count.
 
 Whoever starts one must stop it on every way out. It runs in a session of its own, so that a Ctrl-C
 in the terminal reaches it only through `stop`.
@@ -63,10 +64,12 @@ class Contestant:
     """Those that it is measured with."""
     everywhere: bool = True
     """Or at `site_views.HOME` only."""
+    python: str = sys.executable
+    """Of which environment."""
 
     @property
     def is_wsgi(self) -> bool:
-        return self.server != "uvicorn"
+        return self.server not in ("uvicorn", "granian-asgi")
 
     @property
     def is_bridged(self) -> bool:
@@ -90,6 +93,13 @@ class Contestant:
                 *("--blocking-threads", str(THREADS), "--workers", str(processes)),
             ]
         launcher = () if self.implementation == "asgiref" else ("-m", "asgibridge", "run")
+        if self.server == "granian-asgi":
+            # Where Python has no GIL, its workers are threads, each with an event loop.
+            return [
+                *(*launcher, "-m", "granian", "benchsite.asgi:application", "--interface", "asgi"),
+                *("--host", "127.0.0.1", "--port", "0", "--no-ws", "--loop", loop),
+                *("--workers", str(processes)),
+            ]
         return [
             *(*launcher, "-m", "uvicorn", "benchsite.asgi:application"),
             *("--host", "127.0.0.1", "--port", "0", "--loop", loop, "--http", "httptools"),
@@ -172,7 +182,7 @@ class Server:
         self.base_url = ""
         self._command = [
             *(["taskset", "-c", str(core)] if core is not None else []),
-            *(sys.executable, *contestant.command(circumstances.loop, processes)),
+            *(contestant.python, *contestant.command(circumstances.loop, processes)),
         ]
         self._environment = {
             **environment(contestant.implementation),
@@ -254,8 +264,8 @@ class Server:
 
     def _is_up(self) -> bool:
         # Of several processes of uvicorn's one may listen before another has imported the site.
-        is_asgi = not self.contestant.is_wsgi
-        if is_asgi and self._log_text().count(_STARTED) < self.processes:
+        is_uvicorn = self.contestant.server == "uvicorn"
+        if is_uvicorn and self._log_text().count(_STARTED) < self.processes:
             return False
         port = _port_of(self._session())
         if port is None:

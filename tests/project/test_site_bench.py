@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -263,3 +264,98 @@ def test_a_status_that_is_no_success_is_said_so(bench: Any, server: Any) -> None
         with failing as running:
             pids = running._pids
     wait_for_the_end_of(pids)
+
+
+def test_a_server_says_which_workers_it_has_if_nobody_has_asked_for_them() -> None:
+    script = f"""
+import sys, types
+sys.path.insert(0, {str(BENCH / "site")!r})
+for name in ("django", "django.conf"):
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__file__ = "/django/__init__.py"
+engine = {{"default": {{"ENGINE": "django.db.backends.sqlite3"}}}}
+sys.modules["django.conf"].settings = types.SimpleNamespace(DATABASES=engine)
+import asgibridge
+asgibridge.install()
+import asgiref.sync
+assert "asgibridge.workers" not in sys.modules
+from benchsite import stats
+found = stats.figures(object(), "uvicorn")
+print(found["sync"], found["workers"], found["submitted"], found["gil"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    assert done.stdout.split() == ["asgibridge", "fresh", "0", str(gil)], done.stderr
+
+
+# --- with and without the GIL --------------------------------------------------------------------
+
+
+def free_threading(
+    bench: Any, rps: dict[str, tuple[float, float]], memory: float
+) -> dict[str, bool]:
+    """Whether each thing asked for was met, by requests a second with the GIL and without."""
+    module, results = bench("free_threading"), bench("results")
+    found = results.Results({})
+    for way in ("bare", "uvicorn"):
+        for gil in module.GILS:
+            found.passes[module.pass_name(way, gil)] = results.Measured(False, "asyncio", 1, 1)
+    for gil, place in ((module.ON, 0), (module.OFF, 1)):
+        bare, served = (found.passes[module.pass_name(way, gil)] for way in ("bare", "uvicorn"))
+        bare.add("bare", "bare", "rps", [rps["bare"][place]])
+        for name in ("asgiref", "compiled"):
+            served.add("compute", name, "rps", [rps[name][place]])
+    without = found.passes[module.pass_name("uvicorn", module.OFF)]
+    without.add("memory", "compiled", "few", [100.0])
+    without.add("memory", "compiled", "many", [memory])
+    return {
+        each.what.rpartition(": ")[2]: each.met
+        for each in module.verdicts(found, ["uvicorn"], ["compute"])
+    }
+
+
+@pytest.mark.parametrize(
+    ("bare", "asgiref", "compiled", "memory", "met"),
+    [
+        ((500, 1000), (400, 700), (400, 700), 119, (True, True, True)),
+        (
+            (500, 800),
+            (400, 500),
+            (400, 580),
+            119,
+            (True, True, True),
+        ),  # 0.9 of what two threads gain
+        ((500, 1000), (400, 500), (400, 640), 119, (False, True, True)),
+        ((500, 1000), (400, 760), (400, 720), 121, (True, False, False)),
+    ],
+)
+def test_what_is_asked_for_without_the_gil(
+    bench: Any,
+    bare: tuple[float, float],
+    asgiref: tuple[float, float],
+    compiled: tuple[float, float],
+    memory: float,
+    met: tuple[bool, bool, bool],
+) -> None:
+    rates = {"bare": bare, "asgiref": asgiref, "compiled": compiled}
+    found = free_threading(bench, rates, memory)
+    assert list(found.items()) == [
+        *zip(("without the GIL", "beside asgiref, without the GIL", "memory"), met)
+    ]
+
+
+def test_each_server_says_whether_it_has_the_gil(bench: Any) -> None:
+    module = bench("free_threading")
+    ways = list(module.WAYS)
+    found = [each for _, _, each in module.turns(0, ways, ["asgiref"], "/other/python")]
+    assert [each.environment["PYTHON_GIL"] for each in found] == ["1", "0"] * len(ways)
+    assert [each.answers["gil"] for each in found] == [True, False] * len(ways)
+    assert [each.python for each in found] == ["/other/python", sys.executable] * len(ways)
+    assert not any(each.is_wsgi for each in found)
+    assert "--interface asgi" in " ".join(found[-1].command("asyncio", 2))
+    back = [each for _, _, each in module.turns(1, ways, ["asgiref"], "/other/python")]
+    assert back == found[::-1]
+    alone = [each for _, _, each in module.turns(0, ways, ["asgiref"], sys.executable)]
+    assert [each.environment["PYTHON_GIL"] for each in alone] == ["1", "0", "0", "0"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from typing import Any
 
 from . import stats
@@ -37,7 +38,8 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["path"] != stats.PATH:
         await django_application(scope, receive, send)
         return
-    found = stats.figures(django_application, "uvicorn", asyncio.get_running_loop())
+    server = "granian-asgi" if "granian" in sys.modules else "uvicorn"
+    found = stats.figures(django_application, server, asyncio.get_running_loop())
     body = json.dumps(found).encode()
     headers = [
         (b"content-type", b"application/json"),

@@ -6,6 +6,7 @@ process that counts is not one that is timed.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -42,7 +43,7 @@ def figures(handler: Any, server: str, loop: Any = None) -> dict[str, Any]:
 
     # Not imported for this: if nobody has, this process does not run on it.
     bridge = sys.modules.get("asgibridge")
-    workers = sys.modules.get("asgibridge.workers")
+    workers = importlib.import_module("asgibridge.workers") if bridge else None
     inlined = sys.modules.get("benchsite.inlined")
     return {
         "sync": asgiref.sync.SyncToAsync.__module__.partition(".")[0],
@@ -52,6 +53,7 @@ def figures(handler: Any, server: str, loop: Any = None) -> dict[str, Any]:
         "django": os.path.dirname(os.path.dirname(django.__file__)),
         "handler": type(handler).__module__,
         "server": server,
+        "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
         "loop": type(loop).__module__.partition(".")[0] if loop else None,
         "database": settings.DATABASES["default"]["ENGINE"].rpartition(".")[2],
         "inlined": inlined is not None,
