@@ -52,6 +52,9 @@ add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 110
 autodoc_member_order = "bysource"
+# There are none, and autodoc looks for them in the wrong place: from 3.13 on Python keeps a class's
+# line, but not its file, and a class that says it is of asgibridge.queue is written elsewhere.
+autodoc_use_type_comments = False
 autodoc_default_options: dict[str, Any] = {
     "members": True,
     "undoc-members": True,
