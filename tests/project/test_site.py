@@ -71,6 +71,34 @@ def test_every_page_of_the_reference_is_in_its_table() -> None:
     assert {f"api/{name}" for name in in_table} == listed(DOCS / "api" / "index.md")
 
 
+def test_without_the_network_no_outer_address_passes_for_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[str] = []
+
+    def build(builder: str, target: Path, *more: str) -> bool:
+        built.append(builder)
+        target.mkdir()
+        (target / "index.html").write_text("<p>")
+        (target / "objects.inv").write_bytes(b"#\n#\n#\n#\n" + zlib.compress(b""))
+        return True
+
+    for name, value in {
+        "ROOT": tmp_path,
+        "SITE": tmp_path / "site",
+        "build": build,
+        "is_online": lambda: False,
+        "stored_names": list,
+    }.items():
+        monkeypatch.setattr(documents, name, value)
+    monkeypatch.setattr(sys, "argv", ["documents.py"])
+    assert documents.main() == 0
+    monkeypatch.setattr(sys, "argv", ["documents.py", "--linkcheck"])
+    assert documents.main() == 1
+    assert "without the network" in capsys.readouterr().err
+    assert built == ["html", "html"]
+
+
 # --- links ---------------------------------------------------------------------------------------
 
 

@@ -121,7 +121,8 @@ def main() -> int:
     more = []
     # Nothing of an earlier build: viewcode would keep its pages, with the marks of that.
     shutil.rmtree(SITE, ignore_errors=True)
-    if not is_online():
+    online = is_online()
+    if not online:
         print(f"{INVENTORY} does not answer: names of Python's are no links", flush=True)
         more = ["-t", "offline"]
     if not build("html", SITE, *more):
@@ -138,6 +139,9 @@ def main() -> int:
     pages = len(list(SITE.rglob("*.html")))
     print(f"{pages} pages, {len(there)} names: {(SITE / 'index.html').relative_to(ROOT)}")
     if options.linkcheck:
+        if not online:
+            print("FAILED: without the network no outer address can be asked", file=sys.stderr)
+            return 1
         return 0 if build("linkcheck", SITE.with_name("linkcheck"), *more) else 1
     return 0
 
