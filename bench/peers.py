@@ -31,7 +31,7 @@ CANNOT = {
     "thread-sensitive calls; no limiter of its own, and its queues are one loop's",
     "anyio": "keeps no call on the thread of the one before, has no `Local`, no contexts with a "
     "thread of their own, and its memory object streams are not for threads",
-    "trio": "as anyio; its loop is not asyncio's, so that no library of asyncio's runs on it",
+    "trio": "is as anyio; its loop is not asyncio's, so that no library of asyncio's runs on it",
     "synchronicity": "runs async code for sync code only: nothing goes to a thread of sync code",
     "aiologic": "has queues and limiters that threads and tasks share, and no crossing of its own: "
     "its limiter is used with `asyncio.to_thread`",

@@ -245,17 +245,17 @@ def _peers(_results: Results, measured: Measured) -> Section:
         f"µs per operation: minimum (median); {_conditions_of(measured)}. trio runs on its own "
         "loop. An empty cell: what is below the table says why"
     )
-    remarks = tuple(f"{name} {text}" for name, text in CANNOT.items())
+    remarks = tuple(f"**{name}** {text}" for name, text in CANNOT.items())
     return Section("Others, by name", note, ["job", *names], rows, remarks=remarks)
 
 
 def _suite(_results: Results, measured: Measured) -> Section:
     # The other cases have tables for which the implementations took turns.
-    elsewhere = {case.title for case in PEER_ROWS}
     cases = [
         (case, case.removeprefix("queue: "))
-        for case, by_name in measured.cases.items()
-        if case not in elsewhere and any(name in PEERS for name in by_name)
+        for kind in ("queue: ", "WSGI on ASGI", "ASGI on WSGI")
+        for case in measured.cases
+        if case.startswith(kind)
     ]
     names, rows = _by_name(measured, cases)
     note = (
