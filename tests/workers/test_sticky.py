@@ -730,6 +730,28 @@ class TestPolicy:
 
         run(main)
 
+    def test_another_comes_while_a_key_is_compared(self):
+        """The share that was made in vain is dropped in the search that follows."""
+
+        class Key:
+            def __init__(self, others):
+                self.others = others
+
+            def __hash__(self):
+                return 7
+
+            def __eq__(self, other):
+                if self.others:  # this one joins between the look and the lock
+                    joined.append(lease_of(self.others.pop()))
+                return False
+
+        def lease_of(key):
+            return sticky.StickyLease(pool.family, key, None, None, None, None)
+
+        joined = [lease_of(Key([Key([])]))]
+        joined.append(lease_of(Key([])))
+        assert len({each._share for each in joined}) == 3
+
 
 @pytest.mark.timeout(20)
 class TestRings:

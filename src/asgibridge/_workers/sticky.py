@@ -175,15 +175,15 @@ def _found(
 
 
 def _forget(number: int, reference: weakref.ref[_Share]) -> None:
-    # The share is over, or was dropped. From any thread.
+    # The share is over, or was dropped. From any thread. A share that was made in vain changes
+    # nothing: whoever sees a change begins its search anew, and makes another.
     with _lock:
-        left = tuple(
-            each for each in _shares.get(number, ()) if each is not reference and each() is not None
-        )
-        if left:
-            _shares[number] = left
-        else:
+        there = _shares.get(number, ())
+        left = tuple(each for each in there if each is not reference and each() is not None)
+        if not left:
             _shares.pop(number, None)
+        elif len(left) < len(there):
+            _shares[number] = left
 
 
 def _after_fork_in_child() -> None:
