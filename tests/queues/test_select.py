@@ -12,6 +12,8 @@ import weakref
 import pytest
 
 import queues
+from asgibridge import _pure
+from asgibridge._process import greenlets
 from asgibridge.queue import (
     Broadcast,
     Latest,
@@ -464,3 +466,16 @@ def test_a_forked_child_has_no_waits_of_the_parents_threads(script_output):
         assert future.result(SECONDS) == (b, "x")
     """
     assert script_output(textwrap.dedent(source), os.path.dirname(queues.__file__)) == ""
+
+
+def test_who_is_rung_twice_before_it_sleeps_is_awake():
+    """A thread whose time-out ends its sleep looks while somebody else is about to ring it."""
+    core = _pure.QueueCore()
+    waiter = core._getting()
+    waiter.sleep_lock = greenlets.make_sleep_lock()
+    for _ in range(2):
+        assert core._advance(waiter)
+        assert waiter.ring()
+    assert waiter.sleep(None)
+    assert not waiter.sleep(0)
+    core._withdraw(waiter)

@@ -273,7 +273,6 @@ class BroadcastCore(_Store):
     def _advance_get(self, waiter: _Waiter, reader: ReaderCore) -> bool:
         dropped: list[Any] = []
         with self._lock:
-            waiter.rung.clear()
             if waiter.state == _OVER:
                 return False
             if waiter.state == _WAITING:

@@ -452,7 +452,6 @@ class _Promises:
         kind = waiter.kind
         dropped: list[Any] | None = None
         with self._lock:
-            waiter.rung.clear()
             if waiter.state == _OVER:
                 return False
             was_first = False

@@ -14,8 +14,8 @@ queue. If the promise was taken back before step 2, all begins anew.
 in each line a member is served in its turn.
 
 **Who owns what.** The selection is one wait's. Its fields are of the thread, or the loop's thread,
-that waits; its lock guards the mark that a sleeping thread has been rung. Members are guarded by
-the locks of their queues; no two of these are ever held at the same time.
+that waits. Members are guarded by the locks of their queues; no two of these are ever held at the
+same time.
 
 **Cancellation, time-outs, closed queues, closed loops, forks.** Whatever ends the wait withdraws
 all members, and a member has nothing. A queue that is shut down and empty takes no part; if no
@@ -27,7 +27,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._process import cpython
 from .._process.queue_errors import NOTHING, QueueShutDown
 from .broadcast import ReaderCore
 from .promises import _MAY, _WAITS, _Promises
@@ -40,8 +39,7 @@ class Selection(_Promises):
     __slots__ = ("_is_late", "_members", "_sources")
 
     def __init__(self, sources: list[Any]) -> None:
-        # Nothing is kept here: of what all queues have there is only the lock.
-        self._lock = cpython.RLock()
+        # Nothing is kept here, and there is no lock.
         self._sources = sources
         self._members: list[_Member | None] = [None] * len(sources)
         self._is_late = False
@@ -69,8 +67,6 @@ class Selection(_Promises):
 
     def _advance(self, waiter: _Waiter) -> bool:
         # As `_Promises._advance`, for the master.
-        with self._lock:
-            waiter.rung.clear()
         while True:
             chosen: _Member | None = None
             place = 0

@@ -52,7 +52,6 @@ class _Waiter:
         "loop",
         "most",
         "queue",
-        "rung",
         "sleep_lock",
         "state",
         "units",
@@ -76,7 +75,6 @@ class _Waiter:
         self.ident = threading.get_ident()
         self.generation = fork.generation
         self.sleep_lock = None
-        self.rung: list[bool] = []
         self.future: asyncio.Future[None] | None = None  # of the loop's thread
 
     def wake(self) -> None:
@@ -105,11 +103,10 @@ class _Waiter:
         # Wakes the task or thread that waits; from any thread. False: the task's loop is closed, so
         # that the task will never look.
         if self.sleep_lock is not None:
-            with self.queue._lock:
-                must_ring = not self.rung
-                self.rung.append(True)
-            if must_ring:
+            try:
                 self.sleep_lock.release()
+            except RuntimeError:
+                pass  # it is rung already, and has not looked yet
             return True
         loop = self.loop
         if loop.is_closed():
