@@ -51,6 +51,7 @@ PYTHONS_OWN = (
     "coroutine 'Run.begin'",
     "coroutine 'BaseEventLoop.",
     "BaseEventLoop.__del__",  # of one that was not quite made
+    "_ThreadedChildWatcher.__del__",  # the same
     "unclosed event loop",
     "unclosed <socket",
 )
