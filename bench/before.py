@@ -231,14 +231,16 @@ def rows(
     implementations: Iterable[str],
     measures: Container[str] | None = None,
 ) -> list[Row]:
-    """A contest's rows, of these measures or of all that say how well something was done."""
+    """A contest's rows, of these measures or of all that say how well something was done; without
+    what the older side has not got."""
     return [
         Row(name, case, implementation, measure, *_compared(by_label, labels, measure))
         for name, measured in results.passes.items()
         for case, by_label in measured.cases.items()
         for implementation in implementations
         for labels in [[side.label(implementation) for side in contest.turns(0)]]
-        for measure in by_label.get(labels[0], ())
+        if all(label in by_label for label in labels)
+        for measure in by_label[labels[0]]
         # On one core, with nothing else on it, the CPU time is the wall time once more.
         if not (measure == "cpu" and measured.pinned)
         and measure not in COUNTS

@@ -118,6 +118,8 @@ def test_the_rows_are_those_that_say_how_well_something_was_done(before: Any) ->
             for measure in ("wall", "cpu", "threads"):
                 for samples in processes(values, factor):
                     measured.add("hop", side.label("compiled"), measure, samples)
+                    if side is contest.new:  # a case that the older side has not got
+                        measured.add("newer", side.label("compiled"), measure, samples)
     rows = before.rows(found, contest, ("pure", "compiled"))
     assert [(row.name, row.implementation, row.measure) for row in rows] == [
         ("pinned", "compiled", "wall"),
